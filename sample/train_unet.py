@@ -1,0 +1,225 @@
+"""Train the sample's tiny U-Net on plain scenes: `python -m sample.train_unet`, after train_vae and train_text.
+
+Writes sample/base/{unet,scheduler} and model_index.json, sample/logs/unet.json and a picture every 500 steps.
+Run it again after an interruption: it goes on at its last checkpoint.
+
+Flat pictures leak their mean colour through Stable Diffusion's own noise schedule, whose last step keeps a
+little signal: a model trained on it reads the background off the noise instead of the caption. So this one ends
+in pure noise and predicts v (Lin et al., 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed").
+"""
+
+import copy
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from finetune.checkpoint import (
+    load_checkpoint,
+    optimizer_tensors,
+    prefixed,
+    restore_optimizer,
+    save_checkpoint,
+    unprefixed,
+)
+from finetune.models import load_text_encoder, load_tokenizer, load_vae
+from finetune.outputs import write_json
+from finetune.scenes import captions, draw, make_scene
+from finetune.seeding import generator
+
+BASE = Path("sample/base")
+LOG = Path("sample/logs/unet.json")
+WORK = Path(".dvc/tmp/sample")
+SEED = 3
+SCENES = 2000
+HELD_OUT = range(1_000_000, 1_000_032)
+STEPS = 4000
+BATCH = 16  # in two halves, a thread each: faster than two threads on one batch
+LEARNING_RATE = 1e-3
+EMA_DECAY = 0.998
+CAPTION_DROPOUT = 0.1
+SAVE_EVERY = 250
+LOOK_EVERY = 500
+NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.03,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+}
+
+
+def make_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(16, 32, 64, 96),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+
+
+@torch.no_grad()
+def encode_scenes(seeds: range, path: Path) -> Tensor:
+    """Scaled posterior means `[n, 4, 64, 64]` of plain scenes, kept in a file."""
+    if path.exists():
+        return load_checkpoint(path)[0]["latents"]
+    vae = load_vae(BASE / "vae")
+
+    def encode(seed: int) -> Tensor:
+        pixels = torch.frombuffer(bytearray(draw(make_scene(seed, "plain")).tobytes()), dtype=torch.uint8)
+        images = pixels.view(1, 512, 512, 3).permute(0, 3, 1, 2) / 127.5 - 1  # channels last in memory
+        return vae.encode(images).latent_dist.mean * vae.config.scaling_factor
+
+    vae.to(memory_format=torch.channels_last)
+    with ThreadPoolExecutor(2) as pool:
+        latents = torch.cat(list(pool.map(encode, seeds)))
+    save_checkpoint(path, {"latents": latents}, {})
+    return latents
+
+
+@torch.no_grad()
+def embed(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """[n, 77, 64]."""
+    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
+    return text_encoder(ids).last_hidden_state
+
+
+def batch_at(step: int, latents: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Clean latents, noise, timesteps and text `[b, 77, 64]` of a step. The last row of `embeddings` is the empty caption."""
+    rng = generator(SEED, "unet", step)
+    index = torch.randint(len(latents), (BATCH,), generator=rng)
+    wording = torch.randint(5, (BATCH,), generator=rng)
+    row = torch.where(torch.rand(BATCH, generator=rng) < CAPTION_DROPOUT, len(embeddings) - 1, index * 5 + wording)
+    noise = torch.randn((BATCH, *latents.shape[1:]), generator=rng)
+    # one timestep from each sixteenth of the range: less noise in the gradient than independent draws
+    timesteps = ((torch.arange(BATCH) + torch.rand(BATCH, generator=rng)) / BATCH * 1000).long()[torch.randperm(BATCH, generator=rng)]
+    return latents[index], noise, timesteps, embeddings[row]
+
+
+def loss_of(unet: UNet2DConditionModel, schedule: DDPMScheduler, batch: tuple[Tensor, ...]) -> Tensor:
+    clean, noise, timesteps, text = batch
+    noisy = schedule.add_noise(clean, noise, timesteps)
+    return F.mse_loss(unet(noisy, timesteps, text).sample, schedule.get_velocity(clean, noise, timesteps))
+
+
+def learning_rate(step: int) -> float:
+    """Warm-up, plateau, linear decay over the last fifth."""
+    return LEARNING_RATE * min(1.0, (step + 1) / 100, (STEPS - step) / (0.2 * STEPS) + 0.01)
+
+
+@torch.no_grad()
+def look(pipeline: StableDiffusionPipeline, path: Path) -> None:
+    """Twelve pictures of held-out captions, 4 in a row, 192 px each."""
+    scenes = [make_scene(seed, "plain") for seed in HELD_OUT[:12]]
+    prompts = [captions(scene)[i % 5] for i, scene in enumerate(scenes)]
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = [
+        pipeline(p, num_inference_steps=15, guidance_scale=4.0, generator=generator(0, p)).images[0].resize((192, 192))
+        for p in prompts
+    ]
+    sheet = Image.new("RGB", (4 * 192, 3 * 192))
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % 4 * 192, i // 4 * 192))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+    path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    tokenizer, text_encoder = load_tokenizer(BASE / "tokenizer"), load_text_encoder(BASE / "text_encoder")
+    started = time.monotonic()
+    latents = encode_scenes(range(SCENES), WORK / "latents.safetensors")
+    held_out = encode_scenes(HELD_OUT, WORK / "held_out.safetensors")
+    print(f"encoded in {time.monotonic() - started:.0f} s; standard deviation {latents.std():.3f}", flush=True)
+    texts = [text for seed in range(SCENES) for text in captions(make_scene(seed, "plain"))]
+    embeddings = torch.cat([embed(text_encoder, tokenizer, texts[i : i + 500]) for i in range(0, len(texts), 500)])
+    embeddings = torch.cat([embeddings, embed(text_encoder, tokenizer, [""])])
+    held_out_text = embed(text_encoder, tokenizer, [captions(make_scene(seed, "plain"))[0] for seed in HELD_OUT])
+    held_out_noise = torch.randn(held_out.shape, generator=generator(SEED, "held-out"))
+    held_out_timesteps = torch.arange(len(held_out)) * 1000 // len(held_out)
+
+    schedule = DDPMScheduler(**NOISE_SCHEDULE)
+    unet = make_unet()
+    ema = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    first, seconds, curve = 0, 0.0, []
+    checkpoint = WORK / "unet.safetensors"
+    if checkpoint.exists():
+        tensors, state = load_checkpoint(checkpoint)
+        unet.load_state_dict(unprefixed("model", tensors))
+        ema = unprefixed("ema", tensors)
+        restore_optimizer(optimizer, unprefixed("optimizer", tensors))
+        first, seconds, curve = state["step"], state["seconds"], state["curve"]
+    twin = copy.deepcopy(unet)
+    for mine, its in zip(unet.parameters(), twin.parameters(), strict=True):
+        its.data = mine.data  # shared weights, gradients apart
+    smooth = copy.deepcopy(unet).eval().requires_grad_(False)
+
+    def half(model: UNet2DConditionModel, batch: tuple[Tensor, ...], part: slice) -> float:
+        loss = loss_of(model, schedule, tuple(tensor[part] for tensor in batch)) / 2
+        loss.backward()
+        return loss.item()
+
+    started = time.monotonic() - seconds
+    mean_loss = 0.0
+    with ThreadPoolExecutor(2) as pool:
+        for step in range(first, STEPS):
+            batch = batch_at(step, latents, embeddings)
+            other = pool.submit(half, twin, batch, slice(BATCH // 2, None))
+            loss = half(unet, batch, slice(0, BATCH // 2)) + other.result()
+            for mine, its in zip(unet.parameters(), twin.parameters(), strict=True):
+                mine.grad.add_(its.grad)
+                its.grad = None
+            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+            optimizer.param_groups[0]["lr"] = learning_rate(step)
+            optimizer.step()
+            optimizer.zero_grad()
+            decay = min(EMA_DECAY, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for name, tensor in unet.state_dict().items():
+                    ema[name].lerp_(tensor, 1 - decay)
+            mean_loss += loss
+            done = step + 1
+            if done % 50 == 0:
+                seconds = time.monotonic() - started
+                curve.append({"step": done, "loss": round(mean_loss / 50, 4), "seconds": round(seconds)})
+                mean_loss = 0.0
+                if done % LOOK_EVERY == 0 or done == STEPS:
+                    smooth.load_state_dict(ema)
+                    with torch.no_grad():
+                        fixed = (held_out, held_out_noise, held_out_timesteps, held_out_text)
+                        curve[-1]["held_out_loss"] = round(float(loss_of(smooth, schedule, fixed)), 4)
+                    pipeline = StableDiffusionPipeline(
+                        load_vae(BASE / "vae"), text_encoder, tokenizer, smooth, DDIMScheduler(**NOISE_SCHEDULE),
+                        None, None, requires_safety_checker=False,
+                    )  # fmt: skip
+                    look(pipeline, LOG.with_name(f"unet_{done:05d}.png"))
+                print(json.dumps(curve[-1]), flush=True)
+            if done % SAVE_EVERY == 0 or done == STEPS:
+                tensors = prefixed("model", unet.state_dict()) | prefixed("ema", ema)
+                state = {"step": done, "seconds": seconds, "curve": curve}
+                save_checkpoint(checkpoint, tensors | prefixed("optimizer", optimizer_tensors(optimizer)), state)
+    smooth.load_state_dict(ema)
+    smooth.half().save_pretrained(BASE / "unet")
+    DDIMScheduler(**NOISE_SCHEDULE).save_pretrained(BASE / "scheduler")
+    write_json(LOG, {"parameters": sum(p.numel() for p in unet.parameters()), "curve": curve})
+
+
+if __name__ == "__main__":
+    main()
