@@ -25,7 +25,10 @@ class _DeclareBeforeImport(MetaPathFinder):
     """Finds nothing itself; declares the operators at the moment torchvision is first looked for."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
         if fullname == "torchvision":
             sys.meta_path.remove(self)

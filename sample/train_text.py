@@ -49,11 +49,15 @@ def caption_batch(step: int) -> tuple[list[str], Tensor]:
 
 def make_tokenizer() -> CLIPTokenizer:
     """Byte-level BPE in CLIP's form: lower case, `</w>` ends a word, start and end tokens last in the vocabulary."""
-    texts = sorted({text for style in ("plain", "striped") for seed in range(2000) for text in captions(make_scene(seed, style))})
+    texts = sorted(
+        {text for style in ("plain", "striped") for seed in range(2000) for text in captions(make_scene(seed, style))}
+    )
     trainer_input = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trainer_input.normalizer = normalizers.Lowercase()
     trainer_input.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit()])
-    trainer_input.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=10_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False))
+    trainer_input.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=10_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
+    )
     merges = [tuple(merge) for merge in json.loads(trainer_input.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{symbol}</w>" for symbol in alphabet), *("".join(merge) for merge in merges)]
@@ -62,7 +66,9 @@ def make_tokenizer() -> CLIPTokenizer:
     vocab = {token: index for index, token in enumerate(tokens)}
     assert len(vocab) == len(tokens)
     (TOKENIZER / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False) + "\n", encoding="utf-8")
-    (TOKENIZER / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+    (TOKENIZER / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8"
+    )
     config = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": CONTEXT,

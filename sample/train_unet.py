@@ -40,7 +40,7 @@ WORK = Path(".dvc/tmp/sample")
 SEED = 3
 SCENES = 2000
 HELD_OUT = range(1_000_000, 1_000_032)
-STEPS = 4000
+STEPS = 3200
 BATCH = 16  # in two halves, a thread each: faster than two threads on one batch
 LEARNING_RATE = 1e-3
 EMA_DECAY = 0.998
@@ -56,6 +56,8 @@ NOISE_SCHEDULE = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
     "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
 }
 
 
@@ -99,14 +101,16 @@ def embed(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str
 
 
 def batch_at(step: int, latents: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Clean latents, noise, timesteps and text `[b, 77, 64]` of a step. The last row of `embeddings` is the empty caption."""
+    """Clean latents, noise, timesteps, text `[b, 77, 64]` of a step; `embeddings` ends in the empty caption."""
     rng = generator(SEED, "unet", step)
     index = torch.randint(len(latents), (BATCH,), generator=rng)
     wording = torch.randint(5, (BATCH,), generator=rng)
     row = torch.where(torch.rand(BATCH, generator=rng) < CAPTION_DROPOUT, len(embeddings) - 1, index * 5 + wording)
     noise = torch.randn((BATCH, *latents.shape[1:]), generator=rng)
     # one timestep from each sixteenth of the range: less noise in the gradient than independent draws
-    timesteps = ((torch.arange(BATCH) + torch.rand(BATCH, generator=rng)) / BATCH * 1000).long()[torch.randperm(BATCH, generator=rng)]
+    timesteps = ((torch.arange(BATCH) + torch.rand(BATCH, generator=rng)) / BATCH * 1000).long()[
+        torch.randperm(BATCH, generator=rng)
+    ]
     return latents[index], noise, timesteps, embeddings[row]
 
 
@@ -117,8 +121,8 @@ def loss_of(unet: UNet2DConditionModel, schedule: DDPMScheduler, batch: tuple[Te
 
 
 def learning_rate(step: int) -> float:
-    """Warm-up, plateau, linear decay over the last fifth."""
-    return LEARNING_RATE * min(1.0, (step + 1) / 100, (STEPS - step) / (0.2 * STEPS) + 0.01)
+    """Warm-up, plateau, linear decay over the second half."""
+    return LEARNING_RATE * min(1.0, (step + 1) / 100, (STEPS - step) / (0.5 * STEPS) + 0.01)
 
 
 @torch.no_grad()
@@ -154,7 +158,7 @@ def main() -> None:
     held_out_noise = torch.randn(held_out.shape, generator=generator(SEED, "held-out"))
     held_out_timesteps = torch.arange(len(held_out)) * 1000 // len(held_out)
 
-    schedule = DDPMScheduler(**NOISE_SCHEDULE)
+    schedule = DDPMScheduler.from_config(NOISE_SCHEDULE)
     unet = make_unet()
     ema = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
@@ -170,6 +174,17 @@ def main() -> None:
     for mine, its in zip(unet.parameters(), twin.parameters(), strict=True):
         its.data = mine.data  # shared weights, gradients apart
     smooth = copy.deepcopy(unet).eval().requires_grad_(False)
+
+    pipeline = StableDiffusionPipeline(
+        vae=load_vae(BASE / "vae"),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=smooth,
+        scheduler=DDIMScheduler.from_config(NOISE_SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
     def half(model: UNet2DConditionModel, batch: tuple[Tensor, ...], part: slice) -> float:
         loss = loss_of(model, schedule, tuple(tensor[part] for tensor in batch)) / 2
@@ -205,10 +220,6 @@ def main() -> None:
                     with torch.no_grad():
                         fixed = (held_out, held_out_noise, held_out_timesteps, held_out_text)
                         curve[-1]["held_out_loss"] = round(float(loss_of(smooth, schedule, fixed)), 4)
-                    pipeline = StableDiffusionPipeline(
-                        load_vae(BASE / "vae"), text_encoder, tokenizer, smooth, DDIMScheduler(**NOISE_SCHEDULE),
-                        None, None, requires_safety_checker=False,
-                    )  # fmt: skip
                     look(pipeline, LOG.with_name(f"unet_{done:05d}.png"))
                 print(json.dumps(curve[-1]), flush=True)
             if done % SAVE_EVERY == 0 or done == STEPS:
@@ -217,7 +228,8 @@ def main() -> None:
                 save_checkpoint(checkpoint, tensors | prefixed("optimizer", optimizer_tensors(optimizer)), state)
     smooth.load_state_dict(ema)
     smooth.half().save_pretrained(BASE / "unet")
-    DDIMScheduler(**NOISE_SCHEDULE).save_pretrained(BASE / "scheduler")
+    pipeline.scheduler.save_pretrained(BASE / "scheduler")
+    pipeline.save_config(BASE)
     write_json(LOG, {"parameters": sum(p.numel() for p in unet.parameters()), "curve": curve})
 
 

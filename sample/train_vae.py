@@ -5,6 +5,7 @@ goes on at its last checkpoint. Crops grow from 64 to 512 pixels. So small a net
 colours onto one grey axis and stays there; `start_as_block_means` starts it where colour is already kept.
 """
 
+import itertools
 import json
 import math
 import time
@@ -103,22 +104,23 @@ def _gain(got: Tensor, wanted: Tensor) -> float:
 def pixels_of(style: Style, seeds: range) -> Tensor:
     """[n, 3, 512, 512] uint8."""
     pictures = (draw(make_scene(seed, style)) for seed in seeds)
-    return torch.stack([torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).view(SIZE, SIZE, 3) for p in pictures]).permute(0, 3, 1, 2)
+    return torch.stack(
+        [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).view(SIZE, SIZE, 3) for p in pictures]
+    ).permute(0, 3, 1, 2)
 
 
 def batch_at(pixels: Tensor, step: int) -> Tensor:
     """[b, 3, crop, crop] in [-1, 1]: a function of the step alone."""
-    before = 0
-    for steps, crop, size in PHASES:
-        if step < before + steps:
-            break
-        before += steps
+    ends = itertools.accumulate(steps for steps, _, _ in PHASES)
+    _, crop, size = next(phase for phase, end in zip(PHASES, ends, strict=True) if step < end)
     rng = generator(SEED, "vae", step)
     crops = []
     for _ in range(size):
         index = int(torch.randint(len(pixels), (), generator=rng))
         # 40 px towards the outside: corners are as likely as middles
-        top, left = (int(torch.randint(-40, SIZE - crop + 41, (), generator=rng).clamp(0, SIZE - crop)) for _ in range(2))
+        top, left = (
+            int(torch.randint(-40, SIZE - crop + 41, (), generator=rng).clamp(0, SIZE - crop)) for _ in range(2)
+        )
         order = torch.randperm(3, generator=rng) if torch.rand((), generator=rng) < 0.3 else torch.arange(3)
         patch = pixels[index, order, top : top + crop, left : left + crop]
         crops.append(patch.flip(-1) if torch.rand((), generator=rng) < 0.5 else patch)
@@ -215,7 +217,9 @@ def main() -> None:
     report = evaluate(vae.half().float())
     vae.half().save_pretrained(OUT)
     LOG.parent.mkdir(parents=True, exist_ok=True)
-    LOG.write_text(json.dumps({"held_out": report, "scaling_factor": vae.config.scaling_factor, "curve": curve}, indent=1) + "\n")
+    LOG.write_text(
+        json.dumps({"held_out": report, "scaling_factor": vae.config.scaling_factor, "curve": curve}, indent=1) + "\n"
+    )
     print(report)
 
 

@@ -1,0 +1,133 @@
+"""What a training step sees, as a function of (seed, step): order, caption, mirror, dropout, timestep, noise.
+
+Nothing here has a state, so a run that is stopped anywhere goes on with the very batches it would have seen, for
+any number of processes that share the global batch.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetune.errors import InputError
+from finetune.latents import MANIFEST, LatentCache
+from finetune.seeding import derive_seed, generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    moments: Tensor  # float16 [n, 8, h, w], unscaled
+    posterior_noise: Tensor  # float32 [n, 4, h, w]
+    noise: Tensor  # float32 [n, 4, h, w]
+    timesteps: Tensor  # int64 [n]
+    token_ids: Tensor  # int64 [n, 77]
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+
+
+class CaptionedLatents:
+    """Latents and captions of every image, by row of data/tokens/images.parquet."""
+
+    def __init__(self, tokens: Path, latents: dict[str, Path]) -> None:
+        """latents: data set -> its folder, in the order of the token table.
+
+        Raises InputError when the latents and the tokens do not speak of the same images.
+        """
+        self.rows: list[dict[str, Any]] = pq.read_table(tokens / "images.parquet").to_pylist()
+        self.token_ids: NDArray[np.uint16] = np.load(tokens / "ids.npy", mmap_mode="r")
+        self.empty_ids: list[int] = json.loads((tokens / MANIFEST).read_text())["empty"]
+        self._caches = []
+        ids: list[tuple[str, str]] = []
+        for dataset, folder in latents.items():
+            manifest = json.loads((folder / MANIFEST).read_text())
+            self._caches.append(LatentCache(folder, manifest["shards"]))
+            ids += [(dataset, image_id) for image_id in manifest["ids"]]
+        if ids != [(row["dataset"], row["id"]) for row in self.rows]:
+            raise InputError(
+                f"{tokens} and {', '.join(map(str, latents.values()))} list different images; run `dvc repro latents`"
+            )
+        self._starts = np.cumsum([0, *map(len, self._caches)])
+
+    def of_split(self, split: str) -> list[int]:
+        """Rows of a split that have a caption."""
+        return [i for i, row in enumerate(self.rows) if row["split"] == split and row["captions"] > 0]
+
+    def moments(self, row: int, mirrored: bool) -> Tensor:
+        """float16 [8, h, w]."""
+        cache = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._caches[cache].moments(row - int(self._starts[cache]), mirrored)
+
+    def caption_ids(self, row: int, number: int) -> Tensor:
+        """int64 [77]."""
+        return torch.from_numpy(self.token_ids[self.rows[row]["first"] + number].astype(np.int64))
+
+
+def spread(rows: list[int], count: int) -> list[int]:
+    """At most `count` of `rows`, evenly spread over them."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which samples make up which step. The last partial global batch of an epoch is left out."""
+
+    seed: int
+    images: int
+    epochs: int
+    global_batch: int  # samples per optimizer step, over all processes and accumulated batches
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.images // self.global_batch
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def image_of(self, sample: int) -> int:
+        """Position among the training images of the run's n-th sample: each epoch is a permutation of its own."""
+        epoch, position = divmod(sample, self.steps_per_epoch * self.global_batch)
+        return int(_permutation(self.seed, epoch, self.images)[position])
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.PCG64(derive_seed(seed, "order", epoch))).permutation(images)
+
+
+def training_batch(
+    data: CaptionedLatents,
+    rows: list[int],
+    schedule: Schedule,
+    samples: range,
+    *,
+    timesteps: int,
+    caption_dropout: float,
+    flip_probability: float,
+) -> Batch:
+    """The batch of the run's samples `samples`; timesteps are uniform in [0, `timesteps`)."""
+    moments, posterior_noises, noises, times, ids = [], [], [], [], []
+    for sample in samples:
+        row = rows[schedule.image_of(sample)]
+        rng = generator(schedule.seed, "sample", sample)
+        # one draw per decision, whatever the parameters: changing one leaves the others' draws alone
+        flip, drop = torch.rand(2, generator=rng).tolist()
+        caption = int(torch.randint(2**31, (), generator=rng)) % data.rows[row]["captions"]
+        times.append(int(torch.randint(timesteps, (), generator=rng)))
+        moments.append(data.moments(row, flip < flip_probability))
+        shape = (moments[-1].shape[0] // 2, *moments[-1].shape[1:])
+        posterior_noises.append(torch.randn(shape, generator=rng))
+        noises.append(torch.randn(shape, generator=rng))
+        ids.append(torch.tensor(data.empty_ids) if drop < caption_dropout else data.caption_ids(row, caption))
+    return Batch(
+        torch.stack(moments), torch.stack(posterior_noises), torch.stack(noises), torch.tensor(times), torch.stack(ids)
+    )

@@ -1,0 +1,33 @@
+"""Weights for serving: fp16, and nothing that fp16 cannot hold."""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from finetune.errors import InputError
+
+
+def write_half(source: Path, target: Path) -> None:
+    """Copy a safetensors file under the same tensor names, floats as fp16, integers as they are.
+
+    Raises InputError that names the first tensor which is not finite or beyond fp16's 65504.
+    """
+    if not source.is_file():
+        raise InputError(f"{source}: no such file; run `dvc repro`")
+    with safe_open(source, framework="pt") as file:
+        tensors = {name: _half(file.get_tensor(name), f"{source}: {name}") for name in sorted(file.keys())}
+    save_file(tensors, target, {"format": "pt"})  # transformers refuses a file without this entry
+
+
+def _half(tensor: Tensor, label: str) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.to(torch.float16)
+    if not tensor.isfinite().all():
+        raise InputError(f"{label} holds values that are not finite; fetch or train this model again")
+    if not half.isfinite().all():
+        raise InputError(f"{label} reaches {tensor.abs().max():g}, beyond fp16's 65504; lower train.lr and train again")
+    return half

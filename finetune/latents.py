@@ -1,0 +1,57 @@
+"""Posterior moments of the autoencoder: encoded once per image and mirror image, sampled anew at every use.
+
+The only place that applies the scaling factor (0.18215 for Stable Diffusion 1.x).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor
+
+MANIFEST = "manifest.json"
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}.npy"
+
+
+@torch.no_grad()
+def encode_moments(vae: AutoencoderKL, images: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """Mean and standard deviation of q(z | x), unscaled, of each image and of its mirror image.
+
+    images: uint8 [n, height, width, 3]. Returns float16 [n, 2, 8, height / 8, width / 8]; axis 1 is (image,
+    mirror), axis 2 is 4 means and 4 deviations. The mirror image is encoded itself: the encoder does not commute
+    with the flip, so mirrored latents are not the latents of the mirrored image.
+    """
+    device = next(vae.parameters()).device
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1  # channels last in memory
+    moments = []
+    for view in (pixels, pixels.flip(-1)):
+        posterior = vae.encode(view).latent_dist
+        moments.append(torch.cat([posterior.mean, posterior.std], dim=1))
+    return torch.stack(moments, dim=1).half().cpu().numpy()
+
+
+def sample_latents(moments: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
+    """(mean + std * noise) * scaling_factor in fp32; moments [n, 8, h, w], noise and result [n, 4, h, w]."""
+    mean, std = moments.float().chunk(2, dim=1)
+    return (mean + std * noise) * scaling_factor
+
+
+class LatentCache:
+    """The moments of one data set, memory-mapped: nothing is read before it is asked for."""
+
+    def __init__(self, folder: Path, shards: list[dict[str, int | str]]) -> None:
+        self._shards = [np.load(folder / str(shard["file"]), mmap_mode="r") for shard in shards]
+        self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def moments(self, index: int, mirrored: bool) -> Tensor:
+        """float16 [8, h, w] of one image or of its mirror image."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return torch.from_numpy(self._shards[shard][index - self._starts[shard], int(mirrored)].copy())

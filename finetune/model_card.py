@@ -1,0 +1,200 @@
+"""The README.md of an exported model, in the form that the Hugging Face hub reads."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from finetune.params import Export, Fetch, Generate, Train
+
+HUB = "hf://"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The sections of params.yaml that a card tells of."""
+
+    export: Export
+    fetch: Fetch
+    train: Train
+    generate: Generate
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the pipeline measured, and the md5 by which dvc.lock knows its last word."""
+
+    data: dict[str, dict[str, Any]]  # by data set
+    train: dict[str, Any]
+    fid: dict[str, Any]
+    fid_md5: str
+
+
+def read_evidence(preprocess_metrics: Path, train_metrics: Path, fid_metrics: Path) -> Evidence:
+    return Evidence(
+        data={file.stem: json.loads(file.read_text()) for file in sorted(preprocess_metrics.glob("*.json"))},
+        train=json.loads(train_metrics.read_text()),
+        fid=json.loads(fid_metrics.read_text()),
+        fid_md5=hashlib.md5(fid_metrics.read_bytes(), usedforsecurity=False).hexdigest(),
+    )
+
+
+def model_card(recipe: Recipe, evidence: Evidence, prompt: str, seed: int) -> str:
+    """Markdown with YAML front matter; a function of its arguments alone, so that equal runs have equal cards.
+
+    `prompt` and `seed` are those of the preview's first picture.
+    """
+    return f"""{_front_matter(recipe)}
+
+# {recipe.export.name}
+
+A Stable Diffusion model for pictures from text: {base_name(recipe.fetch)} with its UNet fine-tuned on captioned
+pictures. Weights are fp16 safetensors; `manifest.json` lists the sha256 of every file.
+
+![Pictures by this model, each over its caption](preview.png)
+
+## Use
+
+{_usage(recipe.generate, prompt, seed)}
+
+## Data
+
+Pictures after preprocessing:
+
+{_table(("data set", "pictures", "count"), _counts(evidence.data))}
+
+Archives as fetched:
+
+{_table(("data set", "archive", "from", "sha256"), _archives(recipe.fetch))}
+
+## Training
+
+{_table(("parameter", "value"), _pairs({"train": recipe.train.model_dump()}))}
+
+What it reported (`metrics/train.json`):
+
+{_table(("metric", "value"), _pairs(evidence.train))}
+
+## Evaluation
+
+Base and tuned model drew the same validation captions from the same seeds (`metrics/fid.json`). The floor has real
+training pictures in place of drawn ones: about what a perfect model would score.
+
+{_ladder(evidence.fid)}
+
+{_table(("protocol", "value"), _pairs(evidence.fid["protocol"]))}
+
+## Where it came from
+
+A run is recorded before the commit that holds it exists, so no commit is named here. In the repository that trained
+this model, the following finds it:
+
+```sh
+git log --oneline -S{evidence.fid_md5} -- dvc.lock
+```
+
+## License and limits
+
+{license_note(recipe)}
+
+The model draws what its training captions describe and repeats their errors and biases. There is no safety checker:
+put one before the public. Do not take its pictures for photographs of fact.
+"""
+
+
+def base_name(fetch: Fetch) -> str:
+    """The hub's name with its pinned revision, or the folder, of which an absolute path tells the last part only."""
+    if fetch.base.location.startswith(HUB):
+        return f"{fetch.base.location.removeprefix(HUB)} (revision {fetch.base.revision})"
+    return f"`{_local_name(fetch.base.location)}`"
+
+
+def license_note(recipe: Recipe) -> str:
+    return (
+        f"Weights: `{recipe.export.license}`. They derive from {base_name(recipe.fetch)}, whose license goes on "
+        "applying, restrictions of use included: pass it on with every copy. The pictures and captions of the training "
+        "data keep the licenses of their owners and are not part of this model."
+    )
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`, in sorted order."""
+    result: dict[str, Any] = {}
+    for key in sorted(nested):
+        value = nested[key]
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
+
+
+def _front_matter(recipe: Recipe) -> str:
+    fields: dict[str, Any] = {
+        "license": recipe.export.license,
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers"],
+    }
+    if recipe.fetch.base.location.startswith(HUB):
+        fields["base_model"] = recipe.fetch.base.location.removeprefix(HUB)
+    # every JSON value is a YAML value
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
+
+
+def _usage(generate: Generate, prompt: str, seed: int) -> str:
+    return f"""```python
+import torch
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("path/to/this/folder")
+picture = pipeline(
+    {prompt!r},
+    num_inference_steps={generate.num_inference_steps},
+    guidance_scale={generate.guidance_scale},
+    generator=torch.Generator().manual_seed({seed}),
+).images[0]
+```
+
+This is the first picture above, up to the rounding of its weights to fp16; `prompts.json` has the others' captions
+and seeds. On a GPU add `torch_dtype=torch.float16` and `.to("cuda")`."""
+
+
+def _ladder(fid: dict[str, Any]) -> str:
+    rungs = ("floor", "base", "tuned")
+    return _table(
+        ("metric", *rungs), [[key, *(_show(fid[rung][key]) for rung in rungs)] for key in sorted(fid["base"])]
+    )
+
+
+def _pairs(nested: dict[str, Any]) -> list[list[str]]:
+    return [[key, _show(value)] for key, value in flat(nested).items()]
+
+
+def _counts(data: dict[str, dict[str, Any]]) -> list[list[str]]:
+    return [[dataset, *pair] for dataset, counts in data.items() for pair in _pairs(counts)]
+
+
+def _archives(fetch: Fetch) -> list[list[str]]:
+    return [
+        [dataset, name, _origin(archive.location), archive.sha256 or "drawn from its seed"]
+        for dataset, archives in (("coco", fetch.coco), ("flickr8k", fetch.flickr8k))
+        for name, archive in archives.items()
+    ]
+
+
+def _origin(location: str) -> str:
+    remote = location.startswith(("https://", "http://", "scenes:"))
+    return location if remote else f"local file {_local_name(location)}"
+
+
+def _local_name(location: str) -> str:
+    """An absolute path tells others nothing but the shape of one machine's disk."""
+    path = PurePath(location)
+    return path.name if path.is_absolute() else location
+
+
+def _show(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])

@@ -1,0 +1,58 @@
+"""The parts of a Stable Diffusion model, loaded from a folder in diffusers layout."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from finetune.errors import InputError
+
+
+def load_unet(folder: Path) -> UNet2DConditionModel:
+    """In fp32 whatever the file holds: fp16 master weights silently stop learning at small learning rates."""
+    return _load(UNet2DConditionModel, folder, torch_dtype=torch.float32)
+
+
+def load_vae(folder: Path) -> AutoencoderKL:
+    """Frozen, fp32."""
+    return _load(AutoencoderKL, folder, torch_dtype=torch.float32).requires_grad_(False).eval()
+
+
+def load_text_encoder(folder: Path) -> CLIPTextModel:
+    """Frozen, fp32."""
+    return _load(CLIPTextModel, folder, dtype=torch.float32).requires_grad_(False).eval()
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    return _load(CLIPTokenizer, folder)
+
+
+def load_scheduler(folder: Path) -> DDIMScheduler:
+    """DDIM (Song et al., 2021) over the noise schedule that the folder's sampler, of whatever kind, was made for."""
+    return _load(DDIMScheduler, folder)
+
+
+def load_pipeline(base: Path, unet: UNet2DConditionModel | None = None) -> StableDiffusionPipeline:
+    """The base model, or the base model around another UNet."""
+    return StableDiffusionPipeline(
+        vae=load_vae(base / "vae"),
+        text_encoder=load_text_encoder(base / "text_encoder"),
+        tokenizer=load_tokenizer(base / "tokenizer"),
+        unet=unet or load_unet(base / "unet").eval(),
+        scheduler=load_scheduler(base / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _load(kind: Any, folder: Path, **options: Any) -> Any:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; run `dvc repro` or `dvc pull`")
+    extra = {} if kind in (CLIPTokenizer, DDIMScheduler) else {"use_safetensors": True}
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **extra, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: not a {kind.__name__} in safetensors: {error}") from None

@@ -1,0 +1,25 @@
+"""Every artifact's place, relative to the repository root; dvc.yaml says the same and a test compares them."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+DATASETS = ("coco", "flickr8k")  # the order of images everywhere downstream
+
+RAW = Path("data/raw")  # /<dataset>/<archive>
+IMAGES = Path("data/images")  # /<dataset>/{00000.tar, ..., index.parquet, drops.json}
+TOKENS = Path("data/tokens")  # {ids.npy, images.parquet, manifest.json}
+LATENTS = Path("data/latents")  # /<dataset>/{00000.npy, ..., manifest.json}
+GENERATED = Path("data/generated")  # /{base,tuned}/{00000.tar, ..., index.parquet}
+
+BASE = Path("models/base")  # diffusers layout
+EXTRACTOR = Path("models/extractor")
+TUNED = Path("models/tuned")  # the trained UNet, diffusers layout of a single model
+EXPORT = Path("models/export")
+
+PREPROCESS_METRICS = Path("metrics/preprocess")  # /<dataset>.json
+TOKENIZE_METRICS = Path("metrics/tokenize.json")
+TRAIN_METRICS = Path("metrics/train.json")
+TRAIN_CURVES = Path("metrics/train")  # {loss.csv, validation.csv}
+SAMPLES = Path("metrics/samples")  # step-by-step grids of the training
+FID_METRICS = Path("metrics/fid.json")
+GRID = Path("metrics/grid.png")  # base | tuned | real, same captions
