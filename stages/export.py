@@ -1,0 +1,96 @@
+"""models/base + models/tuned + metrics -> models/export: a folder that diffusers loads without this repository."""
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune import paths
+from finetune.half_precision import write_half
+from finetune.manifest import write_manifest
+from finetune.model_card import Evidence, Recipe, license_note, model_card, read_evidence
+from finetune.models import load_scheduler
+from finetune.outputs import whole_directory, write_json
+from finetune.params import load_params
+from finetune.pictures import grid
+from finetune.shards import read_images, read_index
+from finetune.stage import run_stage
+
+WEIGHTS = {
+    "text_encoder": "model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+
+
+def export(base: Path, tuned: Path, generated: Path, output: Path, recipe: Recipe, evidence: Evidence) -> None:
+    """Raises InputError if a weight is not finite or does not fit fp16."""
+    rows = evenly(read_index(generated), recipe.export.preview_images)
+    with whole_directory(output) as folder:
+        for part, source in (("text_encoder", base / "text_encoder"), ("unet", tuned), ("vae", base / "vae")):
+            _write_part(source, folder / part, WEIGHTS[part])
+        shutil.copytree(base / "tokenizer", folder / "tokenizer", copy_function=shutil.copyfile)
+        # the sampler that the metrics were measured with, whatever the base came with
+        load_scheduler(base / "scheduler").save_pretrained(folder / "scheduler")
+        write_json(folder / "model_index.json", _model_index())
+        write_json(folder / "prompts.json", _serving(rows, recipe))
+        strips = [[pixels] for _, pixels in read_images(generated, rows)]
+        grid(strips, [], captions=[row["prompt"] for row in rows], across=4).save(folder / "preview.png")
+        (folder / "LICENSE").write_text(license_note(recipe) + "\n")
+        (folder / "README.md").write_text(model_card(recipe, evidence, rows[0]["prompt"], rows[0]["seed"]))
+        write_manifest(folder)
+
+
+def evenly(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` of the rows, or all if there are fewer, spread over the whole list and so over the data sets."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def _write_part(source: Path, target: Path, weights: str) -> None:
+    target.mkdir()
+    write_half(source / weights, target / weights)
+    config = json.loads((source / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where the weights lay on the machine that wrote them
+    write_json(target / "config.json", config)
+
+
+def _model_index() -> dict[str, Any]:
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": version("diffusers"),
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _serving(rows: list[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.export.name,
+        "num_inference_steps": recipe.generate.num_inference_steps,
+        "guidance_scale": recipe.generate.guidance_scale,
+        "examples": [{"prompt": row["prompt"], "seed": row["seed"]} for row in rows],
+    }
+
+
+def main() -> None:
+    params = load_params()
+    export(
+        paths.BASE,
+        paths.TUNED,
+        paths.GENERATED / "tuned",
+        paths.EXPORT,
+        Recipe(params.export, params.fetch, params.train, params.generate),
+        read_evidence(paths.PREPROCESS_METRICS, paths.TRAIN_METRICS, paths.FID_METRICS),
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

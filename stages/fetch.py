@@ -1,0 +1,52 @@
+"""Fetch: bring what everything starts from to disk, byte for byte, and verify it."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from finetune import paths
+from finetune.outputs import whole_directory
+from finetune.params import Archive, Base, load_params
+from finetune.remote_guard import refuse_large_run
+from finetune.scene_archives import SCENES, draw_archive
+from finetune.stage import run_stage
+from finetune.transfer import check_sha256, fetch_file, fetch_model
+
+log = logging.getLogger(__name__)
+
+
+def fetch_files(archives: dict[str, Archive], folder: Path) -> None:
+    """Fill `folder` with the files of that name, all or none."""
+    refuse_large_run(sum(archive.bytes or 0 for archive in archives.values()))
+    with whole_directory(folder) as partial:
+        for name, archive in sorted(archives.items()):
+            if archive.location.startswith(SCENES):
+                draw_archive(archive.location, name, partial / name)
+                check_sha256(archive.location, partial / name, archive.sha256)
+            else:
+                fetch_file(archive.location, partial / name, archive.sha256, archive.bytes)
+            log.info("%s: %d bytes", folder / name, (partial / name).stat().st_size)
+
+
+def fetch_base(base: Base, folder: Path) -> None:
+    fetch_model(base.location, base.revision, base.sha256, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", choices=[*paths.DATASETS, "base", "extractor"])
+    source = parser.parse_args().source
+    params = load_params().fetch
+    match source:
+        case "coco":
+            fetch_files(params.coco, paths.RAW / source)
+        case "flickr8k":
+            fetch_files(params.flickr8k, paths.RAW / source)
+        case "base":
+            fetch_base(params.base, paths.BASE)
+        case "extractor":
+            fetch_files(params.extractor, paths.EXTRACTOR)
+
+
+if __name__ == "__main__":
+    run_stage(main)

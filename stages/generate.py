@@ -1,0 +1,99 @@
+"""generate: draw one picture per chosen validation image from its first caption, with the base or the tuned UNet."""
+
+import argparse
+import io
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from finetune import paths
+from finetune.errors import InputError
+from finetune.models import load_pipeline, load_unet
+from finetune.outputs import whole_directory
+from finetune.params import Generate, load_params
+from finetune.sampling import sample_images
+from finetune.seeding import derive_seed
+from finetune.shards import INDEX, read_index, shard_name, write_index, write_shard
+from finetune.stage import run_stage
+
+SHARD_IMAGES = 1000
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("member", pa.string()),
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+def generate(images: Path, base: Path, tuned: Path | None, generated: Path, params: Generate) -> None:
+    """Fill `generated` with lossless pictures by `base`, or by `base` around the UNet `tuned`."""
+    rows = _plan(images, params)
+    pipeline = load_pipeline(base, unet=load_unet(tuned) if tuned else None)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pictures = sample_images(
+        pipeline,
+        prompts=[row["prompt"] for row in rows],
+        seeds=[row["seed"] for row in rows],
+        num_inference_steps=params.num_inference_steps,
+        guidance_scale=params.guidance_scale,
+        batch_size=params.batch_size,
+    )
+    members = (
+        (row["member"], _png(Image.fromarray(picture)))
+        for row, picture in tqdm(zip(rows, pictures, strict=True), "generate", len(rows), unit="image", disable=None)
+    )
+    with whole_directory(generated) as folder:
+        for number in range(-(-len(rows) // SHARD_IMAGES)):
+            write_shard(folder / shard_name(number), islice(members, SHARD_IMAGES))
+        write_index(folder / INDEX, rows, SCHEMA)
+
+
+def _plan(images: Path, params: Generate) -> list[dict[str, Any]]:
+    """What to draw: an even spread over all validation images, so that each data set has its share."""
+    candidates = [
+        row for dataset in paths.DATASETS for row in read_index(images / dataset) if row["split"] == "validation"
+    ]
+    if params.images > len(candidates):
+        raise InputError(
+            f"params.yaml: generate.images is {params.images}, but {images} has {len(candidates)} validation images; "
+            "lower it"
+        )
+    chosen = [candidates[i * len(candidates) // params.images] for i in range(params.images)]
+    return [
+        {
+            "id": row["id"],
+            "dataset": row["dataset"],
+            "shard": shard_name(i // SHARD_IMAGES),
+            "member": f"{row['dataset']}-{row['id']}.png",
+            "prompt": row["captions"][0].strip(),
+            "seed": derive_seed(params.seed, row["id"]),
+        }
+        for i, row in enumerate(chosen)
+    ]
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=["base", "tuned"])
+    model = parser.parse_args().model
+    tuned = paths.TUNED if model == "tuned" else None
+    generate(paths.IMAGES, paths.BASE, tuned, paths.GENERATED / model, load_params().generate)
+
+
+if __name__ == "__main__":
+    run_stage(main)
