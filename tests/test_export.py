@@ -1,0 +1,135 @@
+"""export: whoever has the folder and diffusers has the model."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+from finetune.errors import InputError
+from finetune.manifest import MANIFEST, check_manifest
+from finetune.model_card import model_card
+from finetune.params import Base
+from stages.export import WEIGHTS, evenly, export
+from tests.tiny_run import TinyRun, make_tiny_run
+
+STRANGER = """
+import sys
+sys.modules["torchvision"] = None  # optional to diffusers; its usual wheel cannot be imported beside a CPU-only torch
+import torch
+from diffusers import StableDiffusionPipeline
+pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+picture = pipeline("a star", generator=torch.Generator().manual_seed(5), num_inference_steps=2).images[0]
+assert "finetune" not in sys.modules
+print(picture.size, pipeline.unet.dtype, pipeline.text_encoder.dtype, pipeline.vae.dtype)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return make_tiny_run(tiny_base, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def tiny_export(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.export_to(tmp_path_factory.mktemp("models") / "export")
+
+
+def test_a_process_without_this_repository_draws_from_the_folder(tiny_export: Path, tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(tiny_export)],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "(64, 64) torch.float32 torch.float32 torch.float32"
+
+
+def test_weights_are_the_tuned_unet_and_the_base_for_the_rest_in_fp16(tiny_export: Path, tiny_run: TinyRun) -> None:
+    sources = {"unet": tiny_run.tuned, "vae": tiny_run.base / "vae", "text_encoder": tiny_run.base / "text_encoder"}
+    for part, source in sources.items():
+        exported, original = (load_file(folder / WEIGHTS[part]) for folder in (tiny_export / part, source))
+        assert exported.keys() == original.keys()
+        for name, tensor in exported.items():
+            assert tensor.dtype == torch.float16
+            assert torch.equal(tensor, original[name].half()), name
+
+
+def test_the_same_run_exports_the_same_bytes(tiny_export: Path, tiny_run: TinyRun, tmp_path: Path) -> None:
+    tiny_run.export_to(tmp_path / "again")
+    assert (tmp_path / "again" / MANIFEST).read_bytes() == (tiny_export / MANIFEST).read_bytes()
+
+
+def test_the_manifest_lists_every_other_file_with_its_hash(tiny_export: Path) -> None:
+    listed = json.loads((tiny_export / MANIFEST).read_text())
+    files = [path for path in tiny_export.rglob("*") if path.is_file() and path.name != MANIFEST]
+    assert {path.relative_to(tiny_export).as_posix() for path in files} == set(listed)
+    for path in files:
+        entry = listed[path.relative_to(tiny_export).as_posix()]
+        assert entry == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    check_manifest(tiny_export, remedy="none is needed")
+
+
+def test_no_file_tells_where_it_was_made(tiny_export: Path, tiny_run: TinyRun) -> None:
+    for path in tiny_export.rglob("*"):
+        if path.is_file():
+            assert str(tiny_run.base).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (-70000.0, "reaches 70000")]
+)
+def test_a_weight_that_fp16_cannot_hold_stops_the_export_by_name(
+    tiny_run: TinyRun, tmp_path: Path, value: float, fault: str
+) -> None:
+    weights = load_file(tiny_run.tuned / WEIGHTS["unet"])
+    weights["conv_in.bias"][0] = value
+    broken = tmp_path / "tuned"
+    broken.mkdir()
+    save_file(weights, broken / WEIGHTS["unet"])
+    with pytest.raises(InputError, match=rf"conv_in\.bias .*{fault}"):
+        export(tiny_run.base, broken, tiny_run.generated, tmp_path / "export", tiny_run.recipe, tiny_run.evidence)
+    assert not list(tmp_path.glob("*export*"))
+
+
+def test_the_hub_reads_the_card(tiny_export: Path) -> None:
+    card = ModelCard.load(tiny_export / "README.md")
+    assert card.data.license == "mit"
+    assert card.data.library_name == "diffusers"
+    assert "text-to-image" in card.data.tags
+    assert card.data.base_model is None  # a local base has no page to link to
+
+
+def test_the_card_holds_the_run_and_its_results(tiny_export: Path, tiny_run: TinyRun) -> None:
+    card = (tiny_export / "README.md").read_text()
+    assert f"| train.lr | {tiny_run.recipe.train.lr:.5g} |" in card
+    assert "| coco | train | 3 |" in card
+    assert "| kid | 0.0625 | 0.5 | 0.25 |" in card
+    assert f"git log --oneline -S{tiny_run.evidence.fid_md5} -- dvc.lock" in card
+
+
+def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: TinyRun) -> None:
+    def card_of(base: Base) -> ModelCard:
+        fetch = tiny_run.recipe.fetch.model_copy(update={"base": base})
+        recipe = type(tiny_run.recipe)(tiny_run.recipe.export, fetch, tiny_run.recipe.train, tiny_run.recipe.generate)
+        return ModelCard(model_card(recipe, tiny_run.evidence, "a star", 1))
+
+    hub = card_of(Base(location="hf://somebody/some-model", revision="a" * 40, sha256={}))
+    assert hub.data.base_model == "somebody/some-model"
+    assert "a" * 40 in hub.text
+    assert "/home/somebody" not in card_of(Base(location="/home/somebody/my-base", revision=None, sha256={})).content
+
+
+def test_previews_are_spread_over_all_pictures() -> None:
+    rows = [{"id": i} for i in range(10)]
+    assert [row["id"] for row in evenly(rows, 4)] == [0, 2, 5, 7]
+    assert evenly(rows, 40) == rows

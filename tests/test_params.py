@@ -1,0 +1,133 @@
+"""One loader: every fault of params.yaml is named at once, with its key, its value and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import InputError
+from finetune.params import Params, load_params
+
+COMMITTED = (Path(__file__).parent.parent / "params.yaml").read_text()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "params.yaml"
+
+
+def load(file: Path, old: str, new: str) -> Params:
+    assert COMMITTED.count(old) == 1, f"{old!r} must be in params.yaml once"
+    file.write_text(COMMITTED.replace(old, new))
+    return load_params(file)
+
+
+def fault(file: Path, old: str, new: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load(file, old, new)
+    return str(caught.value)
+
+
+def line_of(key: str) -> str:
+    """The committed `key: value`, without its comment."""
+    lines = [line.split("#")[0].rstrip() for line in COMMITTED.splitlines() if line.strip().startswith(f"{key}:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_the_committed_file_loads(file: Path) -> None:
+    file.write_text(COMMITTED)
+    assert load_params(file).preset == "sample"
+
+
+@pytest.mark.parametrize("written", ["1e-05", "1e-5", "2E-5", ".5e-4", "1.0e-5", "0.00001", "1e-3"])
+def test_a_float_in_any_notation_that_dvc_writes_is_a_number(file: Path, written: str) -> None:
+    assert load(file, line_of("lr"), f"  lr: {written}").train.lr == float(written)
+
+
+def test_a_whole_number_is_a_float_where_a_float_is_wanted(file: Path) -> None:
+    assert load(file, line_of("max_grad_norm"), "  max_grad_norm: 2").train.max_grad_norm == 2.0
+
+
+def test_a_word_that_only_looks_like_a_number_stays_a_word(file: Path) -> None:
+    assert "lr is 'e-5'" in fault(file, line_of("lr"), "  lr: e-5")
+
+
+def test_an_unknown_key_is_named(file: Path) -> None:
+    message = fault(file, line_of("lr"), line_of("lr") + "\n  lerning_rate: 1.0")
+    assert message == f"{file}: train.lerning_rate is not a known key; see presets/ for those that are"
+
+
+def test_a_missing_key_is_named(file: Path) -> None:
+    assert fault(file, line_of("lr") + " ", "  #") == f"{file}: train.lr is missing; copy it from presets/"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("lr", "true", "train.lr is True"),
+        ("lr", "-1.0", "greater than 0"),
+        ("lr", ".nan", "train.lr is nan"),
+        ("lr", ".inf", "train.lr is inf"),
+        ("epochs", "0", "greater than or equal to 1"),
+        ("epochs", "1.5", "train.epochs is 1.5"),
+        ("epochs", "'3'", "train.epochs is '3'"),
+        ("epochs", "", "train.epochs is None"),
+        ("flip_probability", "1.1", "less than or equal to 1"),
+        ("ema_decay", "1.0", "less than 1"),
+        ("mixed_precision", "fp32", "'no', 'fp16' or 'bf16'"),
+        ("max_captions", "[5]", "tokenize.max_captions is [5]"),
+        ("name", "a name/with a slash", "export.name is 'a name/with a slash'"),
+    ],
+)
+def test_a_wrong_value_is_shown_with_what_is_allowed(file: Path, key: str, value: str, expected: str) -> None:
+    indent = "  "
+    assert expected in fault(file, line_of(key), f"{indent}{key}: {value}")
+
+
+def test_all_faults_of_all_sections_come_at_once(file: Path) -> None:
+    file.write_text(COMMITTED.replace(line_of("epochs"), "  epochs: 0").replace(line_of("min_words"), "  min_wrods: 2"))
+    with pytest.raises(InputError) as caught:
+        load_params(file)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{file}: ") for line in lines)
+    assert {line.split(": ", 1)[1].split(" ")[0] for line in lines} == {
+        "train.epochs", "tokenize.min_words", "tokenize.min_wrods",
+    }  # fmt: skip
+
+
+def test_an_archive_without_a_hash_is_refused_unless_it_is_drawn_here(file: Path) -> None:
+    location = COMMITTED.split("val2017.zip: {location: ")[1].split(",")[0]
+    text = COMMITTED.replace(f"val2017.zip: {{location: {location}", "val2017.zip: {location: photos/val2017.zip")
+    file.write_text(text)
+    with pytest.raises(InputError, match="sha256 may be null only for a scenes: location"):
+        load_params(file)
+
+
+def test_a_hub_model_without_a_revision_is_refused(file: Path) -> None:
+    message = fault(file, "location: sample/base", "location: hf://owner/name")
+    assert "revision may be null only for a local folder" in message
+
+
+def test_an_extractor_that_is_not_fetched_is_refused(file: Path) -> None:
+    message = fault(file, "  extractor: efficientnet", "  extractor: other-efficientnet")
+    assert "fetch.extractor does not list" in message
+
+
+def test_a_file_that_is_not_there_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file; run in the repository root"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("content", ["train: [", "a: b: c", "- just\n- a list", ""])
+def test_a_file_that_is_no_mapping_is_one_line(file: Path, content: str) -> None:
+    file.write_text(content)
+    with pytest.raises(InputError) as caught:
+        load_params(file)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_params_cannot_be_changed_after_loading(file: Path) -> None:
+    file.write_text(COMMITTED)
+    with pytest.raises(ValueError, match="frozen"):
+        load_params(file).train.lr = 1.0  # type: ignore[misc]

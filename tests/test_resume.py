@@ -1,0 +1,86 @@
+"""Checkpoints: whole, few, and only for the run they belong to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from finetune.errors import InputError
+from finetune.resume import exclusive, run_key
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_the_key_tells_parameters_and_inputs_apart(tmp_path: Path) -> None:
+    file = tmp_path / "input"
+    file.write_text("one")
+    key = run_key({"lr": 1e-5}, [file])
+    assert key == run_key({"lr": 1e-5}, [file])
+    assert key != run_key({"lr": 2e-5}, [file])
+    file.write_text("two")
+    assert key != run_key({"lr": 1e-5}, [file])
+
+
+def test_the_newest_checkpoint_is_the_one_to_go_on_from_and_two_are_kept() -> None:
+    with exclusive("abc") as checkpoints:
+        for step in (5, 10, 1000):
+            checkpoints.save(step, {"x": torch.full((2,), float(step))}, {"note": "n"})
+        latest = checkpoints.load_latest()
+        assert latest is not None
+        tensors, state = latest
+        assert state == {"note": "n", "step": 1000}
+        assert tensors["x"].tolist() == [1000.0, 1000.0]
+        assert len(list(checkpoints.folder.iterdir())) == 2
+
+
+def test_two_processes_cannot_train_the_same_run() -> None:
+    with exclusive("abc"), pytest.raises(InputError, match="another process"), exclusive("abc"):
+        pass
+    with exclusive("abc"):  # free again
+        pass
+
+
+def test_a_run_does_not_see_the_checkpoints_of_another() -> None:
+    with exclusive("abc") as checkpoints:
+        checkpoints.save(1, {"x": torch.zeros(1)}, {})
+    with exclusive("def") as checkpoints:
+        assert checkpoints.load_latest() is None
+
+
+def test_a_write_that_dies_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "point.safetensors"
+    save_checkpoint(path, {"x": torch.zeros(1)}, {"step": 1})
+
+    def die(*_: object) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr("os.replace", die)
+    with pytest.raises(OSError, match="killed"):
+        save_checkpoint(path, {"x": torch.ones(1)}, {"step": 2})
+    assert load_checkpoint(path)[1] == {"step": 1}
+
+
+def test_an_optimizer_goes_on_as_if_it_had_never_stopped() -> None:
+    def make() -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        parameter = torch.nn.Parameter(torch.ones(3))
+        return parameter, torch.optim.AdamW([parameter], lr=0.1)
+
+    def step(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+        (parameter**2).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    one, its_optimizer = make()
+    step(one, its_optimizer)
+    other, another_optimizer = make()
+    other.data = one.data.clone()
+    saved = {name: tensor.clone() for name, tensor in optimizer_tensors(its_optimizer).items()}
+    restore_optimizer(another_optimizer, saved)
+    step(one, its_optimizer)
+    step(other, another_optimizer)
+    assert torch.equal(one, other)

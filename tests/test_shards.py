@@ -1,0 +1,57 @@
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from finetune.shards import INDEX, read_images, read_index, read_shard, shard_name, write_index, write_shard
+
+RNG = np.random.default_rng(0)
+PIXELS = {f"{name}.png": RNG.integers(0, 256, (6, 5, 3), np.uint8) for name in "cab"}
+SCHEMA = pa.schema([("shard", pa.string()), ("member", pa.string())])
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_names_sort_like_their_numbers() -> None:
+    assert [shard_name(9), shard_name(10)] == ["00009.tar", "00010.tar"]
+
+
+def test_equal_members_give_equal_bytes_without_owner_or_time(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        write_shard(tmp_path / name, ((member, png(pixels)) for member, pixels in PIXELS.items()))
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert {(info.mtime, info.uid, info.gid, info.uname, info.gname) for info in tar} == {(0, 0, 0, "", "")}
+
+
+def test_a_shard_gives_back_its_pictures_in_order(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", ((member, png(pixels)) for member, pixels in PIXELS.items()))
+    read = list(read_shard(tmp_path / "a.tar"))
+    assert [member for member, _ in read] == ["c.png", "a.png", "b.png"]
+    assert all((pixels == PIXELS[member]).all() for member, pixels in read)
+
+
+def test_an_index_gives_back_its_rows_and_its_bytes_repeat(tmp_path: Path) -> None:
+    rows = [{"shard": "00000.tar", "member": member} for member in PIXELS]
+    write_index(tmp_path / INDEX, rows, SCHEMA)
+    first = (tmp_path / INDEX).read_bytes()
+    write_index(tmp_path / INDEX, rows, SCHEMA)
+    assert read_index(tmp_path) == rows
+    assert (tmp_path / INDEX).read_bytes() == first
+
+
+def test_single_pictures_are_read_without_decoding_the_others(tmp_path: Path) -> None:
+    write_shard(tmp_path / "00000.tar", [("bad.png", b"no picture"), ("a.png", png(PIXELS["a.png"]))])
+    write_shard(tmp_path / "00001.tar", [("b.png", png(PIXELS["b.png"]))])
+    rows = [{"shard": "00000.tar", "member": "a.png"}, {"shard": "00001.tar", "member": "b.png"}]
+    read = list(read_images(tmp_path, rows))
+    assert [row for row, _ in read] == rows
+    assert all((pixels == PIXELS[row["member"]]).all() for row, pixels in read)

@@ -1,0 +1,78 @@
+"""What a user meets when a stage fails: one line and an exit code."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import InputError
+from finetune.stage import run_stage
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_stage_that_works_returns() -> None:
+    run_stage(lambda: None)
+
+
+def test_a_wrong_input_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise InputError("data/raw: empty; run `dvc repro fetch`")
+
+    with pytest.raises(SystemExit) as caught:
+        run_stage(work)
+    assert caught.value.code == "error: data/raw: empty; run `dvc repro fetch`"  # which Python prints, exiting with 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_is_one_line() -> None:
+    def work() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "data/images")
+
+    with pytest.raises(SystemExit) as caught:
+        run_stage(work)
+    assert caught.value.code == "error: no space left on the disk at data/images; free some and run again"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def work() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        run_stage(work)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_a_stage_with_one_line_and_runs_its_clean_up(
+    tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    script = f"""
+import pathlib, time
+from finetune.outputs import whole_directory
+from finetune.stage import run_stage
+def work():
+    with whole_directory(pathlib.Path({str(tmp_path / "out")!r})) as folder:
+        (folder / "half").touch()
+        print("ready", flush=True)
+        time.sleep(60)
+run_stage(work)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    start = time.monotonic()
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert len(errors.splitlines()) == 1
+    assert "finished stages are kept" in errors
+    assert list(tmp_path.iterdir()) == []
+    assert time.monotonic() - start < 10

@@ -1,0 +1,73 @@
+"""What a pipeline run leaves for export, in miniature."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from finetune.model_card import Evidence, Recipe, read_evidence
+from finetune.outputs import write_json
+from finetune.params import load_params
+from finetune.shards import INDEX, shard_name, write_index, write_shard
+from stages.export import WEIGHTS, export
+
+PROMPTS = ("a star in a white room", "two hearts | three rings", "a ring")
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    base: Path
+    tuned: Path
+    generated: Path
+    recipe: Recipe
+    evidence: Evidence
+
+    def export_to(self, output: Path) -> Path:
+        export(self.base, self.tuned, self.generated, output, self.recipe, self.evidence)
+        return output
+
+
+def make_tiny_run(base: Path, folder: Path) -> TinyRun:
+    """A UNet a little off the base's, three pictures and the metrics of an imagined run, below `folder`."""
+    params = load_params()
+    recipe = Recipe(params.export, params.fetch, params.train, params.generate)
+    return TinyRun(base, _tune(base / "unet", folder / "tuned"), _draw(folder / "drawn"), recipe, _measure(folder))
+
+
+def _tune(unet: Path, tuned: Path) -> Path:
+    tuned.mkdir(parents=True)
+    # diffusers notes where a model was loaded from
+    write_json(tuned / "config.json", json.loads((unet / "config.json").read_text()) | {"_name_or_path": str(unet)})
+    weights = {name: tensor * 1.01 for name, tensor in load_file(unet / WEIGHTS["unet"]).items()}
+    save_file(weights, tuned / WEIGHTS["unet"], {"format": "pt"})
+    return tuned
+
+
+def _draw(folder: Path) -> Path:
+    folder.mkdir()
+    rows, members = [], []
+    for i, prompt in enumerate(PROMPTS):
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 64), (80 * i, 40, 90)).save(buffer, "PNG")
+        members.append((f"coco-{i}.png", buffer.getvalue()))
+        rows.append(
+            {"id": str(i), "shard": shard_name(0), "member": f"coco-{i}.png", "prompt": prompt, "seed": 100 + i}
+        )
+    write_shard(folder / shard_name(0), members)
+    write_index(folder / INDEX, rows, pa.Table.from_pylist(rows).schema)
+    return folder
+
+
+def _measure(folder: Path) -> Evidence:
+    data = folder / "preprocess"
+    data.mkdir()
+    write_json(data / "coco.json", {"train": 3, "validation": 2, "dropped": 1})
+    write_json(data / "flickr8k.json", {"train": 5, "validation": 1, "dropped": 0})
+    write_json(folder / "train.json", {"steps": 12, "validation": {"loss": 0.125}})
+    scores = {"base": {"kid": 0.5, "n": 3}, "floor": {"kid": 0.0625, "n": 3}, "tuned": {"kid": 0.25, "n": 3}}
+    write_json(folder / "fid.json", scores | {"protocol": {"features": 64}})
+    return read_evidence(data, folder / "train.json", folder / "fid.json")
