@@ -15,6 +15,8 @@ from finetune.errors import InputError
 from finetune.paths import PARAMS
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# md5 is for files whose publisher gives nothing better
+Checksum = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -30,13 +32,15 @@ class Archive(Section):
     """A file to fetch. Only what is drawn here (`scenes:`) has nothing to be verified against."""
 
     location: Annotated[str, Field(min_length=1)]
-    sha256: Sha256 | None
+    checksum: Checksum | None
     bytes: Positive | None
 
     @model_validator(mode="after")
     def _verifiable(self) -> "Archive":
-        if self.sha256 is None and not self.location.startswith("scenes:"):
-            raise ValueError("sha256 may be null only for a scenes: location; give the 64 digits of `sha256sum FILE`")
+        if self.checksum is None and not self.location.startswith("scenes:"):
+            raise ValueError(
+                "checksum may be null only for a scenes: location; give sha256: and the 64 digits of `sha256sum FILE`"
+            )
         return self
 
 

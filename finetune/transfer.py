@@ -29,12 +29,14 @@ MODEL_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 CONFIGURATION = {".json", ".txt"}
 
 
-def fetch_file(location: str, destination: Path, sha256: str | None, size: int | None) -> None:
+def fetch_file(location: str, destination: Path, checksum: str | None, size: int | None) -> None:
     """Copy a file from a path, an `http(s)://` URL or `package:<import name>/<file inside>`.
 
-    Raises InputError when it is not there, does not arrive whole, or is not of that sha256 or size in bytes.
+    Raises InputError when it is not there, does not arrive whole, or is not of that checksum (`sha256:...` or
+    `md5:...`) or size in bytes.
     """
-    digest, received = hashlib.sha256(), 0
+    algorithm, expected = _split(checksum)
+    digest, received = hashlib.new(algorithm, usedforsecurity=False), 0
     with (
         whole_file(destination) as partial,
         _open(location) as (announced, chunks),
@@ -48,7 +50,7 @@ def fetch_file(location: str, destination: Path, sha256: str | None, size: int |
             received += len(chunk)
             progress.update(len(chunk))
         _check_size(location, received, size)
-        _compare_sha256(location, digest.hexdigest(), sha256)
+        _compare(location, algorithm, digest.hexdigest(), expected)
 
 
 def fetch_model(location: str, revision: str | None, sha256: dict[str, str], destination: Path) -> None:
@@ -60,21 +62,23 @@ def fetch_model(location: str, revision: str | None, sha256: dict[str, str], des
     missing = {"model_index.json", *sha256} - set(names)
     if missing:
         raise InputError(f"{location}: holds no {', '.join(sorted(missing))}; see fetch.base in params.yaml")
+    checksums = {name: f"sha256:{digest}" for name, digest in sha256.items()}
     with whole_directory(destination) as folder:
         for name in sorted(name for name in names if name in sha256 or _is_configuration(name)):
             if location.startswith(HUB):
                 _download_from_hub(location, revision, name, folder)
-                check_sha256(f"{location}/{name}", folder / name, sha256.get(name))
+                check_file(f"{location}/{name}", folder / name, checksums.get(name))
             else:
-                fetch_file(str(Path(location) / name), folder / name, sha256.get(name), size=None)
+                fetch_file(str(Path(location) / name), folder / name, checksums.get(name), size=None)
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's notes, with the time of day
 
 
-def check_sha256(location: str, path: Path, expected: str | None) -> None:
+def check_file(location: str, path: Path, checksum: str | None) -> None:
     """Raises InputError when the file at `path`, which came from `location`, is not what is expected."""
+    algorithm, expected = _split(checksum)
     if expected is not None:
         with path.open("rb") as file:
-            _compare_sha256(location, hashlib.file_digest(file, "sha256").hexdigest(), expected)
+            _compare(location, algorithm, hashlib.file_digest(file, algorithm).hexdigest(), expected)
 
 
 @contextmanager
@@ -162,9 +166,17 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _compare_sha256(location: str, found: str, expected: str | None) -> None:
+def _split(checksum: str | None) -> tuple[str, str | None]:
+    """Algorithm and digits; sha256 and None where there is nothing to compare with."""
+    if checksum is None:
+        return "sha256", None
+    algorithm, digits = checksum.split(":")
+    return algorithm, digits
+
+
+def _compare(location: str, algorithm: str, found: str, expected: str | None) -> None:
     if expected not in (None, found):
-        raise InputError(f"{location}: its sha256 is {found}, not the {expected} of params.yaml; nothing was kept")
+        raise InputError(f"{location}: its {algorithm} is {found}, not the {expected} of params.yaml; nothing was kept")
 
 
 def _check_size(location: str, found: int | None, expected: int | None) -> None:

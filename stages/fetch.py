@@ -10,7 +10,7 @@ from finetune.params import Archive, Base, load_params
 from finetune.remote_guard import refuse_large_run
 from finetune.scene_archives import SCENES, draw_archive
 from finetune.stage import run_stage
-from finetune.transfer import check_sha256, fetch_file, fetch_model
+from finetune.transfer import check_file, fetch_file, fetch_model
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,9 @@ def fetch_files(archives: dict[str, Archive], folder: Path) -> None:
         for name, archive in sorted(archives.items()):
             if archive.location.startswith(SCENES):
                 draw_archive(archive.location, name, partial / name)
-                check_sha256(archive.location, partial / name, archive.sha256)
+                check_file(archive.location, partial / name, archive.checksum)
             else:
-                fetch_file(archive.location, partial / name, archive.sha256, archive.bytes)
+                fetch_file(archive.location, partial / name, archive.checksum, archive.bytes)
             log.info("%s: %d bytes", folder / name, (partial / name).stat().st_size)
 
 

@@ -14,8 +14,8 @@ from tests.archives import ROOT
 SCENES = "scenes:coco?train=2&validation=1"
 
 
-def archive(location: str, sha256: str | None = None) -> Archive:
-    return Archive(location=location, sha256=sha256, bytes=None)
+def archive(location: str, checksum: str | None = None) -> Archive:
+    return Archive(location=location, checksum=checksum, bytes=None)
 
 
 def sha256_of(path: Path) -> str:
@@ -26,7 +26,8 @@ def test_drawn_and_copied_archives_land_side_by_side(tmp_path: Path) -> None:
     source = tmp_path / "source.zip"
     source.write_bytes(b"content")
     fetch_files(
-        {"val2017.zip": archive(SCENES), "train2017.zip": archive(str(source), sha256_of(source))}, tmp_path / "coco"
+        {"val2017.zip": archive(SCENES), "train2017.zip": archive(str(source), f"sha256:{sha256_of(source)}")},
+        tmp_path / "coco",
     )
     assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == ["train2017.zip", "val2017.zip"]
     assert (tmp_path / "coco" / "train2017.zip").read_bytes() == b"content"
@@ -35,16 +36,19 @@ def test_drawn_and_copied_archives_land_side_by_side(tmp_path: Path) -> None:
 def test_a_drawn_archive_is_verified_when_its_sha256_is_given(tmp_path: Path) -> None:
     fetch_files({"val2017.zip": archive(SCENES)}, tmp_path / "first")
     sha256 = sha256_of(tmp_path / "first" / "val2017.zip")
-    fetch_files({"val2017.zip": archive(SCENES, sha256)}, tmp_path / "second")
+    fetch_files({"val2017.zip": archive(SCENES, f"sha256:{sha256}")}, tmp_path / "second")
     with pytest.raises(InputError, match=f"its sha256 is {sha256}, not the {'0' * 64}"):
-        fetch_files({"val2017.zip": archive(SCENES, "0" * 64)}, tmp_path / "third")
+        fetch_files({"val2017.zip": archive(SCENES, f"sha256:{'0' * 64}")}, tmp_path / "third")
     assert not (tmp_path / "third").exists()
 
 
 def test_one_fault_keeps_what_was_there_before_and_nothing_new(tmp_path: Path) -> None:
     fetch_files({"val2017.zip": archive(SCENES)}, tmp_path / "coco")
     with pytest.raises(InputError, match="no such file"):
-        fetch_files({"train2017.zip": archive(SCENES), "val2017.zip": archive("nowhere", "0" * 64)}, tmp_path / "coco")
+        fetch_files(
+            {"train2017.zip": archive(SCENES), "val2017.zip": archive("nowhere", f"sha256:{'0' * 64}")},
+            tmp_path / "coco",
+        )
     assert [path.name for path in tmp_path.rglob("*.zip")] == ["val2017.zip"]
 
 

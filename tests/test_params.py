@@ -99,7 +99,7 @@ def test_an_archive_without_a_hash_is_refused_unless_it_is_drawn_here(file: Path
     location = COMMITTED.split("val2017.zip: {location: ")[1].split(",")[0]
     text = COMMITTED.replace(f"val2017.zip: {{location: {location}", "val2017.zip: {location: photos/val2017.zip")
     file.write_text(text)
-    with pytest.raises(InputError, match="sha256 may be null only for a scenes: location"):
+    with pytest.raises(InputError, match="checksum may be null only for a scenes: location"):
         load_params(file)
 
 

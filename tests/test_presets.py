@@ -55,7 +55,7 @@ def test_the_reference_run_is_the_published_recipe() -> None:
 def test_the_reference_run_verifies_all_it_downloads() -> None:
     fetch = load_params(ROOT / "presets" / "rtx3090.yaml").fetch
     archives = fetch.coco | fetch.flickr8k | fetch.extractor
-    assert [name for name, archive in archives.items() if archive.sha256 is None] == []
+    assert [name for name, archive in archives.items() if archive.checksum is None] == []
     assert fetch.base.revision is not None
 
 

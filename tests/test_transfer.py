@@ -16,6 +16,7 @@ from tests.archives import ROOT
 
 CONTENT = bytes(range(256)) * 10_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+CHECKSUM = f"sha256:{SHA256}"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 WEIGHT = "unet/diffusion_pytorch_model.safetensors"
 MODEL = {
@@ -138,7 +139,7 @@ def names(folder: Path) -> set[str]:
 def test_a_file_arrives_from_a_path_and_from_a_server(tmp_path: Path, site: str) -> None:
     (tmp_path / "source").write_bytes(CONTENT)
     for location in (str(tmp_path / "source"), f"{site}/a.zip"):
-        fetch_file(location, tmp_path / "out" / "a.zip", SHA256, len(CONTENT))
+        fetch_file(location, tmp_path / "out" / "a.zip", CHECKSUM, len(CONTENT))
         assert (tmp_path / "out" / "a.zip").read_bytes() == CONTENT
 
 
@@ -147,23 +148,32 @@ def test_a_file_arrives_from_inside_an_installed_package(tmp_path: Path) -> None
     assert (tmp_path / "errors.py").read_bytes() == (ROOT / "finetune" / "errors.py").read_bytes()
 
 
+def test_an_md5_is_verified_where_the_publisher_gives_nothing_better(tmp_path: Path, site: str) -> None:
+    md5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+    fetch_file(f"{site}/a.zip", tmp_path / "a.zip", f"md5:{md5}", None)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    with pytest.raises(InputError, match=f"its md5 is {md5}, not the {'0' * 32} of params.yaml"):
+        fetch_file(f"{site}/a.zip", tmp_path / "b.zip", f"md5:{'0' * 32}", None)
+    assert not (tmp_path / "b.zip").exists()
+
+
 @pytest.mark.parametrize("source", ["path", "server"])
 def test_a_wrong_sha256_names_file_and_both_and_keeps_nothing(tmp_path: Path, site: str, source: str) -> None:
     location = f"{site}/a.zip" if source == "server" else str(tmp_path / "site" / "a.zip")
     wrong = "0" * 64
     with pytest.raises(InputError, match=f"{location}: its sha256 is {SHA256}, not the {wrong} of params.yaml"):
-        fetch_file(location, tmp_path / "out" / "a.zip", wrong, None)
+        fetch_file(location, tmp_path / "out" / "a.zip", f"sha256:{wrong}", None)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_wrong_size_is_refused_before_the_download(tmp_path: Path, site: str) -> None:
     with pytest.raises(InputError, match=f"a.zip: it has {len(CONTENT)} bytes, not the 5 of params.yaml"):
-        fetch_file(f"{site}/a.zip", tmp_path / "a.zip", SHA256, 5)
+        fetch_file(f"{site}/a.zip", tmp_path / "a.zip", CHECKSUM, 5)
 
 
 def test_a_download_that_ends_early_keeps_nothing(tmp_path: Path, site: str) -> None:
     with pytest.raises(InputError, match=r"cut\.bin: .*check the address and the network"):
-        fetch_file(f"{site}/cut.bin", tmp_path / "out" / "cut.bin", SHA256, None)
+        fetch_file(f"{site}/cut.bin", tmp_path / "out" / "cut.bin", CHECKSUM, None)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -179,12 +189,12 @@ def test_a_download_that_ends_early_keeps_nothing(tmp_path: Path, site: str) -> 
 )
 def test_what_is_not_there_is_named(tmp_path: Path, location: str, fault: str) -> None:
     with pytest.raises(InputError, match=fault):
-        fetch_file(location, tmp_path / "a.zip", SHA256, None)
+        fetch_file(location, tmp_path / "a.zip", CHECKSUM, None)
 
 
 def test_a_file_that_the_server_lacks_is_named(tmp_path: Path, site: str) -> None:
     with pytest.raises(InputError, match=r"b\.zip: 404 Client Error"):
-        fetch_file(f"{site}/b.zip", tmp_path / "b.zip", SHA256, None)
+        fetch_file(f"{site}/b.zip", tmp_path / "b.zip", CHECKSUM, None)
 
 
 def test_a_model_is_its_configuration_and_the_weights_with_a_sha256(tmp_path: Path, model: Path) -> None:

@@ -33,7 +33,11 @@ def fetch_real_archives(copy: Copy, spoil: Callable[[Path], None]) -> str:
             archive.writestr("a", name * 1000)
         sha256 = copy.run("sha256sum", str(archives / name)).stdout.split()[0]
         keys = ("fetch", "flickr8k", name)
-        value = {"location": f"archives/{name}", "sha256": sha256, "bytes": (archives / name).stat().st_size}
+        value = {
+            "location": f"archives/{name}",
+            "checksum": f"sha256:{sha256}",
+            "bytes": (archives / name).stat().st_size,
+        }
         copy.set_param(*keys, value=copy.params()["fetch"]["flickr8k"][name] | value)
     spoil(archives / "Flickr8k_Dataset.zip")
     failed = copy.dvc("repro", "fetch@flickr8k", check=False)
