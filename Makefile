@@ -1,6 +1,6 @@
 # Two commands matter: `make repro` and `make test`. Each installs what it needs first, once.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && command -v $$p && break; done)
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

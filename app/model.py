@@ -63,7 +63,7 @@ class Model:
 def load_model(folder: Path) -> Model:
     """Check every file's hash, then load: fp16 on a GPU, fp32 on a CPU. Raises InputError with the remedy."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no model here; run `dvc pull` or `dvc repro`")
+        raise InputError(f"{folder}: no model here; run `dvc pull export` or `dvc repro`")
     check_manifest(folder, remedy="run `dvc checkout --force` or `dvc repro`")
     device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
     pipeline = StableDiffusionPipeline.from_pretrained(

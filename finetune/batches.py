@@ -70,12 +70,6 @@ class CaptionedLatents:
         return torch.from_numpy(self.token_ids[self.rows[row]["first"] + number].astype(np.int64))
 
 
-def spread(rows: list[int], count: int) -> list[int]:
-    """At most `count` of `rows`, evenly spread over them."""
-    count = min(count, len(rows))
-    return [rows[i * len(rows) // count] for i in range(count)]
-
-
 @dataclass(frozen=True)
 class Schedule:
     """Which samples make up which step. The last partial global batch of an epoch is left out."""

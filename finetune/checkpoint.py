@@ -10,15 +10,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from finetune.outputs import whole_file
+
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write `tensors` and the JSON-serialisable `state` so that `path` is either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, partial, {"state": json.dumps(state)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, partial, {"state": json.dumps(state)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

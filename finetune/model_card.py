@@ -66,7 +66,7 @@ Pictures after preprocessing:
 
 Archives as fetched:
 
-{_table(("data set", "archive", "from", "sha256"), _archives(recipe.fetch))}
+{_table(("data set", "archive", "from", "checksum"), _archives(recipe.fetch))}
 
 ## Training
 
@@ -175,7 +175,7 @@ def _counts(data: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def _archives(fetch: Fetch) -> list[list[str]]:
     return [
-        [dataset, name, _origin(archive.location), archive.sha256 or "drawn from its seed"]
+        [dataset, name, _origin(archive.location), archive.checksum or "drawn from its seed"]
         for dataset, archives in (("coco", fetch.coco), ("flickr8k", fetch.flickr8k))
         for name, archive in archives.items()
     ]

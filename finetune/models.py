@@ -50,7 +50,7 @@ def load_pipeline(base: Path, unet: UNet2DConditionModel | None = None) -> Stabl
 
 def _load(kind: Any, folder: Path, **options: Any) -> Any:
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; run `dvc repro` or `dvc pull`")
+        raise InputError(f"{folder}: no such folder; run `dvc repro`")
     extra = {} if kind in (CLIPTokenizer, DDIMScheduler) else {"use_safetensors": True}
     try:
         return kind.from_pretrained(folder, local_files_only=True, **extra, **options)

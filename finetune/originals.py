@@ -110,7 +110,7 @@ def _open(path: Path) -> zipfile.ZipFile:
 
 
 def _remedy() -> str:
-    return "correct its location or sha256 under `fetch` in params.yaml and run `dvc repro`"
+    return "correct its location or checksum under `fetch` in params.yaml and run `dvc repro`"
 
 
 def _pictures(archive: zipfile.ZipFile) -> dict[str, str]:

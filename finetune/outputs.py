@@ -17,6 +17,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        for file in partial.rglob("*.safetensors"):
+            file.chmod(0o644)  # the library makes them readable to their owner alone
         if path.exists():
             shutil.rmtree(path)
         os.replace(partial, path)

@@ -44,6 +44,13 @@ class Archive(Section):
         return self
 
 
+WEIGHTS = {
+    "text_encoder/model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+}
+
+
 class Base(Section):
     location: Annotated[str, Field(min_length=1)]
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
@@ -53,6 +60,9 @@ class Base(Section):
     def _pinned(self) -> "Base":
         if self.location.startswith("hf://") and self.revision is None:
             raise ValueError("revision may be null only for a local folder; give the hub commit's 40 digits")
+        missing = WEIGHTS - self.sha256.keys()
+        if missing:
+            raise ValueError(f"sha256 lacks {', '.join(sorted(missing))}; give the 64 digits of `sha256sum FILE`")
         return self
 
 
@@ -145,6 +155,10 @@ class Params(Section):
     def _consistent(self) -> "Params":
         if self.fid.extractor not in self.fetch.extractor:
             raise ValueError(f"fid.extractor is {self.fid.extractor!r}, which fetch.extractor does not list")
+        if self.fid.kid_subset_size > self.generate.images:
+            raise ValueError(
+                f"fid.kid_subset_size is {self.fid.kid_subset_size}, more than generate.images, {self.generate.images}"
+            )
         return self
 
 

@@ -53,12 +53,6 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
     return file.getvalue()
 
 
-def encode_png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # photographs hardly shrink further and take many times as long
-    return file.getvalue()
-
-
 def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))

@@ -12,10 +12,10 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from finetune.checkpoint import load_checkpoint, save_checkpoint
@@ -23,17 +23,18 @@ from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.repository import repository_root
 
-KEPT = 2  # the newest, and the one before it
+FINISHED = "finished"
 
 
 def run_key(determinants: dict[str, Any], files: list[Path]) -> str:
-    """16 hexadecimal digits that differ when the parameters, any of the files, our code or torch's version differ."""
-    loaded = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("finetune"))
+    """16 hexadecimal digits that differ when the parameters, a file, our code or a library's version differ."""
+    ours = ("finetune", "stages", "__main__")
+    loaded = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(ours))
     content = {
+        "versions": {name: version(name) for name in ("accelerate", "diffusers", "torch", "transformers")},
         "determinants": determinants,
         "code": {Path(file).name: sha256_of(Path(file)) for file in loaded if file},
         "files": {str(file): sha256_of(file) for file in sorted(files)},
-        "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -46,16 +47,16 @@ class Checkpoints:
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         save_checkpoint(self.folder / f"step-{step:08d}.safetensors", tensors, state | {"step": step})
-        for old in self._files()[:-KEPT]:
+        for old in self._files()[:-1]:
             old.unlink()
 
     def load_latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         files = self._files()
         return load_checkpoint(files[-1]) if files else None
 
-    def clear(self) -> None:
-        """Forget the run: its outputs are complete."""
-        shutil.rmtree(self.folder)
+    def finish(self) -> None:
+        """The run's outputs are written. Its last checkpoint stays until another run starts: DVC may be killed yet."""
+        (self.folder / FINISHED).touch()
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))
@@ -69,6 +70,9 @@ def exclusive(key: str) -> Iterator[Checkpoints]:
     """
     folder = repository_root() / ".dvc/tmp/resume" / key
     folder.mkdir(parents=True, exist_ok=True)
+    for other in folder.parent.glob(f"*/{FINISHED}"):
+        if other.parent != folder:
+            shutil.rmtree(other.parent)
     with folder.with_suffix(".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,7 +4,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 INDEX = "index.parquet"
+T = TypeVar("T")
 
 
 def shard_name(number: int) -> str:
@@ -38,6 +39,12 @@ def read_shard(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
                 yield info.name, np.asarray(image.convert("RGB"))
 
 
+def encode_png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)  # photographs hardly shrink further and take many times as long
+    return file.getvalue()
+
+
 def write_index(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
 
@@ -45,6 +52,12 @@ def write_index(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> No
 def read_index(folder: Path) -> list[dict[str, Any]]:
     """The rows of a folder's index, in shard order."""
     return pq.read_table(folder / INDEX).to_pylist()
+
+
+def spread(rows: list[T], count: int) -> list[T]:
+    """At most `count` of `rows`, evenly spread over them, so that each data set has its share."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def read_images(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:

@@ -7,7 +7,11 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from safetensors import SafetensorError
+
 from finetune.errors import InputError
+
+NO_SPACE = f"os error {errno.ENOSPC}"  # what safetensors says instead of an errno
 
 
 def run_stage(work: Callable[[], None]) -> None:
@@ -26,10 +30,13 @@ def run_stage(work: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename}: no such file; `dvc repro` makes what a stage reads")
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and NO_SPACE not in str(error):
             raise
-        sys.exit(f"error: no space left on the disk at {error.filename or 'the output'}; free some and run again")
+        place = getattr(error, "filename", None) or "the output"
+        sys.exit(f"error: no space left on the disk at {place}; free some and run again")
 
 
 def _stop(signum: int, _frame: FrameType | None) -> None:

@@ -16,6 +16,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import: 
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 from finetune.repository import repository_root
 
@@ -46,11 +47,14 @@ class Run:
 
 @contextmanager
 def tracked_run(params: dict[str, Any], run_id: str | None) -> Iterator[Run]:
-    """Open a new run with `params`, or go on with the run `run_id`; its status follows how the block ends."""
+    """Go on with the run `run_id` if this store knows it, else open a new one with `params`.
+
+    Its status follows how the block ends.
+    """
     root = repository_root().resolve()
     uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
     client = MlflowClient(tracking_uri=uri)
-    if run_id is None:
+    if run_id is None or not _knows(client, run_id):
         run_id = _create(client, uri, root)
         for name, value in params.items():
             client.log_param(run_id, name, value)
@@ -59,7 +63,7 @@ def tracked_run(params: dict[str, Any], run_id: str | None) -> Iterator[Run]:
     run = Run(client, run_id)
     try:
         yield run
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         run.flush()
         client.set_terminated(run_id, "KILLED")
         raise
@@ -68,6 +72,15 @@ def tracked_run(params: dict[str, Any], run_id: str | None) -> Iterator[Run]:
         raise
     run.flush()
     client.set_terminated(run_id, "FINISHED")
+
+
+def _knows(client: MlflowClient, run_id: str) -> bool:
+    """Whether this store is the one that an earlier part of the training was recorded in."""
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        return False
+    return True
 
 
 def _create(client: MlflowClient, uri: str, root: Path) -> str:

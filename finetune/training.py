@@ -1,5 +1,6 @@
 """The training loop: batches that are a function of the step, checkpoints that hold the whole state."""
 
+import copy
 import logging
 import math
 import signal
@@ -80,7 +81,8 @@ class Trainer:
         self.text_encoder = text_encoder.to(accelerator.device)
         optimizer = torch.optim.AdamW(unet.parameters(), lr=params.lr, weight_decay=params.adam_weight_decay)
         self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
-        self.ema = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
+        # the averaged weights live in a network of their own, ready to be looked at
+        self.averaged = copy.deepcopy(accelerator.unwrap_model(self.unet)).eval().requires_grad_(False)
         self.recent_losses: list[Tensor] = []  # of the row of the curve that is not full yet
 
     def weights(self) -> dict[str, Tensor]:
@@ -146,9 +148,8 @@ class Trainer:
                 bar.update()
                 if done % self.params.validation_steps == 0 or done == steps:
                     look(done)
+                if done % self.params.checkpoint_steps == 0 or done == steps or stop.requested:
                     run.flush()
-                at_checkpoint = done % self.params.checkpoint_steps == 0
-                if (at_checkpoint or stop.requested) and done < steps:
                     self.save(checkpoints, done, history, run.run_id)
                 if stop.requested:
                     log.info("checkpoint written at step %d of %d", done, steps)
@@ -181,11 +182,10 @@ class Trainer:
     @torch.no_grad()
     def _average(self, step: int) -> None:
         weight = 1 - ema_decay(step, self.params.ema_decay)
-        weights = self.weights()
-        torch._foreach_lerp_([self.ema[name] for name in weights], list(weights.values()), weight)
+        torch._foreach_lerp_(list(self.averaged.state_dict().values()), list(self.weights().values()), weight)
 
     def save(self, checkpoints: Checkpoints, step: int, history: History, run_id: str) -> None:
-        tensors = prefixed("unet", self.weights()) | prefixed("ema", self.ema)
+        tensors = prefixed("unet", self.weights()) | prefixed("ema", self.averaged.state_dict())
         tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
         if self.recent_losses:
             tensors["recent_losses"] = torch.stack(self.recent_losses)
@@ -194,11 +194,10 @@ class Trainer:
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.accelerator.unwrap_model(self.unet).load_state_dict(unprefixed("unet", tensors))
-        device = self.accelerator.device
-        self.ema = {name: tensor.to(device) for name, tensor in unprefixed("ema", tensors).items()}
+        self.averaged.load_state_dict(unprefixed("ema", tensors))
         restore_optimizer(self.optimizer, unprefixed("optimizer", tensors))
         if "recent_losses" in tensors:
-            self.recent_losses = list(tensors["recent_losses"].to(device))
+            self.recent_losses = list(tensors["recent_losses"].to(self.accelerator.device))
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from finetune.batches import Batch, CaptionedLatents, spread
+from finetune.batches import Batch, CaptionedLatents
 from finetune.diffusion import loss_per_sample
 from finetune.seeding import generator
+from finetune.shards import spread
 from finetune.training import Trainer
 
 BINS = 4  # equal parts of the timestep range; each image is seen once in each

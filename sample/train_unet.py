@@ -40,11 +40,14 @@ WORK = Path(".dvc/tmp/sample")
 SEED = 3
 SCENES = 2000
 HELD_OUT = range(1_000_000, 1_000_032)
-STEPS = 3200
+STEPS = 3800
 BATCH = 16  # in two halves, a thread each: faster than two threads on one batch
 LEARNING_RATE = 1e-3
 EMA_DECAY = 0.998
 CAPTION_DROPOUT = 0.1
+# where an object's place shows in the noise and its shape does not yet: only there the caption must tell the shape
+SHAPE_TIMESTEPS = (450, 850)
+SHAPE_FROM = 2250  # from this step on, every other batch is drawn there
 SAVE_EVERY = 250
 LOOK_EVERY = 500
 NOISE_SCHEDULE = {
@@ -107,10 +110,10 @@ def batch_at(step: int, latents: Tensor, embeddings: Tensor) -> tuple[Tensor, Te
     wording = torch.randint(5, (BATCH,), generator=rng)
     row = torch.where(torch.rand(BATCH, generator=rng) < CAPTION_DROPOUT, len(embeddings) - 1, index * 5 + wording)
     noise = torch.randn((BATCH, *latents.shape[1:]), generator=rng)
+    low, high = (0, 1000) if step < SHAPE_FROM or step % 2 else SHAPE_TIMESTEPS
     # one timestep from each sixteenth of the range: less noise in the gradient than independent draws
-    timesteps = ((torch.arange(BATCH) + torch.rand(BATCH, generator=rng)) / BATCH * 1000).long()[
-        torch.randperm(BATCH, generator=rng)
-    ]
+    strata = torch.randperm(BATCH, generator=rng) + torch.rand(BATCH, generator=rng)
+    timesteps = (low + strata / BATCH * (high - low)).long()
     return latents[index], noise, timesteps, embeddings[row]
 
 

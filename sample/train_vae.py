@@ -32,9 +32,11 @@ LOG = Path("sample/logs/vae.json")
 CHECKPOINT = Path(".dvc/tmp/sample/vae.safetensors")
 SEED = 1
 SCENES_PER_STYLE = 500
-PHASES = ((700, 64, 16), (1000, 128, 8), (300, 256, 2), (120, 512, 1))  # steps, crop in pixels, batch
+PHASES = ((700, 64, 16), (1000, 128, 8), (300, 256, 2), (120, 512, 1), (400, 256, 2))  # steps, crop in pixels, batch
 STEPS = sum(steps for steps, _, _ in PHASES)
+DECODER_FROM = STEPS - PHASES[-1][0]  # the last phase trains the decoder alone: latents made before stay valid
 LEARNING_RATE = 2e-3
+DECODER_LEARNING_RATE = 1e-3
 EMA_DECAY = 0.995
 KL_WEIGHT = 1e-6
 HELD_OUT = range(1_000_000, 1_000_024)
@@ -137,7 +139,12 @@ def loss_of(vae: AutoencoderKL, images: Tensor, step: int) -> Tensor:
 
 
 def learning_rate(step: int) -> float:
-    return LEARNING_RATE * min(1.0, step / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / STEPS)) / 2)
+    """Warm-up and half a cosine, then half a cosine for the decoder."""
+    peak, first, steps = LEARNING_RATE, 0, DECODER_FROM
+    if step >= DECODER_FROM:
+        peak, first, steps = DECODER_LEARNING_RATE, DECODER_FROM, STEPS - DECODER_FROM
+    done = step - first
+    return peak * min(1.0, done / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * done / steps)) / 2)
 
 
 @torch.no_grad()
@@ -195,6 +202,11 @@ def main() -> None:
         first, seconds, curve = state["step"], state["seconds"], state["curve"]
     started = time.monotonic() - seconds
     for step in range(first, STEPS):
+        if step == DECODER_FROM:
+            vae.load_state_dict(ema)
+        if step >= DECODER_FROM:
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
         optimizer.param_groups[0]["lr"] = learning_rate(step)
         loss = loss_of(vae, batch_at(pixels, step).contiguous(memory_format=torch.channels_last), step)
         loss.backward()
@@ -203,7 +215,7 @@ def main() -> None:
         optimizer.zero_grad()
         for name, tensor in vae.state_dict().items():
             ema[name].lerp_(tensor, 1 - min(EMA_DECAY, (1 + step) / (10 + step)))
-        if (step + 1) % 100 == 0 or step + 1 == STEPS:
+        if (step + 1) % 100 == 0 or step + 1 in (DECODER_FROM, STEPS):
             seconds = time.monotonic() - started
             curve.append({"step": step + 1, "loss": round(loss.item(), 4), "seconds": round(seconds)})
             print(curve[-1], flush=True)

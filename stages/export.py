@@ -14,7 +14,7 @@ from finetune.models import load_scheduler
 from finetune.outputs import whole_directory, write_json
 from finetune.params import load_params
 from finetune.pictures import grid
-from finetune.shards import read_images, read_index
+from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
 
 WEIGHTS = {
@@ -26,7 +26,7 @@ WEIGHTS = {
 
 def export(base: Path, tuned: Path, generated: Path, output: Path, recipe: Recipe, evidence: Evidence) -> None:
     """Raises InputError if a weight is not finite or does not fit fp16."""
-    rows = evenly(read_index(generated), recipe.export.preview_images)
+    rows = spread(read_index(generated), recipe.export.preview_images)
     with whole_directory(output) as folder:
         for part, source in (("text_encoder", base / "text_encoder"), ("unet", tuned), ("vae", base / "vae")):
             _write_part(source, folder / part, WEIGHTS[part])
@@ -40,12 +40,6 @@ def export(base: Path, tuned: Path, generated: Path, output: Path, recipe: Recip
         (folder / "LICENSE").write_text(license_note(recipe) + "\n")
         (folder / "README.md").write_text(model_card(recipe, evidence, rows[0]["prompt"], rows[0]["seed"]))
         write_manifest(folder)
-
-
-def evenly(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """`count` of the rows, or all if there are fewer, spread over the whole list and so over the data sets."""
-    count = min(count, len(rows))
-    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def _write_part(source: Path, target: Path, weights: str) -> None:

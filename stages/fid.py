@@ -19,7 +19,7 @@ from finetune.outputs import whole_file, write_json
 from finetune.params import Fid, load_params
 from finetune.pictures import grid
 from finetune.seeding import generator
-from finetune.shards import read_images, read_index
+from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
 
 Row = dict[str, Any]
@@ -32,7 +32,7 @@ GRID_COLORS = 256  # a palette keeps the grid small enough for git
 def fid(images: Path, generated: Path, extractor: Path, metrics: Path, picture: Path, params: Fid) -> None:
     """Write `metrics` (JSON) and `picture` (PNG).
 
-    The floor is what real training images score in place of generated ones, as many as there are validation images.
+    The floor is what real training images score in place of generated ones, as many as were generated.
     Raises InputError where a generated picture is a copy of a real one, or where a figure cannot be true.
     """
     rows = [row for dataset in paths.DATASETS for row in read_index(images / dataset)]
@@ -44,7 +44,7 @@ def fid(images: Path, generated: Path, extractor: Path, metrics: Path, picture: 
     network = load_extractor(extractor / params.extractor)
     known = {row["sha256"]: f"{row['split']} image {row['id']} of {row['dataset']}" for row in rows}
     reference = extract(network, _pixels(images, validation), params.batch_size)
-    floor = extract(network, _pixels(images, _draw(training, len(validation), params.seed)), params.batch_size)
+    floor = extract(network, _pixels(images, _draw(training, len(drawn["base"]), params.seed)), params.batch_size)
     report: dict[str, dict[str, Any]] = {"floor": _figures(network, floor, reference, params)}
     for model, chosen in drawn.items():
         pictures = _no_copies(read_images(generated / model, chosen), known)
@@ -119,9 +119,7 @@ def _no_copies(pictures: Iterable[tuple[Row, NDArray[np.uint8]]], known: dict[st
 
 def _grid(images: Path, generated: Path, validation: list[Row], drawn: dict[str, list[Row]]) -> Image.Image:
     """Base, tuned and real pictures of an even spread of the captions."""
-    total = len(drawn["base"])
-    positions = [i * total // GRID_CAPTIONS for i in range(GRID_CAPTIONS)] if total > GRID_CAPTIONS else range(total)
-    wanted = {model: [rows[i] for i in positions] for model, rows in drawn.items()}
+    wanted = {model: spread(rows, GRID_CAPTIONS) for model, rows in drawn.items()}
     captions = [row["prompt"] for row in wanted["base"]]
     chosen = {(row["dataset"], row["id"]) for row in wanted["base"]}
     real = [row for row in validation if (row["dataset"], row["id"]) in chosen]

@@ -1,7 +1,6 @@
 """generate: draw one picture per chosen validation image from its first caption, with the base or the tuned UNet."""
 
 import argparse
-import io
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from finetune.outputs import whole_directory
 from finetune.params import Generate, load_params
 from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
-from finetune.shards import INDEX, read_index, shard_name, write_index, write_shard
+from finetune.shards import INDEX, encode_png, read_index, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
 
 SHARD_IMAGES = 1000
@@ -48,7 +47,7 @@ def generate(images: Path, base: Path, tuned: Path | None, generated: Path, para
         batch_size=params.batch_size,
     )
     members = (
-        (row["member"], _png(Image.fromarray(picture)))
+        (row["member"], encode_png(Image.fromarray(picture)))
         for row, picture in tqdm(zip(rows, pictures, strict=True), "generate", len(rows), unit="image", disable=None)
     )
     with whole_directory(generated) as folder:
@@ -67,24 +66,18 @@ def _plan(images: Path, params: Generate) -> list[dict[str, Any]]:
             f"params.yaml: generate.images is {params.images}, but {images} has {len(candidates)} validation images; "
             "lower it"
         )
-    chosen = [candidates[i * len(candidates) // params.images] for i in range(params.images)]
+    chosen = spread(candidates, params.images)
     return [
         {
             "id": row["id"],
             "dataset": row["dataset"],
             "shard": shard_name(i // SHARD_IMAGES),
             "member": f"{row['dataset']}-{row['id']}.png",
-            "prompt": row["captions"][0].strip(),
+            "prompt": " ".join(row["captions"][0].split()),
             "seed": derive_seed(params.seed, row["id"]),
         }
         for i, row in enumerate(chosen)
     ]
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def main() -> None:

@@ -37,11 +37,13 @@ def latents(images: Path, vae_folder: Path, out: Path, batch_size: int) -> None:
                 batches.append(encode_moments(vae, np.stack([pixels for _, pixels in batch])))
                 bar.update(len(batch))
             moments = np.concatenate(batches)
+            assert len(moments) == len(ids), f"{tar} holds other images than the index says"
             finite = np.isfinite(moments).all(axis=(1, 2, 3, 4))
             if not finite.all():
                 name = ids[int(np.argmin(finite))]
                 raise InputError(f"{images / tar}: the latents of {name} are not finite; check the image and the VAE")
-            np.save(partial / shard_name(number), moments)
+            with (partial / shard_name(number)).open("wb") as file:  # np.save by name hides a full disk's errno
+                np.save(file, moments)
             shards.append(
                 {"file": shard_name(number), "images": len(ids), "sha256": sha256_of(partial / shard_name(number))}
             )

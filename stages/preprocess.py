@@ -22,8 +22,8 @@ from finetune.originals import SPLITS, DroppedError, Listing, Original, Split
 from finetune.outputs import whole_directory, write_json
 from finetune.parallel import worker_pool
 from finetune.params import PreprocessDataset, load_params
-from finetune.pixels import decode, encode_jpeg, encode_png, to_square
-from finetune.shards import INDEX, shard_name, write_index, write_shard
+from finetune.pixels import decode, encode_jpeg, to_square
+from finetune.shards import INDEX, encode_png, shard_name, write_index, write_shard
 from finetune.stage import run_stage
 
 LISTS = {"coco": list_coco, "flickr8k": list_flickr8k}

@@ -58,7 +58,8 @@ def tokenize(images: Sequence[Path], tokenizer: Path, tokens: Path, metrics: Pat
     ids = token_ids(clip, captions)
     truncated = count_truncated(clip, captions, ids)
     with whole_directory(tokens) as folder:
-        np.save(folder / "ids.npy", ids)
+        with (folder / "ids.npy").open("wb") as file:  # np.save by name hides a full disk's errno
+            np.save(file, ids)
         write_index(folder / "images.parquet", rows, SCHEMA)
         manifest = {
             "empty": token_ids(clip, [""])[0].tolist(),

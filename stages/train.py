@@ -1,6 +1,5 @@
 """Stage train-fp16: tokens, latents and the base model -> models/tuned and metrics/train*."""
 
-import copy
 import csv
 import logging
 from pathlib import Path
@@ -8,10 +7,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from finetune import paths
-from finetune.batches import CaptionedLatents, spread
+from finetune.batches import CaptionedLatents
 from finetune.models import load_pipeline, load_unet
 from finetune.outputs import whole_directory, whole_file, write_json
 from finetune.params import Train, load_params
@@ -19,6 +18,7 @@ from finetune.pictures import grid
 from finetune.resume import exclusive, run_key
 from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
+from finetune.shards import spread
 from finetune.stage import run_stage
 from finetune.tracking import tracked_run
 from finetune.training import History, Trainer
@@ -64,8 +64,7 @@ def train(
             history, first, run_id = History(**state["history"]), state["step"], state["run_id"]
             log.info("going on at step %d of %d", first, trainer.schedule.steps)
         grids = checkpoints.folder / "samples"
-        averaged = copy.deepcopy(unet).eval().requires_grad_(False)
-        pipeline.unet = averaged
+        pipeline.unet = trainer.averaged
         pipeline.to(accelerator.device)
         rows = spread(data.of_split("validation"), params.sample_images)
         captions = pipeline.tokenizer.batch_decode([data.caption_ids(row, 0) for row in rows], skip_special_tokens=True)
@@ -73,8 +72,7 @@ def train(
         with tracked_run(params.model_dump(), run_id) as run:
 
             def look(step: int) -> None:
-                averaged.load_state_dict(trainer.ema)
-                scores = validate(trainer, averaged, params.validation_images)
+                scores = validate(trainer, trainer.averaged, params.validation_images)
                 history.validations.append({"step": step} | scores)
                 run.metric(step, **{f"validation_{name}": value for name, value in scores.items()})
                 sheet = grids / f"step_{step:06d}.png"
@@ -84,11 +82,10 @@ def train(
             if first == 0:
                 look(0)
             trainer.train(checkpoints, run, history, first, look)
-            averaged.load_state_dict(trainer.ema)
             if accelerator.is_main_process:
-                write_outputs(trainer, averaged, history, grids, tuned, metrics, curves, samples)
+                write_outputs(trainer, history, grids, tuned, metrics, curves, samples)
         if accelerator.is_main_process:
-            checkpoints.clear()
+            checkpoints.finish()
 
 
 def draw_samples(pipeline: StableDiffusionPipeline, captions: list[str], params: Train, out: Path) -> None:
@@ -103,7 +100,6 @@ def draw_samples(pipeline: StableDiffusionPipeline, captions: list[str], params:
 
 def write_outputs(
     trainer: Trainer,
-    unet: UNet2DConditionModel,
     history: History,
     grids: Path,
     tuned: Path,
@@ -113,7 +109,7 @@ def write_outputs(
 ) -> None:
     first, last = history.validations[0], history.validations[-1]
     with whole_directory(tuned) as partial:
-        unet.save_pretrained(partial)
+        trainer.averaged.save_pretrained(partial)
     with whole_directory(samples) as partial:
         for sheet in sorted(grids.iterdir()):
             (partial / sheet.name).write_bytes(sheet.read_bytes())

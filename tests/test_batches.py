@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.batches import Schedule, spread
+from finetune.batches import Schedule
 from finetune.seeding import derive_seed, generator
+from finetune.shards import spread
 
 
 def test_every_epoch_is_a_permutation_of_its_own() -> None:

@@ -16,7 +16,7 @@ from finetune.errors import InputError
 from finetune.manifest import MANIFEST, check_manifest
 from finetune.model_card import model_card
 from finetune.params import Base
-from stages.export import WEIGHTS, evenly, export
+from stages.export import WEIGHTS, export
 from tests.tiny_run import TinyRun, make_tiny_run
 
 STRANGER = """
@@ -127,9 +127,3 @@ def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: Ti
     assert hub.data.base_model == "somebody/some-model"
     assert "a" * 40 in hub.text
     assert "/home/somebody" not in card_of(Base(location="/home/somebody/my-base", revision=None, sha256={})).content
-
-
-def test_previews_are_spread_over_all_pictures() -> None:
-    rows = [{"id": i} for i in range(10)]
-    assert [row["id"] for row in evenly(rows, 4)] == [0, 2, 5, 7]
-    assert evenly(rows, 40) == rows

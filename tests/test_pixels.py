@@ -6,7 +6,8 @@ from PIL import Image, ImageCms
 from PIL.Image import Resampling
 
 from finetune.originals import DroppedError
-from finetune.pixels import SIDE, decode, encode_jpeg, encode_png, to_square
+from finetune.pixels import SIDE, decode, encode_jpeg, to_square
+from finetune.shards import encode_png
 from tests.archives import PHOTOS, needs_photos
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
