@@ -29,11 +29,11 @@ FINISHED = "finished"
 def run_key(determinants: dict[str, Any], files: list[Path]) -> str:
     """16 hexadecimal digits that differ when the parameters, a file, our code or a library's version differ."""
     ours = ("finetune", "stages", "__main__")
-    loaded = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(ours))
+    loaded = {name: getattr(sys.modules[name], "__file__", None) for name in list(sys.modules) if name.startswith(ours)}
     content = {
         "versions": {name: version(name) for name in ("accelerate", "diffusers", "torch", "transformers")},
         "determinants": determinants,
-        "code": {Path(file).name: sha256_of(Path(file)) for file in loaded if file},
+        "code": {name: sha256_of(Path(file)) for name, file in sorted(loaded.items()) if file},
         "files": {str(file): sha256_of(file) for file in sorted(files)},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
