@@ -165,7 +165,7 @@ def run_app(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> s
 
 
 def test_without_an_export_the_command_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert run_app(monkeypatch, tmp_path) == "error: models/export: no model here; run `dvc pull` or `dvc repro`"
+    assert run_app(monkeypatch, tmp_path) == "error: models/export: no model here; run `dvc pull export` or `dvc repro`"
 
 
 def test_a_changed_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_export: Path) -> None:

@@ -123,7 +123,10 @@ def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: Ti
         recipe = type(tiny_run.recipe)(tiny_run.recipe.export, fetch, tiny_run.recipe.train, tiny_run.recipe.generate)
         return ModelCard(model_card(recipe, tiny_run.evidence, "a star", 1))
 
-    hub = card_of(Base(location="hf://somebody/some-model", revision="a" * 40, sha256={}))
+    hashes = {f"{part}/{file}": "0" * 64 for part, file in WEIGHTS.items()}
+    hub = card_of(Base(location="hf://somebody/some-model", revision="a" * 40, sha256=hashes))
     assert hub.data.base_model == "somebody/some-model"
     assert "a" * 40 in hub.text
-    assert "/home/somebody" not in card_of(Base(location="/home/somebody/my-base", revision=None, sha256={})).content
+    assert (
+        "/home/somebody" not in card_of(Base(location="/home/somebody/my-base", revision=None, sha256=hashes)).content
+    )

@@ -60,7 +60,7 @@ def test_an_archive_that_cannot_be_opened_is_named_with_its_fault(tmp_path: Path
     archive = write_zip(tmp_path / "a.zip", {"a.jpg": b"x" * 1000})
     content = archive.read_bytes()
     archive.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(InputError, match=rf"a\.zip: {fault}; correct its location or sha256"), open_archive(archive):
+    with pytest.raises(InputError, match=rf"a\.zip: {fault}; correct its location or checksum"), open_archive(archive):
         pass
 
 
