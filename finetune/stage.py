@@ -31,7 +31,7 @@ def run_stage(work: Callable[[], None]) -> None:
         print("interrupted: finished stages are kept; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename}: no such file; `dvc repro` makes what a stage reads")
+        sys.exit(f"error: {error.filename or error}: no such file; `dvc repro` makes what a stage reads")
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) != errno.ENOSPC and NO_SPACE not in str(error):
             raise

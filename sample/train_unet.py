@@ -1,7 +1,9 @@
 """Train the sample's tiny U-Net on plain scenes: `python -m sample.train_unet`, after train_vae and train_text.
 
 Writes sample/base/{unet,scheduler} and model_index.json, sample/logs/unet.json and a picture every 500 steps.
-Run it again after an interruption: it goes on at its last checkpoint.
+Run it again after an interruption: it goes on at its last checkpoint. To start over, or after another autoencoder
+or text encoder, remove .dvc/tmp/sample first. The committed weights were made in one run whose STEPS was raised on the
+way (3200 until step 2250), so that their learning rate fell a little earlier between steps 1600 and 2250 than here.
 
 Flat pictures leak their mean colour through Stable Diffusion's own noise schedule, whose last step keeps a
 little signal: a model trained on it reads the background off the noise instead of the caption. So this one ends

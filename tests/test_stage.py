@@ -30,6 +30,18 @@ def test_a_wrong_input_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    "fault", [FileNotFoundError(2, "No such file", "data/tokens/ids.npy"), FileNotFoundError("data/tokens/ids.npy")]
+)
+def test_a_missing_input_names_the_file_and_what_makes_it(fault: FileNotFoundError) -> None:
+    def work() -> None:
+        raise fault
+
+    with pytest.raises(SystemExit) as caught:
+        run_stage(work)
+    assert caught.value.code == "error: data/tokens/ids.npy: no such file; `dvc repro` makes what a stage reads"
+
+
 def test_a_full_disk_is_one_line() -> None:
     def work() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "data/images")
