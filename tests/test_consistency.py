@@ -157,6 +157,7 @@ def test_a_stage_lists_params_that_exist(stage: Stage) -> None:
     for key in stage.params:
         value = content
         for part in key.split("."):
+            assert part in value, f"{stage.module} lists {key}, which params.yaml lacks"
             value = value[part]
 
 

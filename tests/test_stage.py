@@ -17,7 +17,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_a_stage_that_works_returns() -> None:
-    run_stage(lambda: None)
+    done: list[str] = []
+    run_stage(lambda: done.append("work"))
+    assert done == ["work"]
 
 
 def test_a_wrong_input_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
