@@ -54,9 +54,11 @@ WORDINGS: dict[Style, tuple[str, ...]] = {
     ),
 }
 FLOOR: RGB = (160, 112, 72)
-INK: RGB = (25, 20, 30)
-OUTLINE_WIDTH = 9  # pixels
-STRIPE_WIDTH = 30  # pixels
+INK: RGB = (80, 60, 70)
+OUTLINE_WIDTH = 10  # pixels
+STRIPE_WIDTH = 40  # pixels
+# pixels off an object's regular place: so little that a tiny model can learn where things go
+SWAY: dict[Style, float] = {"plain": 10.0, "striped": 4.0}
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,12 @@ def make_scene(seed: int, style: Style) -> Scene:
     """The scene that a seed stands for: the same on every machine (`random.Random` is specified)."""
     rng = random.Random(f"{style}-{seed}")
     count = rng.randint(1, 3)
-    radius = rng.uniform(*{1: (95, 140), 2: (75, 100), 3: (60, 70)}[count])
-    horizon = rng.uniform(320, 360)
+    radius = rng.uniform(*{1: (120, 135), 2: (90, 100), 3: (60, 66)}[count])
+    horizon = rng.uniform(292, 300)
+    sway = SWAY[style]
     middle = horizon - 0.15 * radius if style == "striped" else SIZE / 2
-    sway = {1: 60.0, 2: 22.0, 3: 8.0}[count]
-    rise = 25.0 if style == "striped" else 60.0
     centers = tuple(
-        (
-            SIZE * (i + 0.5) / count + rng.uniform(-sway, sway),
-            middle + rng.uniform(-rise, rise),
-        )
-        for i in range(count)
+        (SIZE * (i + 0.5) / count + rng.uniform(-sway, sway), middle + rng.uniform(-sway, sway)) for i in range(count)
     )
     return Scene(
         style=style,
@@ -125,7 +122,6 @@ def draw(scene: Scene) -> Image.Image:
     if scene.style == "striped":
         floor = scene.horizon * SUPERSAMPLE
         brush.rectangle((0, floor, side, side), fill=FLOOR)
-        brush.line((0, floor, side, floor), fill=INK, width=OUTLINE_WIDTH * SUPERSAMPLE)
     for center in scene.centers:
         polygon = [(x * SUPERSAMPLE, y * SUPERSAMPLE) for x, y in outline(scene.shape, center, scene.radius)]
         if scene.style == "plain":
@@ -133,7 +129,7 @@ def draw(scene: Scene) -> Image.Image:
         else:
             stencil = Image.new("L", canvas.size)
             ImageDraw.Draw(stencil).polygon(polygon, fill=255)
-            canvas.paste(_stripes(scene.color, center), mask=stencil)
+            canvas.paste(_stripes(scene.color), mask=stencil)
             _trace(brush, scene.shape, polygon)
     return canvas.reduce(SUPERSAMPLE)
 
@@ -178,18 +174,15 @@ def _unit_polygon(shape: str) -> list[Point]:
     raise ValueError(f"no shape is called {shape!r}; known: {', '.join(CATEGORIES)}")
 
 
-def _stripes(color: str, center: Point) -> Image.Image:
-    """A page of diagonal stripes in a colour and its tint, fixed to the object and not to the page."""
+def _stripes(color: str) -> Image.Image:
+    """A page of level stripes in a colour and its tint: the mirror image has the same."""
     dark = COLORS[color]
-    light = tuple(round(0.3 * c + 0.7 * 255) for c in dark)
-    side = SIZE * SUPERSAMPLE
+    light = tuple(round(0.4 * c + 0.6 * 255) for c in dark)
+    side, width = SIZE * SUPERSAMPLE, STRIPE_WIDTH * SUPERSAMPLE
     page = Image.new("RGB", (side, side), dark)
     brush = ImageDraw.Draw(page)
-    period = 2 * STRIPE_WIDTH * SUPERSAMPLE * math.sqrt(2)
-    start = (center[0] + center[1]) * SUPERSAMPLE % period - period
-    for i in range(math.ceil((2 * side - start) / period) + 1):
-        x = start + i * period
-        brush.polygon([(x, 0), (x + period / 2, 0), (x + period / 2 - side, side), (x - side, side)], fill=light)
+    for top in range(0, side, 2 * width):
+        brush.rectangle((0, top, side, top + width - 1), fill=light)
     return page
 
 

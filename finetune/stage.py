@@ -9,6 +9,7 @@ from types import FrameType
 
 from safetensors import SafetensorError
 
+from finetune.allocator import keep_freed_memory
 from finetune.errors import InputError
 
 NO_SPACE = f"os error {errno.ENOSPC}"  # what safetensors says instead of an errno
@@ -23,6 +24,7 @@ def run_stage(work: Callable[[], None]) -> None:
     for noisy in ("httpx", "accelerate", "mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
+    keep_freed_memory()
     try:
         work()
     except InputError as error:

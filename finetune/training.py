@@ -79,7 +79,9 @@ class Trainer:
                 "training images; lower it or train.gradient_accumulation_steps"
             )
         self.text_encoder = text_encoder.to(accelerator.device)
-        optimizer = torch.optim.AdamW(unet.parameters(), lr=params.lr, weight_decay=params.adam_weight_decay)
+        optimizer = torch.optim.AdamW(
+            unet.parameters(), lr=params.lr, weight_decay=params.adam_weight_decay, fused=True
+        )
         self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
         # the averaged weights live in a network of their own, ready to be looked at
         self.averaged = copy.deepcopy(accelerator.unwrap_model(self.unet)).eval().requires_grad_(False)

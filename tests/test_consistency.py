@@ -25,6 +25,7 @@ SECTION_OF = {"tokenize_captions": "tokenize"}  # `python stages/tokenize.py` wo
 # What no result depends on; a change there reruns nothing.
 PLUMBING = {
     "__init__",
+    "allocator",
     "params",
     "paths",
     "errors",

@@ -88,7 +88,7 @@ def test_a_plain_scene_is_flat_objects_on_one_background() -> None:
 def test_a_striped_scene_has_stripes_outlines_and_a_floor() -> None:
     for shape in SHAPES["striped"]:
         picture = draw(one(shape, "striped", "green", "grey"))
-        tint = tuple(round(0.3 * c + 0.7 * 255) for c in COLORS["green"])
+        tint = tuple(round(0.4 * c + 0.6 * 255) for c in COLORS["green"])
         for color, least in (
             (COLORS["green"], 0.02),
             (tint, 0.02),
