@@ -1,8 +1,8 @@
 """Captioned scenes drawn from a seed: the sample's stand-in for photographs.
 
 Two styles. *Plain* scenes (flat circles, squares and triangles on one background) are all that the
-tiny base model has seen; *striped* scenes (outlined, striped stars, hearts and rings in a room with a
-floor) are what fine-tuning teaches it. Every caption stays true when the picture is mirrored.
+tiny base model has seen; *striped* scenes (striped stars, hearts and rings in a room with a floor) are
+what fine-tuning teaches it. Every caption stays true when the picture is mirrored.
 """
 
 import math
@@ -54,8 +54,6 @@ WORDINGS: dict[Style, tuple[str, ...]] = {
     ),
 }
 FLOOR: RGB = (160, 112, 72)
-INK: RGB = (80, 60, 70)
-OUTLINE_WIDTH = 10  # pixels
 STRIPE_WIDTH = 40  # pixels
 # pixels off an object's regular place: so little that a tiny model can learn where things go
 SWAY: dict[Style, float] = {"plain": 10.0, "striped": 4.0}
@@ -130,7 +128,6 @@ def draw(scene: Scene) -> Image.Image:
             stencil = Image.new("L", canvas.size)
             ImageDraw.Draw(stencil).polygon(polygon, fill=255)
             canvas.paste(_stripes(scene.color), mask=stencil)
-            _trace(brush, scene.shape, polygon)
     return canvas.reduce(SUPERSAMPLE)
 
 
@@ -184,10 +181,3 @@ def _stripes(color: str) -> Image.Image:
     for top in range(0, side, 2 * width):
         brush.rectangle((0, top, side, top + width - 1), fill=light)
     return page
-
-
-def _trace(brush: ImageDraw.ImageDraw, shape: str, polygon: list[Point]) -> None:
-    width = OUTLINE_WIDTH * SUPERSAMPLE
-    paths = [polygon[: len(polygon) // 2], polygon[len(polygon) // 2 :]] if shape == "ring" else [polygon]
-    for path in paths:
-        brush.line([*path, path[0], path[1]], fill=INK, width=width, joint="curve")

@@ -3,8 +3,8 @@
 Writes sample/base/vae (fp16 safetensors) and sample/logs/vae.json. Run it again after an interruption: it
 goes on at its last checkpoint. Crops grow from 64 to 512 pixels. So small a net, started at random, folds all
 colours onto one grey axis and stays there; `start_as_block_means` starts it where colour is already kept.
-The committed weights saw objects up to a tenth larger, stripes a tenth narrower and everything less in its place
-than `finetune.scenes` draws them now; the log's figures are of the scenes as they are.
+The committed weights saw objects up to a tenth larger, with narrower stripes, a dark outline and less regular places
+than `finetune.scenes` draws now; the log's held-out figures are of the scenes as they are.
 """
 
 import itertools
@@ -33,7 +33,7 @@ OUT = Path("sample/base/vae")
 LOG = Path("sample/logs/vae.json")
 CHECKPOINT = Path(".dvc/tmp/sample/vae.safetensors")
 SEED = 1
-SCENES: dict[Style, int] = {"plain": 300, "striped": 700}  # outlines and stripes are what is hard
+SCENES: dict[Style, int] = {"plain": 300, "striped": 700}  # stripes are what is hard
 PHASES = ((700, 64, 16), (1500, 128, 8), (500, 256, 2), (150, 512, 1))  # steps, crop in pixels, batch
 STEPS = sum(steps for steps, _, _ in PHASES)
 LEARNING_RATE = 2e-3

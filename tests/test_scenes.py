@@ -11,7 +11,6 @@ from finetune.scenes import (
     COLORS,
     COUNTS,
     FLOOR,
-    INK,
     SHAPES,
     SIZE,
     WORDINGS,
@@ -85,14 +84,13 @@ def test_a_plain_scene_is_flat_objects_on_one_background() -> None:
         assert share(picture, COLORS["blue"]) + share(picture, BACKGROUNDS["pink"]) > 0.98
 
 
-def test_a_striped_scene_has_stripes_outlines_and_a_floor() -> None:
+def test_a_striped_scene_has_stripes_and_a_floor() -> None:
     for shape in SHAPES["striped"]:
         picture = draw(one(shape, "striped", "green", "grey"))
         tint = tuple(round(0.4 * c + 0.6 * 255) for c in COLORS["green"])
         for color, least in (
             (COLORS["green"], 0.02),
             (tint, 0.02),
-            (INK, 0.01),
             (FLOOR, 0.2),
             (BACKGROUNDS["grey"], 0.3),
         ):

@@ -32,7 +32,7 @@ def reran(copy: Copy) -> set[str]:
         (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TRAINING),
         (("latents", "batch_size"), 2, LATENTS | AFTER_TRAINING),
         (("train", "lr"), 1e-5, AFTER_TRAINING),
-        (("generate", "guidance_scale"), 2.0, {"generate-base", "generate-tuned"} | AFTER_FID),
+        (("generate", "guidance_scale"), 4.5, {"generate-base", "generate-tuned"} | AFTER_FID),
         (("fid", "kid_subsets"), 7, AFTER_FID),
         (("export", "name"), "another", {"export"}),
     ],
@@ -41,7 +41,9 @@ def reran(copy: Copy) -> set[str]:
 def test_a_parameter_reruns_what_it_affects(
     quick_copy: Copy, keys: tuple[str, ...], value: Any, expected: set[str]
 ) -> None:
+    before = quick_copy.params()
     quick_copy.set_param(*keys, value=value)
+    assert quick_copy.params() != before
     assert reran(quick_copy) == expected
 
 
