@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def fetch_files(archives: dict[str, Archive], folder: Path) -> None:
     """Fill `folder` with the files of that name, all or none."""
-    _fetch([Source(name, (a.location,), a.checksum, a.bytes) for name, a in sorted(archives.items())], folder)
+    _fetch([Source(name, tuple(a.locations), a.checksum, a.bytes) for name, a in sorted(archives.items())], folder)
 
 
 def fetch_base(base: Base, folder: Path) -> None:
