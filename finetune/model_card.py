@@ -175,7 +175,7 @@ def _counts(data: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def _archives(fetch: Fetch) -> list[list[str]]:
     return [
-        [dataset, name, _origin(archive.location), archive.checksum or "drawn from its seed"]
+        [dataset, name, ", ".join(map(_origin, archive.locations)), archive.checksum or "drawn from its seed"]
         for dataset, archives in (("coco", fetch.coco), ("flickr8k", fetch.flickr8k))
         for name, archive in archives.items()
     ]

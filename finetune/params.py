@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from finetune.errors import InputError
 from finetune.paths import PARAMS
@@ -17,6 +17,7 @@ from finetune.paths import PARAMS
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # md5 is for files whose publisher gives nothing better
 Checksum = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
+Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -28,16 +29,29 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _listed(value: Any) -> Any:
+    if isinstance(value, str | list):
+        return [value] if isinstance(value, str) else value
+    raise ValueError("give one location, or a list of http(s):// addresses of the same file")
+
+
 class Archive(Section):
     """A file to fetch. Only what is drawn here (`scenes:`) has nothing to be verified against."""
 
-    location: Annotated[str, Field(min_length=1)]
+    locations: Annotated[list[Text], Field(alias="location", min_length=1), BeforeValidator(_listed)]
     checksum: Checksum | None
     bytes: Positive | None
 
     @model_validator(mode="after")
+    def _mirrors_are_addresses(self) -> "Archive":
+        others = [location for location in self.locations if not location.startswith(("http://", "https://"))]
+        if len(self.locations) > 1 and others:
+            raise ValueError(f"a list of locations is for http(s):// addresses, which {others[0]!r} is not")
+        return self
+
+    @model_validator(mode="after")
     def _verifiable(self) -> "Archive":
-        if self.checksum is None and not self.location.startswith("scenes:"):
+        if self.checksum is None and not self.locations[0].startswith("scenes:"):
             raise ValueError(
                 "checksum may be null only for a scenes: location; give sha256: and the 64 digits of `sha256sum FILE`"
             )
@@ -52,7 +66,7 @@ WEIGHTS = {
 
 
 class Base(Section):
-    location: Annotated[str, Field(min_length=1)]
+    location: Text
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
     sha256: dict[str, Sha256]
 

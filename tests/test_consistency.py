@@ -35,6 +35,12 @@ PLUMBING = {
     "tracking",
     "repository",
     "remote_guard",
+    # What is downloaded is checked against params.yaml: a new version of these would only download it all again.
+    "transfer",
+    "download",
+    "partial_download",
+    "source",
+    "disk",
 }
 SOLE_IMPORTERS = {"yaml": "finetune/params.py", "mlflow": "finetune/tracking.py", "cleanfid": "finetune/features.py"}
 FORBIDDEN = {

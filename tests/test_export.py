@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from finetune.errors import InputError
 from finetune.manifest import MANIFEST, check_manifest
 from finetune.model_card import model_card
-from finetune.params import Base
+from finetune.params import Archive, Base
 from stages.export import WEIGHTS, export
 from tests.tiny_run import TinyRun, make_tiny_run
 
@@ -130,3 +130,11 @@ def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: Ti
     assert (
         "/home/somebody" not in card_of(Base(location="/home/somebody/my-base", revision=None, sha256=hashes)).content
     )
+
+
+def test_every_address_of_an_archive_is_told(tiny_run: TinyRun) -> None:
+    mirrors = ["http://host/train2017.zip", "https://mirror/train2017.zip"]
+    archive = Archive(location=mirrors, checksum=f"sha256:{'0' * 64}", bytes=None)
+    fetch = tiny_run.recipe.fetch.model_copy(update={"coco": {"train2017.zip": archive}})
+    recipe = type(tiny_run.recipe)(tiny_run.recipe.export, fetch, tiny_run.recipe.train, tiny_run.recipe.generate)
+    assert f"| coco | train2017.zip | {', '.join(mirrors)} |" in model_card(recipe, tiny_run.evidence, "a star", 1)

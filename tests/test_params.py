@@ -1,8 +1,10 @@
 """One loader: every fault of params.yaml is named at once, with its key, its value and what is allowed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from finetune.errors import InputError
 from finetune.params import Params, load_params
@@ -101,6 +103,37 @@ def test_an_archive_without_a_hash_is_refused_unless_it_is_drawn_here(file: Path
     file.write_text(text)
     with pytest.raises(InputError, match="checksum may be null only for a scenes: location"):
         load_params(file)
+
+
+def write_location(file: Path, location: Any) -> None:
+    """The committed parameters with val2017.zip elsewhere."""
+    content = yaml.safe_load(COMMITTED)
+    content["fetch"]["coco"]["val2017.zip"] = {"location": location, "checksum": f"sha256:{'0' * 64}", "bytes": None}
+    file.write_text(yaml.safe_dump(content))
+
+
+def test_an_archive_may_have_mirrors(file: Path) -> None:
+    mirrors = [f"http://{host}/val2017.zip" for host in ("images.cocodataset.org", "localhost")]
+    for written, expected in (("copies/val2017.zip", ["copies/val2017.zip"]), (mirrors, mirrors)):
+        write_location(file, written)
+        assert load_params(file).fetch.coco["val2017.zip"].locations == expected
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        (5, ".location is 5: give one location, or a list of http(s):// addresses of the same file"),
+        ([], ".location is []: list should have at least 1 item"),
+        ("", ".location.0 is '': string should have at least 1 character"),
+        (["http://host/val2017.zip", "copies/val2017.zip"], ": a list of locations is for http(s):// addresses, which"),
+    ],
+)
+def test_what_is_no_location_is_refused(file: Path, location: Any, expected: str) -> None:
+    write_location(file, location)
+    with pytest.raises(InputError) as caught:
+        load_params(file)
+    assert f"fetch.coco.val2017.zip{expected}" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_hub_model_without_a_revision_is_refused(file: Path) -> None:

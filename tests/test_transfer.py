@@ -1,180 +1,54 @@
+"""Files of every origin reach their folder together, or what has arrived waits for the next run."""
+
 import hashlib
-import http.server
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
+from urllib3.util import Retry
 
+from finetune import disk
 from finetune.errors import InputError
-from finetune.transfer import fetch_file, fetch_model
+from finetune.partial_download import PartialDownload
+from finetune.source import Source
+from finetune.transfer import bring
 from tests.archives import ROOT
+from tests.site import Fault, Site
 
-CONTENT = bytes(range(256)) * 10_000
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+HALF = len(CONTENT) // 2
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-CHECKSUM = f"sha256:{SHA256}"
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-WEIGHT = "unet/diffusion_pytorch_model.safetensors"
-MODEL = {
-    "model_index.json": b'{"_class_name": "StableDiffusionPipeline"}',
-    "README.md": b"a card",
-    "v1-5-pruned.ckpt": b"pickled",
-    "scheduler/scheduler_config.json": b"{}",
-    "tokenizer/merges.txt": b"#version: 0.2",
-    "unet/config.json": b"{}",
-    "unet/diffusion_pytorch_model.bin": b"pickled",
-    "unet/diffusion_pytorch_model.fp16.safetensors": b"half",
-    WEIGHT: b"whole",
-    "safety_checker/config.json": b"{}",
-}
-NEEDED = {
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "tokenizer/merges.txt",
-    "unet/config.json",
-    WEIGHT,
-}
-HASHES = {WEIGHT: hashlib.sha256(MODEL[WEIGHT]).hexdigest()}
+NO_RETRIES = Retry(total=0)
 
 
-class Files(http.server.SimpleHTTPRequestHandler):
-    """A folder on loopback, whose `cut.bin` ends early."""
-
-    def do_GET(self) -> None:
-        if self.path != "/cut.bin":
-            super().do_GET()
-        else:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(CONTENT)))
-            self.end_headers()
-            self.wfile.write(CONTENT[: len(CONTENT) // 2])
-
-    def log_message(self, *_: object) -> None:
-        pass
+def source(name: str, *locations: str, sha256: str = SHA256, size: int | None = None) -> Source:
+    return Source(name, locations, f"sha256:{sha256}", size)
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of a model hub as a download of MODEL at REVISION as `some/model` asks for."""
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        prefix = f"/some/model/resolve/{REVISION}/"
-        if self.path.startswith("/api/models/some/model/revision/" + REVISION):
-            listed = ", ".join(f'{{"rfilename": "{name}"}}' for name in MODEL)
-            content = f'{{"id": "some/model", "sha": "{REVISION}", "siblings": [{listed}]}}'.encode()
-        elif self.path.startswith(f"/api/models/some/model/tree/{REVISION}"):
-            listed = ", ".join(
-                f'{{"type": "file", "path": "{name}", "size": {len(content)}, "oid": "{REVISION}"}}'
-                for name, content in MODEL.items()
-            )
-            content = f"[{listed}]".encode()
-        elif self.path.startswith(prefix) and self.path.removeprefix(prefix) in MODEL:
-            content = MODEL[self.path.removeprefix(prefix)]
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RevisionNotFound" if "some/model" in self.path else "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Content-Type", "application/json")
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", REVISION)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Server(http.server.ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """A client that hangs up early is part of these tests."""
-
-
-def serve(handler: type[http.server.BaseHTTPRequestHandler] | partial[Files]) -> Iterator[str]:
-    server = Server(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[str]:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "a.zip").write_bytes(CONTENT)
-    yield from serve(partial(Files, directory=str(folder)))
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[str]:
-    yield from serve(Hub)
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "folder").mkdir()
+    return tmp_path / "folder"
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    for name, content in MODEL.items():
-        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "model" / name).write_bytes(content)
-    return tmp_path / "model"
+def local(tmp_path: Path) -> str:
+    (tmp_path / "local.zip").write_bytes(CONTENT)
+    return str(tmp_path / "local.zip")
 
 
-def names(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+def test_files_arrive_side_by_side_from_a_path_and_a_server(folder: Path, local: str, site: Site) -> None:
+    site.files = {"/b.zip": CONTENT}
+    bring([source("a.zip", local), source("below/b.zip", f"{site.url}/b.zip")], folder)
+    assert (folder / "a.zip").read_bytes() == (folder / "below" / "b.zip").read_bytes() == CONTENT
 
 
-def test_a_file_arrives_from_a_path_and_from_a_server(tmp_path: Path, site: str) -> None:
-    (tmp_path / "source").write_bytes(CONTENT)
-    for location in (str(tmp_path / "source"), f"{site}/a.zip"):
-        fetch_file(location, tmp_path / "out" / "a.zip", CHECKSUM, len(CONTENT))
-        assert (tmp_path / "out" / "a.zip").read_bytes() == CONTENT
-
-
-def test_a_file_arrives_from_inside_an_installed_package(tmp_path: Path) -> None:
-    fetch_file("package:finetune/errors.py", tmp_path / "errors.py", None, None)
-    assert (tmp_path / "errors.py").read_bytes() == (ROOT / "finetune" / "errors.py").read_bytes()
-
-
-def test_an_md5_is_verified_where_the_publisher_gives_nothing_better(tmp_path: Path, site: str) -> None:
-    md5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
-    fetch_file(f"{site}/a.zip", tmp_path / "a.zip", f"md5:{md5}", None)
-    assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    with pytest.raises(InputError, match=f"its md5 is {md5}, not the {'0' * 32} of params.yaml"):
-        fetch_file(f"{site}/a.zip", tmp_path / "b.zip", f"md5:{'0' * 32}", None)
-    assert not (tmp_path / "b.zip").exists()
-
-
-@pytest.mark.parametrize("source", ["path", "server"])
-def test_a_wrong_sha256_names_file_and_both_and_keeps_nothing(tmp_path: Path, site: str, source: str) -> None:
-    location = f"{site}/a.zip" if source == "server" else str(tmp_path / "site" / "a.zip")
-    wrong = "0" * 64
-    with pytest.raises(InputError, match=f"{location}: its sha256 is {SHA256}, not the {wrong} of params.yaml"):
-        fetch_file(location, tmp_path / "out" / "a.zip", f"sha256:{wrong}", None)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_wrong_size_is_refused_before_the_download(tmp_path: Path, site: str) -> None:
-    with pytest.raises(InputError, match=f"a.zip: it has {len(CONTENT)} bytes, not the 5 of params.yaml"):
-        fetch_file(f"{site}/a.zip", tmp_path / "a.zip", CHECKSUM, 5)
-
-
-def test_a_download_that_ends_early_keeps_nothing(tmp_path: Path, site: str) -> None:
-    with pytest.raises(InputError, match=r"cut\.bin: .*check the address and the network"):
-        fetch_file(f"{site}/cut.bin", tmp_path / "out" / "cut.bin", CHECKSUM, None)
-    assert list((tmp_path / "out").iterdir()) == []
+def test_a_file_arrives_from_inside_an_installed_package(folder: Path) -> None:
+    bring([Source("errors.py", ("package:finetune/errors.py",), None, None)], folder)
+    assert (folder / "errors.py").read_bytes() == (ROOT / "finetune" / "errors.py").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -184,73 +58,90 @@ def test_a_download_that_ends_early_keeps_nothing(tmp_path: Path, site: str) -> 
         ("package:no_such_package/a.pth", "the package no_such_package is not installed"),
         ("package:finetune/no_such_file", "the package finetune holds no file 'no_such_file'"),
         ("ftp://host/a.zip", "not a location that can be fetched"),
-        ("http://127.0.0.1:9/a.zip", "check the address and the network"),
     ],
 )
-def test_what_is_not_there_is_named(tmp_path: Path, location: str, fault: str) -> None:
+def test_what_is_not_there_is_named(folder: Path, location: str, fault: str) -> None:
     with pytest.raises(InputError, match=fault):
-        fetch_file(location, tmp_path / "a.zip", CHECKSUM, None)
+        bring([source("a.zip", location)], folder)
 
 
-def test_a_file_that_the_server_lacks_is_named(tmp_path: Path, site: str) -> None:
-    with pytest.raises(InputError, match=r"b\.zip: 404 Client Error"):
-        fetch_file(f"{site}/b.zip", tmp_path / "b.zip", CHECKSUM, None)
+def test_a_local_file_is_checked_too(folder: Path, local: str) -> None:
+    with pytest.raises(InputError, match=f"local.zip: its sha256 is {SHA256}, not the expected {'0' * 64}"):
+        bring([source("a.zip", local, sha256="0" * 64)], folder)
+    with pytest.raises(InputError, match=f"local.zip: it has {len(CONTENT)} bytes, not the expected 5"):
+        bring([source("b.zip", local, size=5)], folder)
+    assert not (folder / "b.zip").exists()
 
 
-def test_a_model_is_its_configuration_and_the_weights_with_a_sha256(tmp_path: Path, model: Path) -> None:
-    fetch_model(str(model), None, HASHES, tmp_path / "base")
-    assert names(tmp_path / "base") == NEEDED
-    assert (tmp_path / "base" / WEIGHT).read_bytes() == MODEL[WEIGHT]
+def test_a_wrong_path_is_told_before_any_download(folder: Path, site: Site) -> None:
+    site.files = {"/a.zip": CONTENT}
+    with pytest.raises(InputError, match="no such file"):
+        bring([source("a.zip", f"{site.url}/a.zip"), source("b.zip", "nowhere")], folder)
+    assert site.asked == []
 
 
-def test_a_wrong_weight_keeps_nothing_of_the_model(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(InputError, match=f"{WEIGHT}: its sha256 is {HASHES[WEIGHT]}, not the {'0' * 64}"):
-        fetch_model(str(model), None, {WEIGHT: "0" * 64}, tmp_path / "base")
-    assert not (tmp_path / "base").exists()
+def test_several_files_are_downloaded_at_once(folder: Path, site: Site) -> None:
+    site.files = {"/a": CONTENT, "/b": CONTENT}
+    site.faults["/a"] = [Fault(after=lambda: ("/b", None) in site.asked)]
+    site.faults["/b"] = [Fault(after=lambda: ("/a", None) in site.asked)]
+    bring([source(name, f"{site.url}/{name}") for name in "ab"], folder)
+    assert names(folder) == ["a", "b"]
 
 
-def test_missing_weights_and_a_missing_folder_are_named(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no vae/model\.safetensors; see fetch\.base"):
-        fetch_model(str(model), None, {"vae/model.safetensors": "0" * 64}, tmp_path / "base")
-    with pytest.raises(InputError, match=r"nowhere: holds no model_index\.json"):
-        fetch_model("nowhere", None, {}, tmp_path / "base")
+def test_one_that_fails_for_good_stops_the_others_which_keep_what_has_arrived(folder: Path, site: Site) -> None:
+    site.files = {f"/{name}": CONTENT for name in ("done", "pausing", "silent")}
+    sources = {name: source(name, f"{site.url}/{name}") for name in ("done", "pausing", "silent", "missing")}
+    partials = {name: PartialDownload(f"{site.url}/{name}", source.checksum) for name, source in sources.items()}
+    site.faults = {
+        "/pausing": [Fault(cut=HALF), Fault(status=503, headers={"Retry-After": "600"})],
+        "/silent": [Fault(cut=HALF, hang=True)],
+        "/missing": [
+            Fault(
+                after=lambda: (
+                    partials["done"].whole
+                    and partials["silent"].size == HALF
+                    and ("/pausing", f"bytes={HALF}-") in site.asked
+                )
+            )
+        ],
+    }
+    with pytest.raises(InputError, match=r"missing: 404"):
+        bring(list(sources.values()), folder)
+    assert names(folder) == []
+    assert partials["done"].whole
+    assert partials["pausing"].size == partials["silent"].size == HALF
 
 
-HUB_CALL = "import sys; from finetune.transfer import fetch_model; from pathlib import Path; fetch_model"
+def test_a_placed_download_serves_the_same_fetch_again_until_another_starts(folder: Path, site: Site) -> None:
+    """DVC may be killed while it stores the outputs; the next run deletes them and fetches anew."""
+    site.files = {"/a": CONTENT, "/b": CONTENT}
+    for _ in range(2):
+        bring([source("a", f"{site.url}/a")], folder)
+        (folder / "a").unlink()
+    assert [path for path, _ in site.asked] == ["/a"]
+    bring([source("b", f"{site.url}/b")], folder)
+    bring([source("a", f"{site.url}/a")], folder)
+    assert [path for path, _ in site.asked] == ["/a", "/b", "/a"]
 
 
-def fetch_from_hub(
-    hub: str, folder: Path, location: str, revision: str, hashes: dict[str, str], offline: bool = False
-) -> str:
-    """The last line of what a process says that fetches a model with this hub: its address is read at import."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "HF_ENDPOINT": hub, "PYTHONPATH": str(ROOT)}
-    environment |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    call = f"{HUB_CALL}({location!r}, {revision!r}, {hashes!r}, Path('base'))"
-    process = subprocess.run(
-        [sys.executable, "-c", call], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
-    )
-    return process.stderr.strip().rpartition("\n")[2] if process.returncode else "fetched"
+def test_files_that_do_not_fit_together_are_not_begun(
+    folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = disk.shutil._ntuple_diskusage(10**12, 10**12 - 10**9, 10**9)  # type: ignore[attr-defined]
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
+    sources = [source(name, f"{site.url}/{name}", size=750_000_000) for name in "ab"]
+    with pytest.raises(InputError, match=r"1\.500 GB do not fit on this disk, 0\.500 GB are missing; free them"):
+        bring(sources, folder)
+    assert site.asked == []
 
 
-def test_a_model_arrives_from_a_hub_without_what_it_does_not_need(tmp_path: Path, hub: str) -> None:
-    assert fetch_from_hub(hub, tmp_path, "hf://some/model", REVISION, HASHES) == "fetched"
-    assert names(tmp_path / "base") == NEEDED
-    assert (tmp_path / "base" / WEIGHT).read_bytes() == MODEL[WEIGHT]
-
-
-def test_a_wrong_weight_of_a_hub_keeps_nothing(tmp_path: Path, hub: str) -> None:
-    said = fetch_from_hub(hub, tmp_path, "hf://some/model", REVISION, {WEIGHT: "0" * 64})
-    assert f"InputError: hf://some/model/{WEIGHT}: its sha256 is {HASHES[WEIGHT]}, not the {'0' * 64}" in said
-    assert not (tmp_path / "base").exists()
-
-
-def test_a_model_or_a_revision_that_the_hub_lacks_is_named_in_one_line(tmp_path: Path, hub: str) -> None:
-    for location, revision in (("hf://some/other", REVISION), ("hf://some/model", "f" * 40), ("hf://a/b/c", REVISION)):
-        said = fetch_from_hub(hub, tmp_path, location, revision, HASHES)
-        assert said.startswith(f"finetune.errors.InputError: {location} at revision {revision}: "), said
-
-
-def test_a_machine_set_to_be_offline_is_named(tmp_path: Path, hub: str) -> None:
-    said = fetch_from_hub(hub, tmp_path, "hf://some/model", REVISION, HASHES, offline=True)
-    assert said.startswith("finetune.errors.InputError: hf://some/model at revision"), said
-    assert "offline" in said
+def test_what_has_arrived_needs_no_room_again(folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.files = {"/a": CONTENT}
+    site.faults["/a"] = [Fault(cut=HALF)]
+    wanted = [source("a", f"{site.url}/a", size=len(CONTENT))]
+    with pytest.raises(InputError, match="what has arrived is kept"):
+        bring(wanted, folder, NO_RETRIES)
+    usage = disk.shutil._ntuple_diskusage(10**9, 10**9 - HALF, HALF)  # type: ignore[attr-defined]
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
+    bring(wanted, folder)
+    assert (folder / "a").read_bytes() == CONTENT
