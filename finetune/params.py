@@ -77,7 +77,7 @@ class PreprocessDataset(Section):
     crop: Literal["center", "squash"]
     min_side: Positive
     jpeg_quality: Annotated[int, Field(ge=50, le=100)]
-    shard_images: Positive
+    shards: Positive
     max_dropped: Fraction
 
 
@@ -89,10 +89,8 @@ class Preprocess(Section):
 class Tokenize(Section):
     max_captions: Positive
     min_words: Positive
-
-
-class Latents(Section):
-    batch_size: Positive
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=64)] | None
+    max_dropped: Fraction
 
 
 class Train(Section):
@@ -139,13 +137,12 @@ class Export(Section):
 
 
 class Params(Section):
-    """All of params.yaml; a field per stage, named like its module in stages/."""
+    """All of params.yaml; a field per stage that has any, named like its module in stages/."""
 
     preset: str
     fetch: Fetch
     preprocess: Preprocess
     tokenize: Tokenize
-    latents: Latents
     train: Train
     generate: Generate
     fid: Fid

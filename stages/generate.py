@@ -17,7 +17,7 @@ from finetune.outputs import whole_directory
 from finetune.params import Generate, load_params
 from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
-from finetune.shards import INDEX, encode_png, read_index, shard_name, spread, write_index, write_shard
+from finetune.shards import INDEX, encode_png, read_batches, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
 
 SHARD_IMAGES = 1000
@@ -59,7 +59,11 @@ def generate(images: Path, base: Path, tuned: Path | None, generated: Path, para
 def _plan(images: Path, params: Generate) -> list[dict[str, Any]]:
     """What to draw: an even spread over all validation images, so that each data set has its share."""
     candidates = [
-        row for dataset in paths.DATASETS for row in read_index(images / dataset) if row["split"] == "validation"
+        row
+        for dataset in paths.DATASETS
+        for batch in read_batches(images / dataset / INDEX)
+        for row in batch
+        if row["split"] == "validation"
     ]
     if params.images > len(candidates):
         raise InputError(
