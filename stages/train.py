@@ -46,7 +46,7 @@ def train(
     if not on_gpu and params.mixed_precision != "no":
         log.info("no GPU: train.mixed_precision %s is not used, every step computes in fp32", params.mixed_precision)
     set_seed(params.seed)
-    data = CaptionedLatents(tokens, latents)
+    data = CaptionedLatents(tokens, latents, base / "vae")
     inputs = [folder / "manifest.json" for folder in (tokens, *latents.values())]
     inputs += [tokens / "ids.npy", tokens / "images.parquet", *base.rglob("*.safetensors"), *base.rglob("*.json")]
     determinants = params.model_dump() | {"device": accelerator.device.type, "processes": accelerator.num_processes}

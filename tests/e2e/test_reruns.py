@@ -30,7 +30,6 @@ def reran(copy: Copy) -> set[str]:
         (("preprocess", "coco", "crop"), "squash", DATASET["coco"]),
         (("preprocess", "flickr8k", "min_side"), 300, DATASET["flickr8k"]),
         (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TRAINING),
-        (("latents", "batch_size"), 2, LATENTS | AFTER_TRAINING),
         (("train", "lr"), 1e-5, AFTER_TRAINING),
         (("generate", "guidance_scale"), 2.0, {"generate-base", "generate-tuned"} | AFTER_FID),
         (("fid", "kid_subsets"), 7, AFTER_FID),
