@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from finetune import paths
+from finetune.folder_archive import archive_folder
 from finetune.outputs import whole_directory
 from finetune.params import Archive, Base, load_params
 from finetune.remote_guard import refuse_large_run
@@ -23,6 +24,9 @@ def fetch_files(archives: dict[str, Archive], folder: Path) -> None:
             if archive.location.startswith(SCENES):
                 draw_archive(archive.location, name, partial / name)
                 check_file(archive.location, partial / name, archive.checksum)
+            elif Path(archive.location).is_dir():
+                archive_folder(Path(archive.location), partial / name)
+                check_file(archive.location, partial / name, archive.checksum)
             else:
                 fetch_file(archive.location, partial / name, archive.checksum, archive.bytes)
             log.info("%s: %d bytes", folder / name, (partial / name).stat().st_size)
@@ -34,18 +38,15 @@ def fetch_base(base: Base, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", choices=[*paths.DATASETS, "base", "extractor"])
-    source = parser.parse_args().source
     params = load_params().fetch
-    match source:
-        case "coco":
-            fetch_files(params.coco, paths.RAW / source)
-        case "flickr8k":
-            fetch_files(params.flickr8k, paths.RAW / source)
+    parser.add_argument("source", choices=[*params.archives, "base", "extractor"])
+    match parser.parse_args().source:
         case "base":
             fetch_base(params.base, paths.BASE)
         case "extractor":
             fetch_files(params.extractor, paths.EXTRACTOR)
+        case dataset:
+            fetch_files(params.archives[dataset], paths.RAW / dataset)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """fid: distances of the base's and the tuned model's pictures to the validation images, and a grid to look at."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,20 @@ GRID_COLORS = 256  # a palette keeps the grid small enough for git
 
 
 def fid(
-    images: Path, tokens: Path, generated: Path, extractor: Path, metrics: Path, picture: Path, params: Fid
+    images: Mapping[str, Path],
+    tokens: Path,
+    generated: Path,
+    extractor: Path,
+    metrics: Path,
+    picture: Path,
+    params: Fid,
 ) -> None:
-    """Write `metrics` (JSON) and `picture` (PNG).
+    """Write `metrics` (JSON) and `picture` (PNG). images: data set -> its folder.
 
     The floor is what real images that were trained on score in place of generated ones, as many as were generated.
     Raises InputError where a generated picture is a copy of a real one, or where a figure cannot be true.
     """
-    rows = [row for dataset in paths.DATASETS for row in read_index(images / dataset)]
+    rows = [row for folder in images.values() for row in read_index(folder)]
     validation = [row for row in rows if row["split"] == "validation"]
     used = _used(tokens)
     training = [row for row in rows if row["split"] == "train" and (row["dataset"], row["id"]) in used]
@@ -101,9 +107,9 @@ def _figures(network: Extractor, features: Features, reference: Features, params
     }
 
 
-def _pixels(images: Path, rows: list[Row]) -> Iterator[NDArray[np.uint8]]:
-    for dataset in paths.DATASETS:
-        for _, pixels in read_images(images / dataset, [row for row in rows if row["dataset"] == dataset]):
+def _pixels(images: Mapping[str, Path], rows: list[Row]) -> Iterator[NDArray[np.uint8]]:
+    for dataset, folder in images.items():
+        for _, pixels in read_images(folder, [row for row in rows if row["dataset"] == dataset]):
             yield pixels
 
 
@@ -120,7 +126,9 @@ def _no_copies(pictures: Iterable[tuple[Row, NDArray[np.uint8]]], known: dict[st
         yield pixels
 
 
-def _grid(images: Path, generated: Path, validation: list[Row], drawn: dict[str, list[Row]]) -> Image.Image:
+def _grid(
+    images: Mapping[str, Path], generated: Path, validation: list[Row], drawn: dict[str, list[Row]]
+) -> Image.Image:
     """Base, tuned and real pictures of an even spread of the captions."""
     wanted = {model: spread(rows, GRID_CAPTIONS) for model, rows in drawn.items()}
     captions = [row["prompt"] for row in wanted["base"]]
@@ -132,14 +140,15 @@ def _grid(images: Path, generated: Path, validation: list[Row], drawn: dict[str,
 
 
 def main() -> None:
+    params = load_params()
     fid(
-        paths.IMAGES,
+        paths.of_datasets(paths.IMAGES, params.datasets),
         paths.TOKENS,
         paths.GENERATED,
         paths.EXTRACTOR,
         paths.FID_METRICS,
         paths.GRID,
-        load_params().fid,
+        params.fid,
     )
 
 

@@ -79,7 +79,7 @@ def encode_shard(vae: AutoencoderKL, shard: Path, ids: list[str], out: Path) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=paths.DATASETS)
+    parser.add_argument("dataset")
     dataset = parser.parse_args().dataset
     latents(paths.IMAGES / dataset, paths.BASE / "vae", paths.LATENTS / dataset, Finished.of_stage("latents", dataset))
 

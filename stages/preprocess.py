@@ -22,6 +22,7 @@ from finetune.coco import list_coco
 from finetune.errors import InputError
 from finetune.finished import Finished, Note, finished_key
 from finetune.flickr8k import list_flickr8k
+from finetune.imagefolder import list_imagefolder
 from finetune.originals import DroppedError, Listing, Original, Split
 from finetune.outputs import whole_directory, write_json
 from finetune.parallel import worker_pool
@@ -30,7 +31,7 @@ from finetune.pixels import decode, encode_jpeg, perceptual_hash, to_square
 from finetune.shards import INDEX, encode_png, index_writer, shard_name, write_shard
 from finetune.stage import run_stage
 
-LISTS = {"coco": list_coco, "flickr8k": list_flickr8k}
+LISTS = {"coco": list_coco, "flickr8k": list_flickr8k, "imagefolder": list_imagefolder}
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -77,7 +78,7 @@ def preprocess(
     """
     with whole_directory(images) as folder:
         listing = folder / "listing.sqlite"
-        wanted, dropped = _list(dataset, raw, listing, params.shards)
+        wanted, dropped = _list(raw, listing, params)
         job = Job(dataset, listing, folder, params, finished)
         kept = {"train": 0, "validation": 0}
         keys = set()
@@ -122,11 +123,11 @@ def make_shard(job: Job, which: tuple[Split, int]) -> Shard:
     return Shard(rows, note["dropped"], key)
 
 
-def _list(dataset: str, raw: Path, file: Path, count: int) -> tuple[list[tuple[Split, int]], dict[str, list[str]]]:
+def _list(raw: Path, file: Path, params: PreprocessDataset) -> tuple[list[tuple[Split, int]], dict[str, list[str]]]:
     """The shards to make, and what is already left out."""
     listing = Listing(file)
-    LISTS[dataset](raw, listing)
-    listing.settle(count)
+    LISTS[params.format](raw, listing)
+    listing.settle(params.shards)
     result = listing.shards(), listing.dropped()
     listing.close()
     return result
@@ -187,14 +188,15 @@ def _check_dropped(raw: Path, dataset: str, kept: int, dropped: dict[str, list[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=paths.DATASETS)
+    params = load_params().preprocess
+    parser.add_argument("dataset", choices=params)
     dataset = parser.parse_args().dataset
     preprocess(
         dataset,
         paths.RAW / dataset,
         paths.IMAGES / dataset,
         paths.PREPROCESS_METRICS / f"{dataset}.json",
-        getattr(load_params().preprocess, dataset),
+        params[dataset],
         Finished.of_stage("preprocess", dataset),
     )
 

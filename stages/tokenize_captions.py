@@ -130,12 +130,13 @@ def _folder_sha256(folder: Path) -> str:
 
 
 def main() -> None:
+    params = load_params()
     tokenize(
-        {dataset: paths.IMAGES / dataset for dataset in paths.DATASETS},
+        paths.of_datasets(paths.IMAGES, params.datasets),
         paths.BASE / "tokenizer",
         paths.TOKENS,
         paths.TOKENIZE_METRICS,
-        load_params().tokenize,
+        params.tokenize,
     )
 
 

@@ -133,15 +133,16 @@ def write_outputs(
 
 
 def main() -> None:
+    params = load_params()
     train(
         tokens=paths.TOKENS,
-        latents={dataset: paths.LATENTS / dataset for dataset in paths.DATASETS},
+        latents=paths.of_datasets(paths.LATENTS, params.datasets),
         base=paths.BASE,
         tuned=paths.TUNED,
         metrics=paths.TRAIN_METRICS,
         curves=paths.TRAIN_CURVES,
         samples=paths.SAMPLES,
-        params=load_params().train,
+        params=params.train,
     )
 
 

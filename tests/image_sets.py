@@ -49,12 +49,16 @@ def write_image_set(folder: Path, dataset: str, splits: dict[str, list[NDArray[n
     write_index(folder / INDEX, rows, IMAGES_SCHEMA)
 
 
-def write_token_table(tokens: Path, images: list[Path], left_out: Container[str] = ()) -> None:
+def folders(images: Path) -> dict[str, Path]:
+    return {dataset: images / dataset for dataset in ("coco", "flickr8k")}
+
+
+def write_token_table(tokens: Path, images: dict[str, Path], left_out: Container[str] = ()) -> None:
     """The table of `tokenize`, alone, in which the images of those ids are not trained on."""
     tokens.mkdir(parents=True)
     rows = [
         {key: row[key] for key in ("dataset", "id", "split")} | {"first": 0, "captions": int(row["id"] not in left_out)}
-        for folder in images
+        for folder in images.values()
         for row in read_index(folder)
     ]
     write_index(tokens / "images.parquet", rows, TOKENS_SCHEMA)

@@ -15,7 +15,7 @@ from finetune.params import Fid
 from finetune.shards import INDEX, read_images, read_index, write_index, write_shard
 from stages.fid import fid
 from stages.generate import SCHEMA
-from tests.image_sets import png, shapes, write_image_set, write_token_table
+from tests.image_sets import folders, png, shapes, write_image_set, write_token_table
 
 PARAMS = Fid(extractor="efficientnet-lite0.pth", batch_size=8, kid_subsets=5, kid_subset_size=6, seed=0)
 
@@ -69,8 +69,8 @@ def run(
     left_out: Container[str] = (),
 ) -> dict[str, Any]:
     shutil.rmtree(out / "tokens", ignore_errors=True)
-    write_token_table(out / "tokens", [images / "coco", images / "flickr8k"], left_out)
-    fid(images, out / "tokens", generated, extractor, out / "fid.json", out / "grid.png", params)
+    write_token_table(out / "tokens", folders(images), left_out)
+    fid(folders(images), out / "tokens", generated, extractor, out / "fid.json", out / "grid.png", params)
     report: dict[str, Any] = json.loads((out / "fid.json").read_text())
     return report
 

@@ -17,7 +17,7 @@ from finetune.shards import INDEX, read_images, read_index
 from stages.preprocess import preprocess
 from tests.archives import PHOTOS, needs_photos, picture, write_coco, write_flickr8k, write_zip
 
-PARAMS = PreprocessDataset(crop="center", min_side=16, jpeg_quality=95, shards=3, max_dropped=0.0)
+PARAMS = PreprocessDataset(format="coco", crop="center", min_side=16, jpeg_quality=95, shards=3, max_dropped=0.0)
 TOLERANT = PARAMS.model_copy(update={"max_dropped": 1.0})
 TRAIN, VALIDATION = range(1, 9), range(11, 14)
 
@@ -278,7 +278,7 @@ def test_flickr8k_goes_the_same_way(tmp_path: Path) -> None:
     pictures = {f"Flicker8k_Dataset/{name}.jpg": picture(i) for i, name in enumerate(("1_a", "2_b"))}
     tokens = "1_a.jpg#0\tA caption .\n2_b.jpg#0\tAnother .\n"
     raw = write_flickr8k(tmp_path / "raw", pictures, tokens, {"train": "1_a.jpg", "dev": "2_b.jpg", "test": ""})
-    _, rows = run(raw, dataset="flickr8k")
+    _, rows = run(raw, PARAMS.model_copy(update={"format": "flickr8k"}), "flickr8k")
     assert [(row["id"], row["dataset"], row["member"]) for row in rows] == [
         ("1_a", "flickr8k", "1_a.jpg"),
         ("2_b", "flickr8k", "2_b.png"),
@@ -290,7 +290,7 @@ def test_flickr8k_goes_the_same_way(tmp_path: Path) -> None:
     ("dataset", "kept", "dropped"), [("coco", {"train": 40, "validation": 80}, 0), ("flickr8k", {"train": 58}, 8034)]
 )
 def test_real_archives_become_shards(tmp_path: Path, dataset: str, kept: dict[str, int], dropped: int) -> None:
-    params = TOLERANT.model_copy(update={"min_side": 128})
+    params = TOLERANT.model_copy(update={"format": dataset, "min_side": 128})
     preprocess(
         dataset, PHOTOS / dataset, tmp_path / "images", tmp_path / "metrics.json", params, Finished(tmp_path / "kept")
     )
