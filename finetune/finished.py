@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +23,11 @@ from finetune.repository import repository_root
 Note = dict[str, Any]  # JSON; "sha256" is of the file that the note is about
 
 
-def finished_key(determinants: dict[str, Any], code: Collection[str], packages: Collection[str]) -> str:
+def finished_key(determinants: dict[str, Any], code: Sequence[str], packages: Collection[str]) -> str:
     """32 hexadecimal digits that differ when a determinant, a source file or a package's version differs."""
     content = {
         "determinants": determinants,
-        "code": {Path(file).name: sha256_of(Path(file)) for file in code},
+        "code": [sha256_of(Path(file)) for file in code],
         "packages": {package: version(package) for package in packages},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -87,11 +87,18 @@ def test_the_copies_that_dvc_experiments_run_in_share_what_is_kept(
 
 
 def test_a_key_changes_with_all_that_it_names(tmp_path: Path) -> None:
-    code = tmp_path / "code.py"
-    code.write_text("1")
-    key = finished_key({"a": 1}, [str(code)], ["numpy"])
-    assert key == finished_key({"a": 1}, [str(code)], ["numpy"])
-    assert key != finished_key({"a": 2}, [str(code)], ["numpy"])
-    assert key != finished_key({"a": 1}, [str(code)], ["numpy", "pillow"])
-    code.write_text("2")
-    assert key != finished_key({"a": 1}, [str(code)], ["numpy"])
+    code = [tmp_path / "stage" / "code.py", tmp_path / "library" / "code.py"]
+    for file in code:
+        file.parent.mkdir()
+        file.write_text("1")
+
+    def key(a: int, *packages: str) -> str:
+        return finished_key({"a": a}, [str(file) for file in code], packages)
+
+    first = key(1, "numpy")
+    assert first == key(1, "numpy")
+    assert len({first, key(2, "numpy"), key(1, "numpy", "pillow")}) == 3
+    for file in code:
+        file.write_text("2")
+        assert key(1, "numpy") != first
+        file.write_text("1")

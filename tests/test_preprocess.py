@@ -1,5 +1,9 @@
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +19,7 @@ from finetune.params import PreprocessDataset
 from finetune.pixels import decode, to_square
 from finetune.shards import INDEX, read_images, read_index
 from stages.preprocess import preprocess
-from tests.archives import PHOTOS, needs_photos, picture, write_coco, write_flickr8k, write_zip
+from tests.archives import PHOTOS, ROOT, needs_photos, picture, write_coco, write_flickr8k, write_zip
 
 PARAMS = PreprocessDataset(format="coco", crop="center", min_side=16, jpeg_quality=95, shards=3, max_dropped=0.0)
 TOLERANT = PARAMS.model_copy(update={"max_dropped": 1.0})
@@ -326,3 +330,26 @@ def test_no_half_written_folder_is_left_by_a_damaged_archive(coco: Path) -> None
         run(coco)
     shutil.rmtree(coco)
     assert list(coco.parent.iterdir()) == []
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_coco(raw, {i: picture(i, 200, 200) for i in range(60)}, {100: picture(100)})
+    params = PARAMS.model_copy(update={"shards": 12})
+    straight = contents(run(raw, params)[0])
+    forget(raw)
+    call = (
+        "from pathlib import Path; from finetune.finished import Finished; from finetune.params import "
+        f"PreprocessDataset; from stages.preprocess import preprocess; root = Path({str(tmp_path)!r}); "
+        "preprocess('coco', root / 'raw', root / 'images', root / 'metrics.json', "
+        f"PreprocessDataset(**{params.model_dump()!r}), Finished(root / 'finished'))"
+    )
+    for finished in (1, 4, 9):
+        with subprocess.Popen([sys.executable, "-c", call], cwd=ROOT) as process:
+            while process.poll() is None and len(list((tmp_path / "finished").glob("*.json"))) < finished:
+                time.sleep(0.001)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL, "it was killed before its end"
+        assert not (tmp_path / "images").exists()
+    assert contents(run(raw, params)[0]) == straight
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "images", "finished", "metrics.json"}
