@@ -7,6 +7,8 @@ any number of processes that share the global batch.
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.errors import InputError
-from finetune.latents import MANIFEST, LatentCache
+from finetune.latents import MANIFEST, LatentCache, vae_sha256
 from finetune.seeding import derive_seed, generator
 
 
@@ -36,21 +38,26 @@ class Batch:
 class CaptionedLatents:
     """Latents and captions of every image, by row of data/tokens/images.parquet."""
 
-    def __init__(self, tokens: Path, latents: dict[str, Path]) -> None:
-        """latents: data set -> its folder, in the order of the token table.
+    def __init__(self, tokens: Path, latents: dict[str, Path], vae: Path) -> None:
+        """latents: data set -> its folder, in the order of the token table. vae: what they must have been encoded by.
 
-        Raises InputError when the latents and the tokens do not speak of the same images.
+        Raises InputError when they were not, and when the latents and the tokens do not speak of the same images.
         """
         self.rows: list[dict[str, Any]] = pq.read_table(tokens / "images.parquet").to_pylist()
         self.token_ids: NDArray[np.uint16] = np.load(tokens / "ids.npy", mmap_mode="r")
-        self.empty_ids: list[int] = json.loads((tokens / MANIFEST).read_text())["empty"]
+        described = json.loads((tokens / MANIFEST).read_text())
+        self.empty_ids: list[int] = described["empty"]
         self._caches = []
-        ids: list[tuple[str, str]] = []
+        indexes = {}
+        vae_digest = vae_sha256(vae)
         for dataset, folder in latents.items():
             manifest = json.loads((folder / MANIFEST).read_text())
+            if manifest["vae_sha256"] != vae_digest:
+                raise InputError(f"{folder}: encoded by another VAE than {vae}; run `dvc repro latents`")
             self._caches.append(LatentCache(folder, manifest["shards"]))
-            ids += [(dataset, image_id) for image_id in manifest["ids"]]
-        if ids != [(row["dataset"], row["id"]) for row in self.rows]:
+            indexes[dataset] = manifest["index_sha256"]
+        datasets = [dataset for dataset, _ in groupby(self.rows, itemgetter("dataset"))]
+        if indexes != described["indexes"] or datasets != list(latents):
             raise InputError(
                 f"{tokens} and {', '.join(map(str, latents.values()))} list different images; run `dvc repro latents`"
             )

@@ -1,58 +1,67 @@
 """COCO 2017 as published: train2017.zip, val2017.zip and annotations_trainval2017.zip."""
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+import ijson
+from ijson.common import JSONError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune.errors import InputError
-from finetune.originals import Listing, Split, match, open_archive, read_text
+from finetune.originals import Caption, Listing, Split, file_name
+from finetune.zip_archive import open_text
 
 ANNOTATIONS = "annotations_trainval2017.zip"
+HALVES: dict[str, Split] = {"train2017": "train", "val2017": "validation"}
+Id = Annotated[int, Field(ge=0, lt=10**12)]  # twelve digits, as in the file names
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    id: int
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Image(_Entry):
+    id: Id
     file_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Annotation:
-    id: int
-    image_id: int
-    caption: str
+class _Annotation(_Entry):
+    id: Id
+    image_id: Id
+    caption: Caption
 
 
-@dataclass(frozen=True, slots=True)
-class _Captions:
-    """The part of captions_*.json that is read; other keys are skipped without being stored."""
-
-    images: list[_Image]
-    annotations: list[_Annotation]
+Entry = TypeVar("Entry", bound=_Entry)
 
 
-def list_coco(folder: Path) -> Listing:
+def list_coco(folder: Path, listing: Listing) -> None:
     """train2017 trains; val2017 validates. Raises InputError for a fault of an archive as a whole."""
-    return _list_half(folder, "train2017", "train") + _list_half(folder, "val2017", "validation")
+    for half, split in HALVES.items():
+        listing.add(
+            folder / f"{half}.zip",
+            file_name,
+            ((image.file_name, split) for image in _entries(folder, half, "images", _Image)),
+            (
+                (f"{annotation.image_id:012d}.jpg", annotation.id, annotation.caption)
+                for annotation in _entries(folder, half, "annotations", _Annotation)
+            ),
+        )
 
 
-def _list_half(folder: Path, half: str, split: Split) -> Listing:
-    with open_archive(folder / ANNOTATIONS) as archive:
-        member = f"annotations/captions_{half}.json"
-        content = read_text(archive, member)
+def _entries(folder: Path, half: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
+    """The entries of one list of captions_*.json, one at a time: the file is 92 MB, and three times that in memory."""
+    member = f"annotations/captions_{half}.json"
+    number = -1
     try:
-        parsed = TypeAdapter(_Captions).validate_json(content, strict=True)
+        with open_text(folder / ANNOTATIONS, member) as text:
+            for number, entry in enumerate(ijson.items(text, f"{key}.item", use_float=True)):  # noqa: B007
+                yield kind.model_validate(entry)
+            fault = "" if number >= 0 else f"holds no {key}"
     except ValidationError as errors:
-        fault = errors.errors()[0]
-        where = ".".join(map(str, fault["loc"])) or "the file"
-        raise InputError(
-            f"{folder / ANNOTATIONS}: {member}: {where}: {fault['msg']}; fetch the original archive again"
-        ) from None
-    names = {image.id: image.file_name for image in parsed.images}
-    captions = defaultdict[str, list[str]](list)
-    for annotation in sorted(parsed.annotations, key=lambda annotation: annotation.id):
-        name = names.get(annotation.image_id, f"{annotation.image_id:012d}.jpg")
-        captions[name].append(annotation.caption)
-    return match(folder / f"{half}.zip", captions, dict.fromkeys(names.values(), split))
+        first = errors.errors()[0]
+        fault = f"{'.'.join(map(str, (key, number, *first['loc'])))}: {first['msg']}"
+    except (JSONError, UnicodeDecodeError) as error:
+        fault = f"not JSON: {' '.join(str(error).split())}"
+    if fault:
+        raise InputError(f"{folder / ANNOTATIONS}: {member}: {fault}; fetch the original archive again")

@@ -3,7 +3,8 @@
 The only place that applies the scaling factor (0.18215 for Stable Diffusion 1.x).
 """
 
-from pathlib import Path
+from hashlib import sha256
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -11,28 +12,34 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune.checksums import sha256_of
+
 MANIFEST = "manifest.json"
 
 
-def shard_name(number: int) -> str:
-    return f"{number:05d}.npy"
+def shard_name(images: str) -> str:
+    """The file of the latents of the images in the tar shard of that name."""
+    return PurePath(images).with_suffix(".npy").name
+
+
+def vae_sha256(folder: Path) -> str:
+    """Of all that decides on latents: weights and configuration."""
+    files = ("config.json", "diffusion_pytorch_model.safetensors")
+    return sha256("".join(sha256_of(folder / name) for name in files).encode()).hexdigest()
 
 
 @torch.no_grad()
-def encode_moments(vae: AutoencoderKL, images: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Mean and standard deviation of q(z | x), unscaled, of each image and of its mirror image.
+def encode_moments(vae: AutoencoderKL, image: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """Mean and standard deviation of q(z | x), unscaled, of an image and of its mirror image.
 
-    images: uint8 [n, height, width, 3]. Returns float16 [n, 2, 8, height / 8, width / 8]; axis 1 is (image,
-    mirror), axis 2 is 4 means and 4 deviations. The mirror image is encoded itself: the encoder does not commute
-    with the flip, so mirrored latents are not the latents of the mirrored image.
+    image: uint8 [height, width, 3]. Returns float16 [2, 8, height / 8, width / 8]; axis 0 is (image, mirror), axis 1
+    is 4 means and 4 deviations. The mirror image is encoded itself: the encoder does not commute with the flip, so
+    mirrored latents are not the latents of the mirrored image.
     """
-    device = next(vae.parameters()).device
-    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1  # channels last in memory
-    moments = []
-    for view in (pixels, pixels.flip(-1)):
-        posterior = vae.encode(view).latent_dist
-        moments.append(torch.cat([posterior.mean, posterior.std], dim=1))
-    return torch.stack(moments, dim=1).half().cpu().numpy()
+    views = torch.from_numpy(np.stack([image, image[:, ::-1]])).to(vae.device)
+    pixels = views.permute(0, 3, 1, 2).float() / 127.5 - 1  # channels last in memory
+    posterior = vae.encode(pixels).latent_dist
+    return torch.cat([posterior.mean, posterior.std], dim=1).half().cpu().numpy()
 
 
 def sample_latents(moments: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -31,9 +32,10 @@ class Evidence:
     fid_md5: str
 
 
-def read_evidence(preprocess_metrics: Path, train_metrics: Path, fid_metrics: Path) -> Evidence:
+def read_evidence(preprocess_metrics: Mapping[str, Path], train_metrics: Path, fid_metrics: Path) -> Evidence:
+    """preprocess_metrics: data set -> its file."""
     return Evidence(
-        data={file.stem: json.loads(file.read_text()) for file in sorted(preprocess_metrics.glob("*.json"))},
+        data={dataset: json.loads(file.read_text()) for dataset, file in preprocess_metrics.items()},
         train=json.loads(train_metrics.read_text()),
         fid=json.loads(fid_metrics.read_text()),
         fid_md5=hashlib.md5(fid_metrics.read_bytes(), usedforsecurity=False).hexdigest(),
@@ -176,7 +178,7 @@ def _counts(data: dict[str, dict[str, Any]]) -> list[list[str]]:
 def _archives(fetch: Fetch) -> list[list[str]]:
     return [
         [dataset, name, ", ".join(map(_origin, archive.locations)), archive.checksum or "drawn from its seed"]
-        for dataset, archives in (("coco", fetch.coco), ("flickr8k", fetch.flickr8k))
+        for dataset, archives in fetch.archives.items()
         for name, archive in archives.items()
     ]
 

@@ -1,19 +1,55 @@
 """What a data set's archives hold, in one form for every data set: which picture, which captions, which split."""
 
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
-from finetune.errors import InputError
+from pydantic import Field
+
+from finetune.zip_archive import DAMAGED, Member, members, read_member
 
 Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
-PICTURES = {".jpg", ".jpeg", ".png"}
+Caption = Annotated[str, Field(max_length=10_000)]  # characters; COCO's longest has 250
+PICTURES = {".apng", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+LARGEST = 256 << 20  # bytes of a picture's file
+
+TABLES = """
+CREATE TABLE archive (number INTEGER PRIMARY KEY, path);
+CREATE TABLE member (archive, name, id, path, method, crc, packed, size, offset);
+CREATE TABLE split (archive, name, split);
+CREATE TABLE caption (archive, name, number, text);
+CREATE TABLE dropped (reason, name);
+"""
+# Indexes come last: sorting once takes less time, and less memory, than keeping them in order meanwhile.
+SETTLE = """
+CREATE INDEX member_name ON member (archive, name);
+CREATE INDEX split_name ON split (archive, name);
+CREATE INDEX caption_name ON caption (archive, name, number);
+
+INSERT INTO dropped SELECT 'no_image', name FROM
+    (SELECT archive, name FROM split UNION SELECT archive, name FROM caption) AS wanted
+    WHERE NOT EXISTS (SELECT 1 FROM member WHERE (archive, name) = (wanted.archive, wanted.name));
+INSERT INTO dropped SELECT 'no_caption', name FROM member
+    WHERE NOT EXISTS (SELECT 1 FROM caption WHERE (archive, name) = (member.archive, member.name));
+INSERT INTO dropped SELECT 'no_split', name FROM member
+    WHERE EXISTS (SELECT 1 FROM caption WHERE (archive, name) = (member.archive, member.name))
+    AND NOT EXISTS (SELECT 1 FROM split WHERE (archive, name) = (member.archive, member.name));
+
+-- a name in two splits is held out: 'validation' sorts last
+CREATE TABLE original AS
+    SELECT *, shard_of(id) AS shard, row_number() OVER (PARTITION BY id ORDER BY split DESC, archive, place) AS rank
+    FROM (
+        SELECT member.*, member.rowid AS place, max(split) AS split FROM member JOIN split USING (archive, name)
+        WHERE EXISTS (SELECT 1 FROM caption WHERE (archive, name) = (member.archive, member.name))
+        GROUP BY member.rowid
+    );
+INSERT INTO dropped SELECT 'same_name', path FROM original WHERE rank > 1;
+DELETE FROM original WHERE rank > 1;
+CREATE INDEX original_shard ON original (split, shard, id);
+"""
 
 
 class DroppedError(Exception):
@@ -28,95 +64,117 @@ class Original:
     split: Split
     captions: tuple[str, ...]
     archive: Path
-    member: str
+    member: Member
 
     @property
     def name(self) -> str:
-        return PurePosixPath(self.member).name
+        return PurePosixPath(self.member.name).name
 
     def read(self) -> bytes:
-        """The file's bytes. Raises DroppedError where the archive's own checksum says they are damaged."""
+        """The file's bytes.
+
+        Raises DroppedError: `damaged_in_archive` where the archive's own checksum says so, `too_large`, or
+        `unknown_compression`.
+        """
+        if self.member.size > LARGEST:
+            raise DroppedError("too_large")
         try:
-            return _kept_open(self.archive, self.archive.stat().st_mtime_ns).read(self.member)
-        except (zipfile.BadZipFile, zlib.error, EOFError):
+            return read_member(self.archive, self.member)
+        except DAMAGED:
             raise DroppedError("damaged_in_archive") from None
+        except NotImplementedError:
+            raise DroppedError("unknown_compression") from None
 
 
-@dataclass(frozen=True)
 class Listing:
-    """The usable originals of a data set, train first, each split by id; and names by reason for leaving them out."""
+    """The usable originals of a data set by shard, and the others by reason: a database in a file, for the memory that
+    it takes does not grow with the number of pictures, and any process may read it.
+    """
 
-    originals: tuple[Original, ...]
-    dropped: dict[str, list[str]]
+    def __init__(self, file: Path) -> None:
+        new = not file.exists()
+        self._db = sqlite3.connect(file)
+        if new:
+            self._db.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {TABLES}")
 
-    def __add__(self, other: "Listing") -> "Listing":
-        reasons = sorted(self.dropped.keys() | other.dropped.keys())
-        return Listing(
-            self.originals + other.originals,
-            {reason: self.dropped.get(reason, []) + other.dropped.get(reason, []) for reason in reasons},
+    def add(
+        self,
+        archive: Path,
+        name_of: Callable[[str], str | None],
+        splits: Iterable[tuple[str, Split]],
+        captions: Iterable[tuple[str, int, str]],
+    ) -> None:
+        """Bring an archive's pictures together with what belongs to their names: (name, split) and (name, number,
+        caption), the captions of a picture being ordered by number.
+
+        name_of: from a member's path to the name; None for a path that has no business in an archive.
+        """
+        (number,) = self._db.execute(
+            "INSERT INTO archive (path) VALUES (?) RETURNING number", [str(archive)]
+        ).fetchone()
+        for member in members(archive):
+            path = PurePosixPath(member.name)
+            if path.suffix.lower() not in PICTURES or "__MACOSX" in path.parts or path.name.startswith("."):
+                continue
+            name = None if member.link else name_of(member.name)
+            if name is None:
+                self._db.execute("INSERT INTO dropped VALUES ('unsafe_name', ?)", [member.name])
+                continue
+            place = (member.name, member.method, member.crc, member.packed, member.size, member.offset)
+            self._db.execute(
+                "INSERT INTO member VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, name, str(PurePosixPath(name).with_suffix("")), *place),
+            )
+        self._db.executemany("INSERT INTO split VALUES (?, ?, ?)", ((number, *row) for row in splits))
+        self._db.executemany(
+            "INSERT INTO caption VALUES (?, ?, ?, ?)", ((number, *row) for row in captions if row[-1].strip())
         )
 
+    def settle(self, shards: int) -> None:
+        """All archives are added: spread their originals over `shards` shards per split.
 
-def match(archive: Path, captions: Mapping[str, list[str]], splits: Mapping[str, Split]) -> Listing:
-    """Bring the pictures of an archive together with the captions and the split that belong to their file names."""
-    with open_archive(archive) as file:
-        members = _pictures(file)
-    originals, dropped = [], dict[str, list[str]]()
-    for name in sorted(members.keys() | captions.keys() | splits.keys()):
-        if name not in members:
-            dropped.setdefault("no_image", []).append(name)
-        elif not captions.get(name):
-            dropped.setdefault("no_caption", []).append(name)
-        elif name not in splits:
-            dropped.setdefault("no_split", []).append(name)
-        else:
-            stem = PurePosixPath(name).stem
-            originals.append(Original(stem, splits[name], tuple(captions[name]), archive, members[name]))
-    return Listing(tuple(sorted(originals, key=lambda original: (original.split, original.id))), dropped)
+        An id alone decides on the shard, so that a picture more or less moves no other one.
+        """
+        self._db.create_function("shard_of", 1, lambda id_: _hash(id_) % shards, deterministic=True)
+        self._db.executescript(SETTLE)
 
+    def shards(self) -> list[tuple[Split, int]]:
+        """Those that hold anything, train first."""
+        return self._db.execute("SELECT DISTINCT split, shard FROM original ORDER BY split, shard").fetchall()
 
-@contextmanager
-def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    with _open(path) as file:
-        yield file
+    def originals(self, split: Split, shard: int) -> list[Original]:
+        """Those of one shard by id."""
+        rows = self._db.execute(
+            "SELECT id, archive, name, archive.path, original.path, method, crc, packed, size, offset "
+            "FROM original JOIN archive ON archive = number WHERE (split, shard) = (?, ?) ORDER BY id",
+            (split, shard),
+        )
+        return [
+            Original(id_, split, self._captions(archive, name), Path(path), Member(*member))
+            for id_, archive, name, path, *member in rows
+        ]
 
+    def dropped(self) -> dict[str, list[str]]:
+        """Names, sorted, by the reason for leaving them out."""
+        result: dict[str, list[str]] = {}
+        for reason, name in self._db.execute("SELECT reason, name FROM dropped ORDER BY reason, name"):
+            result.setdefault(reason, []).append(name)
+        return result
 
-def read_text(archive: zipfile.ZipFile, member: str) -> bytes:
-    """A member that must be there and whole. Raises InputError that names it."""
-    try:
-        return archive.read(member)
-    except KeyError:
-        raise InputError(f"{archive.filename}: holds no {member}; {_remedy()}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{archive.filename}: {member} is damaged ({error}); {_remedy()}") from None
+    def close(self) -> None:
+        self._db.close()
 
-
-@cache
-def _kept_open(path: Path, changed: int) -> zipfile.ZipFile:  # noqa: ARG001  # an archive that changed is another one
-    # Reading the table of contents of a large archive takes a second: once per process, not once per picture.
-    return _open(path)
-
-
-def _open(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such archive; run `dvc repro` to fetch it") from None
-    except zipfile.BadZipFile:
-        with path.open("rb") as file:
-            begun = file.read(4) == b"PK\x03\x04"
-        fault = "the zip file is cut short" if begun else "not a zip file"
-        raise InputError(f"{path}: {fault}; {_remedy()}") from None
+    def _captions(self, archive: int, name: str) -> tuple[str, ...]:
+        rows = self._db.execute(
+            "SELECT text FROM caption WHERE (archive, name) = (?, ?) ORDER BY number", (archive, name)
+        )
+        return tuple(text for (text,) in rows)
 
 
-def _remedy() -> str:
-    return "correct its location or checksum under `fetch` in params.yaml and run `dvc repro`"
+def file_name(member: str) -> str:
+    """The name of a picture that is told by its file name, wherever in the archive it lies."""
+    return PurePosixPath(member).name
 
 
-def _pictures(archive: zipfile.ZipFile) -> dict[str, str]:
-    """Members by file name, without the shadow files that macOS adds to archives."""
-    return {
-        path.name: str(path)
-        for path in map(PurePosixPath, archive.namelist())
-        if path.suffix.lower() in PICTURES and "__MACOSX" not in path.parts and not path.name.startswith(".")
-    }
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")

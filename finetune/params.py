@@ -18,6 +18,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # md5 is for files whose publisher gives nothing better
 Checksum = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
 Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -81,32 +82,34 @@ class Base(Section):
 
 
 class Fetch(Section):
-    coco: dict[str, Archive]
-    flickr8k: dict[str, Archive]
+    """What a data set is fetched from is under its name, beside what every run needs."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Archive]]
+
     base: Base
     extractor: dict[str, Archive]
 
+    @property
+    def archives(self) -> dict[str, dict[str, Archive]]:
+        """By data set."""
+        return self.__pydantic_extra__
+
 
 class PreprocessDataset(Section):
+    format: Literal["coco", "flickr8k", "imagefolder"]
     crop: Literal["center", "squash"]
     min_side: Positive
     jpeg_quality: Annotated[int, Field(ge=50, le=100)]
-    shard_images: Positive
+    shards: Positive
     max_dropped: Fraction
-
-
-class Preprocess(Section):
-    coco: PreprocessDataset
-    flickr8k: PreprocessDataset
 
 
 class Tokenize(Section):
     max_captions: Positive
     min_words: Positive
-
-
-class Latents(Section):
-    batch_size: Positive
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=64)] | None
+    max_dropped: Fraction
 
 
 class Train(Section):
@@ -153,13 +156,13 @@ class Export(Section):
 
 
 class Params(Section):
-    """All of params.yaml; a field per stage, named like its module in stages/."""
+    """All of params.yaml; a field per stage that has any, named like its module in stages/."""
 
     preset: str
+    datasets: Annotated[list[Name], Field(min_length=1)]
     fetch: Fetch
-    preprocess: Preprocess
+    preprocess: dict[str, PreprocessDataset]
     tokenize: Tokenize
-    latents: Latents
     train: Train
     generate: Generate
     fid: Fid
@@ -167,6 +170,15 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
+        for section, names in (("fetch", self.fetch.archives), ("preprocess", self.preprocess)):
+            for name in self.datasets:
+                if name not in names:
+                    raise ValueError(f"datasets lists {name}, but there is no {section}.{name}; see docs/own-data.md")
+            for name in names:
+                if name not in self.datasets:
+                    raise ValueError(f"{section}.{name} is not a known key, nor a name that datasets lists")
+        if len(set(self.datasets)) < len(self.datasets):
+            raise ValueError("datasets lists a name twice")
         if self.fid.extractor not in self.fetch.extractor:
             raise ValueError(f"fid.extractor is {self.fid.extractor!r}, which fetch.extractor does not list")
         if self.fid.kid_subset_size > self.generate.images:

@@ -1,9 +1,11 @@
 """Every artifact's place, relative to the repository root; dvc.yaml says the same and a test compares them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from finetune.errors import InputError
+
 PARAMS = Path("params.yaml")
-DATASETS = ("coco", "flickr8k")  # the order of images everywhere downstream
 
 RAW = Path("data/raw")  # /<dataset>/<archive>
 IMAGES = Path("data/images")  # /<dataset>/{00000.tar, ..., index.parquet, drops.json}
@@ -23,3 +25,14 @@ TRAIN_CURVES = Path("metrics/train")  # {loss.csv, validation.csv}
 SAMPLES = Path("metrics/samples")  # step-by-step grids of the training
 FID_METRICS = Path("metrics/fid.json")
 GRID = Path("metrics/grid.png")  # base | tuned | real, same captions
+
+
+def of_datasets(parent: Path, datasets: Sequence[str], suffix: str = "") -> dict[str, Path]:
+    """What `parent` holds for each data set, in their order.
+
+    Raises InputError for anything else in it: DVC takes all of `parent` for the stage's input.
+    """
+    entries = {dataset: parent / f"{dataset}{suffix}" for dataset in datasets}
+    for stray in sorted(set(parent.glob("[!.]*")) - {*entries.values()}):
+        raise InputError(f"{stray}: of no data set that params.yaml lists; remove it, or list its data set again")
+    return entries

@@ -7,6 +7,7 @@ import zlib
 from functools import lru_cache
 from typing import Literal
 
+import imagehash
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
@@ -15,7 +16,17 @@ from finetune.originals import DroppedError
 Crop = Literal["center", "squash"]
 SIDE = 512  # pixels, what Stable Diffusion v1 was trained on
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # all that Pillow's decoders raise
+# Not all that Pillow knows: EPS, for one, would start Ghostscript.
+FORMATS = ("BMP", "GIF", "ICO", "JPEG", "PNG", "TIFF", "WEBP")
 SRGB = ImageCms.createProfile("sRGB")
+# Every 17th level of each channel, and all grays: 4,352 colors in 16 rows.
+PROBE = Image.fromarray(
+    np.concatenate([np.indices((16, 16, 16)).reshape(3, -1).T * 17, np.arange(256)[:, None].repeat(3, 1)])
+    .astype(np.uint8)
+    .reshape(16, -1, 3)
+)
+ROUNDING = 1  # level of 255
+HASH_SIDE = 16  # bits; 64 bits in all, the usual size, take unrelated drawings for the same
 
 
 def decode(content: bytes, min_side: int) -> Image.Image:
@@ -25,7 +36,7 @@ def decode(content: bytes, min_side: int) -> Image.Image:
     """
     try:
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
             if min(image.size) < min_side:
                 raise DroppedError("too_small")
             image.load()
@@ -53,6 +64,11 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
     return file.getvalue()
 
 
+def perceptual_hash(square: Image.Image) -> str:
+    """256 bits in hexadecimal digits that hardly change when a picture is scaled, compressed or brightened (pHash)."""
+    return str(imagehash.phash(square.reduce(SIDE // 64), hash_size=HASH_SIDE))
+
+
 def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
@@ -76,11 +92,16 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=64)
 def _transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """None where there is nothing to convert. Kept: few profiles are in use, and each takes 10 ms to prepare."""
+    """None where it would change nothing: cameras bring sRGB under many names, and a conversion takes longer than
+    decoding. Kept: few profiles are in use, and each takes 10 ms to prepare.
+    """
     source = ImageCms.getOpenProfile(io.BytesIO(profile))
-    if ImageCms.getProfileDescription(source).startswith("sRGB IEC61966-2.1"):
-        return None
-    return ImageCms.buildTransform(source, SRGB, mode, "RGBA" if mode == "RGBA" else "RGB")
+    transform = ImageCms.buildTransform(source, SRGB, mode, "RGBA" if mode == "RGBA" else "RGB")
+    if mode == "RGB":
+        change = np.asarray(transform.apply(PROBE)).astype(int) - np.asarray(PROBE)
+        if abs(change).max() <= ROUNDING:
+            return None
+    return transform
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -2,7 +2,8 @@
 
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 INDEX = "index.parquet"
 T = TypeVar("T")
+Row = dict[str, Any]
 
 
 def shard_name(number: int) -> str:
@@ -22,7 +24,7 @@ def shard_name(number: int) -> str:
 
 def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """A tar of `members` in their order, without owner or time: the same members, the same bytes."""
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -45,13 +47,28 @@ def encode_png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def write_index(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
+@contextmanager
+def index_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[list[Row]], None]]:
+    """A function that adds rows, such as those of one shard: none of them stays in memory."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
-def read_index(folder: Path) -> list[dict[str, Any]]:
+def write_index(path: Path, rows: list[Row], schema: pa.Schema) -> None:
+    with index_writer(path, schema) as write:
+        write(rows)
+
+
+def read_index(folder: Path) -> list[Row]:
     """The rows of a folder's index, in shard order."""
-    return pq.read_table(folder / INDEX).to_pylist()
+    return [row for batch in read_batches(folder / INDEX) for row in batch]
+
+
+def read_batches(index: Path, columns: Sequence[str] | None = None) -> Iterator[list[Row]]:
+    """The rows of an index, or some columns of them, in their order, a thousand at a time."""
+    with pq.ParquetFile(index) as file:
+        for batch in file.iter_batches(batch_size=1000, columns=columns):
+            yield batch.to_pylist()
 
 
 def spread(rows: list[T], count: int) -> list[T]:
@@ -60,9 +77,9 @@ def spread(rows: list[T], count: int) -> list[T]:
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
-def read_images(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
+def read_images(folder: Path, rows: list[Row]) -> Iterator[tuple[Row, NDArray[np.uint8]]]:
     """Each of `rows` (in index order) with its pixels, decoding nothing else."""
-    wanted: dict[str, dict[str, dict[str, Any]]] = {}
+    wanted: dict[str, dict[str, Row]] = {}
     for row in rows:
         wanted.setdefault(row["shard"], {})[row["member"]] = row
     for shard, members in wanted.items():

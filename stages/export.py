@@ -82,7 +82,11 @@ def main() -> None:
         paths.GENERATED / "tuned",
         paths.EXPORT,
         Recipe(params.export, params.fetch, params.train, params.generate),
-        read_evidence(paths.PREPROCESS_METRICS, paths.TRAIN_METRICS, paths.FID_METRICS),
+        read_evidence(
+            paths.of_datasets(paths.PREPROCESS_METRICS, params.datasets, ".json"),
+            paths.TRAIN_METRICS,
+            paths.FID_METRICS,
+        ),
     )
 
 

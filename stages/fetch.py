@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from finetune import paths
+from finetune.folder_archive import archive_folder
 from finetune.model_files import model_files
 from finetune.outputs import whole_directory
 from finetune.params import Archive, Base, load_params
@@ -28,30 +29,37 @@ def fetch_base(base: Base, folder: Path) -> None:
 
 def _fetch(sources: list[Source], folder: Path) -> None:
     refuse_large_run(sum(source.size or 0 for source in sources))
-    drawn = [source for source in sources if source.locations[0].startswith(SCENES)]
     with whole_directory(folder) as partial:
-        for source in drawn:
-            draw_archive(source.locations[0], source.name, partial / source.name)
-            source.check(source.locations[0], partial / source.name)
-        bring([source for source in sources if source not in drawn], partial)
+        made = [source for source in sources if _make(source, partial / source.name)]
+        bring([source for source in sources if source not in made], partial)
         for source in sources:
             log.info("%s: %d bytes", folder / source.name, (partial / source.name).stat().st_size)
 
 
+def _make(source: Source, path: Path) -> bool:
+    """Whether the archive is made here: drawn, or packed from a folder."""
+    location = source.locations[0]
+    if location.startswith(SCENES):
+        draw_archive(location, source.name, path)
+    elif Path(location).is_dir():
+        archive_folder(Path(location), path)
+    else:
+        return False
+    source.check(location, path)
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", choices=[*paths.DATASETS, "base", "extractor"])
-    source = parser.parse_args().source
     params = load_params().fetch
-    match source:
-        case "coco":
-            fetch_files(params.coco, paths.RAW / source)
-        case "flickr8k":
-            fetch_files(params.flickr8k, paths.RAW / source)
+    parser.add_argument("source", choices=[*params.archives, "base", "extractor"])
+    match parser.parse_args().source:
         case "base":
             fetch_base(params.base, paths.BASE)
         case "extractor":
             fetch_files(params.extractor, paths.EXTRACTOR)
+        case dataset:
+            fetch_files(params.archives[dataset], paths.RAW / dataset)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """fid: distances of the base's and the tuned model's pictures to the validation images, and a grid to look at."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from finetune.outputs import whole_file, write_json
 from finetune.params import Fid, load_params
 from finetune.pictures import grid
 from finetune.seeding import generator
-from finetune.shards import read_images, read_index, spread
+from finetune.shards import read_batches, read_images, read_index, spread
 from finetune.stage import run_stage
 
 Row = dict[str, Any]
@@ -29,15 +29,24 @@ GRID_CAPTIONS = 8
 GRID_COLORS = 256  # a palette keeps the grid small enough for git
 
 
-def fid(images: Path, generated: Path, extractor: Path, metrics: Path, picture: Path, params: Fid) -> None:
-    """Write `metrics` (JSON) and `picture` (PNG).
+def fid(
+    images: Mapping[str, Path],
+    tokens: Path,
+    generated: Path,
+    extractor: Path,
+    metrics: Path,
+    picture: Path,
+    params: Fid,
+) -> None:
+    """Write `metrics` (JSON) and `picture` (PNG). images: data set -> its folder.
 
-    The floor is what real training images score in place of generated ones, as many as were generated.
+    The floor is what real images that were trained on score in place of generated ones, as many as were generated.
     Raises InputError where a generated picture is a copy of a real one, or where a figure cannot be true.
     """
-    rows = [row for dataset in paths.DATASETS for row in read_index(images / dataset)]
+    rows = [row for folder in images.values() for row in read_index(folder)]
     validation = [row for row in rows if row["split"] == "validation"]
-    training = [row for row in rows if row["split"] == "train"]
+    used = _used(tokens)
+    training = [row for row in rows if row["split"] == "train" and (row["dataset"], row["id"]) in used]
     drawn = {model: read_index(generated / model) for model in ("base", "tuned")}
     _check_inputs(validation, training, drawn, params)
 
@@ -74,18 +83,18 @@ def _check_inputs(validation: list[Row], training: list[Row], drawn: dict[str, l
     prompts = {model: [(row["id"], row["prompt"], row["seed"]) for row in rows] for model, rows in drawn.items()}
     if prompts["base"] != prompts["tuned"]:
         raise InputError("data/generated: base and tuned drew different captions or seeds; run `dvc repro`")
-    both = {row["sha256"] for row in validation} & {row["sha256"] for row in training}
-    if both:
-        raise InputError(
-            f"data/images: {len(both)} pictures are both in training and in validation; "
-            "leave them out of one of the archives"
-        )
     fewest = min(len(training), len(validation), *map(len, drawn.values()))
     if params.kid_subset_size > fewest:
         raise InputError(
             f"params.yaml: fid.kid_subset_size is {params.kid_subset_size}, but one of the sets has {fewest} images; "
             "lower it"
         )
+
+
+def _used(tokens: Path) -> set[tuple[str, str]]:
+    """Data set and id of the images that training sees: those that resemble validation images would lower the floor."""
+    batches = read_batches(tokens / "images.parquet", ("dataset", "id", "captions"))
+    return {(row["dataset"], row["id"]) for batch in batches for row in batch if row["captions"]}
 
 
 def _figures(network: Extractor, features: Features, reference: Features, params: Fid) -> dict[str, float]:
@@ -98,9 +107,9 @@ def _figures(network: Extractor, features: Features, reference: Features, params
     }
 
 
-def _pixels(images: Path, rows: list[Row]) -> Iterator[NDArray[np.uint8]]:
-    for dataset in paths.DATASETS:
-        for _, pixels in read_images(images / dataset, [row for row in rows if row["dataset"] == dataset]):
+def _pixels(images: Mapping[str, Path], rows: list[Row]) -> Iterator[NDArray[np.uint8]]:
+    for dataset, folder in images.items():
+        for _, pixels in read_images(folder, [row for row in rows if row["dataset"] == dataset]):
             yield pixels
 
 
@@ -117,7 +126,9 @@ def _no_copies(pictures: Iterable[tuple[Row, NDArray[np.uint8]]], known: dict[st
         yield pixels
 
 
-def _grid(images: Path, generated: Path, validation: list[Row], drawn: dict[str, list[Row]]) -> Image.Image:
+def _grid(
+    images: Mapping[str, Path], generated: Path, validation: list[Row], drawn: dict[str, list[Row]]
+) -> Image.Image:
     """Base, tuned and real pictures of an even spread of the captions."""
     wanted = {model: spread(rows, GRID_CAPTIONS) for model, rows in drawn.items()}
     captions = [row["prompt"] for row in wanted["base"]]
@@ -129,7 +140,16 @@ def _grid(images: Path, generated: Path, validation: list[Row], drawn: dict[str,
 
 
 def main() -> None:
-    fid(paths.IMAGES, paths.GENERATED, paths.EXTRACTOR, paths.FID_METRICS, paths.GRID, load_params().fid)
+    params = load_params()
+    fid(
+        paths.of_datasets(paths.IMAGES, params.datasets),
+        paths.TOKENS,
+        paths.GENERATED,
+        paths.EXTRACTOR,
+        paths.FID_METRICS,
+        paths.GRID,
+        params.fid,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """generate: draw one picture per chosen validation image from its first caption, with the base or the tuned UNet."""
 
 import argparse
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from finetune.outputs import whole_directory
 from finetune.params import Generate, load_params
 from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
-from finetune.shards import INDEX, encode_png, read_index, shard_name, spread, write_index, write_shard
+from finetune.shards import INDEX, encode_png, read_batches, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
 
 SHARD_IMAGES = 1000
@@ -33,8 +34,11 @@ SCHEMA = pa.schema(
 )
 
 
-def generate(images: Path, base: Path, tuned: Path | None, generated: Path, params: Generate) -> None:
-    """Fill `generated` with lossless pictures by `base`, or by `base` around the UNet `tuned`."""
+def generate(images: Mapping[str, Path], base: Path, tuned: Path | None, generated: Path, params: Generate) -> None:
+    """Fill `generated` with lossless pictures by `base`, or by `base` around the UNet `tuned`.
+
+    images: data set -> its folder.
+    """
     rows = _plan(images, params)
     pipeline = load_pipeline(base, unet=load_unet(tuned) if tuned else None)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,14 +60,18 @@ def generate(images: Path, base: Path, tuned: Path | None, generated: Path, para
         write_index(folder / INDEX, rows, SCHEMA)
 
 
-def _plan(images: Path, params: Generate) -> list[dict[str, Any]]:
+def _plan(images: Mapping[str, Path], params: Generate) -> list[dict[str, Any]]:
     """What to draw: an even spread over all validation images, so that each data set has its share."""
     candidates = [
-        row for dataset in paths.DATASETS for row in read_index(images / dataset) if row["split"] == "validation"
+        row
+        for folder in images.values()
+        for batch in read_batches(folder / INDEX)
+        for row in batch
+        if row["split"] == "validation"
     ]
     if params.images > len(candidates):
         raise InputError(
-            f"params.yaml: generate.images is {params.images}, but {images} has {len(candidates)} validation images; "
+            f"params.yaml: generate.images is {params.images}, more than the {len(candidates)} validation images; "
             "lower it"
         )
     chosen = spread(candidates, params.images)
@@ -85,7 +93,9 @@ def main() -> None:
     parser.add_argument("model", choices=["base", "tuned"])
     model = parser.parse_args().model
     tuned = paths.TUNED if model == "tuned" else None
-    generate(paths.IMAGES, paths.BASE, tuned, paths.GENERATED / model, load_params().generate)
+    params = load_params()
+    images = paths.of_datasets(paths.IMAGES, params.datasets)
+    generate(images, paths.BASE, tuned, paths.GENERATED / model, params.generate)
 
 
 if __name__ == "__main__":

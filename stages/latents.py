@@ -1,68 +1,87 @@
 """Stage latents: data/images/<dataset> and models/base/vae -> data/latents/<dataset>."""
 
 import argparse
-import itertools
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from tqdm import tqdm
 
-from finetune import paths
+from finetune import latents as encoding
+from finetune import models, paths, shards
+from finetune.arrays import array_writer
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
-from finetune.latents import MANIFEST, encode_moments, shard_name
+from finetune.finished import Finished, finished_key
+from finetune.latents import MANIFEST, encode_moments, shard_name, vae_sha256
 from finetune.models import load_vae
 from finetune.outputs import whole_directory, write_json
-from finetune.params import load_params
-from finetune.shards import read_index, read_shard
+from finetune.shards import INDEX, read_batches, read_shard
 from finetune.stage import run_stage
 
+MAKERS = (__file__, encoding.__file__, models.__file__, shards.__file__)  # what a shard's bytes come from,
+PACKAGES = ("diffusers", "numpy", "pillow", "torch")  # with these packages
 
-def latents(images: Path, vae_folder: Path, out: Path, batch_size: int) -> None:
+
+def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> None:
     """Encode every image of the index and its mirror image, one .npy file per tar shard, in index order.
 
-    Raises InputError that names the image when its latents are not finite.
+    Shards that an earlier run finished, before it was killed or before others changed, are taken over.
+    Raises InputError for an image whose latents are not finite and a shard that is not the one of the index.
     """
-    rows = read_index(images)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vae = load_vae(vae_folder).to(device, memory_format=torch.channels_last)
-    shards = []
-    with whole_directory(out) as partial, tqdm(total=len(rows), desc=f"latents {images.name}", unit="image") as bar:
-        for number, (tar, members) in enumerate(itertools.groupby(rows, key=lambda row: row["shard"])):
+    vae_digest = vae_sha256(vae_folder)
+    keys, files = [], []
+    with whole_directory(out) as folder, tqdm(desc=f"latents {images.name}", unit="image", disable=None) as bar:
+        columns = ("id", "shard", "shard_sha256")
+        rows = (row for batch in read_batches(images / INDEX, columns) for row in batch)
+        for (shard, digest), members in groupby(rows, itemgetter("shard", "shard_sha256")):
             ids = [row["id"] for row in members]
-            pictures = iter(read_shard(images / tar))
-            batches = []
-            while batch := list(itertools.islice(pictures, batch_size)):
-                batches.append(encode_moments(vae, np.stack([pixels for _, pixels in batch])))
-                bar.update(len(batch))
-            moments = np.concatenate(batches)
-            assert len(moments) == len(ids), f"{tar} holds other images than the index says"
-            finite = np.isfinite(moments).all(axis=(1, 2, 3, 4))
-            if not finite.all():
-                name = ids[int(np.argmin(finite))]
-                raise InputError(f"{images / tar}: the latents of {name} are not finite; check the image and the VAE")
-            with (partial / shard_name(number)).open("wb") as file:  # np.save by name hides a full disk's errno
-                np.save(file, moments)
-            shards.append(
-                {"file": shard_name(number), "images": len(ids), "sha256": sha256_of(partial / shard_name(number))}
-            )
+            file = folder / shard_name(shard)
+            keys.append(finished_key({"device": device, "images": digest, "vae": vae_digest}, MAKERS, PACKAGES))
+            note = finished.take(keys[-1], file)
+            if note is None:
+                if sha256_of(images / shard) != digest:
+                    raise InputError(
+                        f"{images / shard}: not the shard that {INDEX} lists; run `dvc repro preprocess-512`"
+                    )
+                encode_shard(vae, images / shard, ids, file)
+                note = {"sha256": sha256_of(file)}
+                finished.keep(keys[-1], file, note)
+            files.append({"file": file.name, "images": len(ids), "sha256": note["sha256"]})
+            bar.update(len(ids))
         manifest = {
-            "ids": [row["id"] for row in rows],
-            "pixels_sha256": [row["sha256"] for row in rows],
+            "index_sha256": sha256_of(images / INDEX),
             "scaling_factor": vae.config.scaling_factor,
-            "shards": shards,
-            "vae_sha256": sha256_of(vae_folder / "diffusion_pytorch_model.safetensors"),
+            "shards": files,
+            "vae_sha256": vae_digest,
         }
-        write_json(partial / MANIFEST, manifest)
+        write_json(folder / MANIFEST, manifest)
+    finished.keep_only(keys)
+
+
+def encode_shard(vae: AutoencoderKL, shard: Path, ids: list[str], out: Path) -> None:
+    """One image and its mirror image at a time, so that nothing but the image decides on its latents.
+
+    ids: of the images in the shard, for messages.
+    """
+    with array_writer(out, np.float16) as write:
+        for name, (_, pixels) in zip(ids, read_shard(shard), strict=True):
+            moments = encode_moments(vae, pixels)
+            if not np.isfinite(moments).all():
+                raise InputError(f"{shard}: the latents of {name} are not finite; check the image and the VAE")
+            write(moments[None])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=paths.DATASETS)
+    parser.add_argument("dataset")
     dataset = parser.parse_args().dataset
-    params = load_params().latents
-    latents(paths.IMAGES / dataset, paths.BASE / "vae", paths.LATENTS / dataset, params.batch_size)
+    latents(paths.IMAGES / dataset, paths.BASE / "vae", paths.LATENTS / dataset, Finished.of_stage("latents", dataset))
 
 
 if __name__ == "__main__":

@@ -1,157 +1,179 @@
 """Preprocess-512: every usable picture as 512x512 RGB in tar shards, one index row each; every drop has a reason.
 
-A shard holds the pictures of a fixed stretch of the sorted listing, less those dropped, so that neither the
-number of processes nor one picture's fate moves another picture.
+A picture's id alone decides on its shard, so that neither the number of processes nor another picture's fate moves it,
+and a shard whose pictures have not changed since an earlier run is taken over from there.
 """
 
 import argparse
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from finetune import paths
+from finetune import originals as reading
+from finetune import paths, pixels, shards, zip_archive
+from finetune.checksums import sha256_of
 from finetune.coco import list_coco
 from finetune.errors import InputError
+from finetune.finished import Finished, Note, finished_key
 from finetune.flickr8k import list_flickr8k
-from finetune.originals import SPLITS, DroppedError, Listing, Original, Split
+from finetune.imagefolder import list_imagefolder
+from finetune.originals import DroppedError, Listing, Original, Split
 from finetune.outputs import whole_directory, write_json
 from finetune.parallel import worker_pool
 from finetune.params import PreprocessDataset, load_params
-from finetune.pixels import decode, encode_jpeg, to_square
-from finetune.shards import INDEX, encode_png, shard_name, write_index, write_shard
+from finetune.pixels import decode, encode_jpeg, perceptual_hash, to_square
+from finetune.shards import INDEX, encode_png, index_writer, shard_name, write_shard
 from finetune.stage import run_stage
 
-LISTS = {"coco": list_coco, "flickr8k": list_flickr8k}
+LISTS = {"coco": list_coco, "flickr8k": list_flickr8k, "imagefolder": list_imagefolder}
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
         "dataset": pa.string(),
         "split": pa.string(),
         "shard": pa.string(),
+        "shard_sha256": pa.string(),
         "member": pa.string(),
         "width": pa.int32(),
         "height": pa.int32(),
         "sha256": pa.string(),
+        "perceptual_hash": pa.string(),
         "captions": pa.list_(pa.string()),
     }
 )
+MAKERS = (__file__, pixels.__file__, reading.__file__, shards.__file__, zip_archive.__file__)
+PACKAGES = ("imagehash", "numpy", "pillow")  # what a shard's bytes come from, with these MAKERS
 
 
 @dataclass(frozen=True)
-class ShardJob:
-    """A stretch of the listing, all of one split, and the shard that it becomes."""
+class Job:
+    """What all shards of a data set have in common."""
 
     dataset: str
-    originals: tuple[Original, ...]
-    path: Path
+    listing: Path
+    folder: Path
     params: PreprocessDataset
-    held_out: frozenset[str]  # sha256 of pixels that may not occur here
+    finished: Finished
 
 
 @dataclass(frozen=True)
-class ShardResult:
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
+class Shard:
+    rows: list[dict[str, Any]]  # of the index
+    dropped: dict[str, list[str]]
+    key: str
 
 
-def preprocess(dataset: str, raw: Path, images: Path, metrics: Path, params: PreprocessDataset) -> None:
+def preprocess(
+    dataset: str, raw: Path, images: Path, metrics: Path, params: PreprocessDataset, finished: Finished
+) -> None:
     """Write shards, index and drop report to `images`, and the counts to `metrics`.
 
     Raises InputError for archives that cannot be read and when more than `max_dropped` of the pictures fall out.
     """
-    listing = LISTS[dataset](raw)
     with whole_directory(images) as folder:
-        results = _process(dataset, listing, folder, params)
-        rows = [row for result in results for row in result.rows]
-        dropped = _merge([listing.dropped, *(result.dropped for result in results)])
-        _check_dropped(raw, dataset, len(rows), dropped, params.max_dropped)
-        write_index(folder / INDEX, rows, SCHEMA)
-        write_json(folder / "drops.json", {"kept": len(rows), "dropped": dropped})
-    train = sum(row["split"] == "train" for row in rows)
-    counts = {"train": train, "validation": len(rows) - train, "dropped": sum(map(len, dropped.values()))}
-    write_json(metrics, counts)
+        listing = folder / "listing.sqlite"
+        wanted, dropped = _list(raw, listing, params)
+        job = Job(dataset, listing, folder, params, finished)
+        kept = {"train": 0, "validation": 0}
+        keys = set()
+        with (
+            worker_pool() as ordered_map,
+            index_writer(folder / INDEX, SCHEMA) as write_rows,
+            tqdm(desc=dataset, total=len(wanted), unit="shard", disable=None) as progress,
+        ):
+            for (split, _), shard in zip(wanted, ordered_map(partial(make_shard, job), wanted), strict=True):
+                write_rows(shard.rows)
+                kept[split] += len(shard.rows)
+                keys.add(shard.key)
+                for reason, names in shard.dropped.items():
+                    dropped.setdefault(reason, []).extend(names)
+                progress.update()
+        listing.unlink()
+        _check_dropped(raw, dataset, sum(kept.values()), dropped, params.max_dropped)
+        report = {reason: sorted(names) for reason, names in dropped.items()}
+        write_json(folder / "drops.json", {"kept": sum(kept.values()), "dropped": report})
+    finished.keep_only(keys)
+    write_json(metrics, kept | {"dropped": sum(map(len, dropped.values()))})
 
 
-def write_images(job: ShardJob) -> ShardResult:
-    """Write one shard, unless nothing is left to write."""
-    result = ShardResult()
-    write_shard(job.path, _members(job, result))
-    if not result.rows:
-        job.path.unlink()
+def make_shard(job: Job, which: tuple[Split, int]) -> Shard:
+    """Write one shard, or take it over from an earlier run; no file where none of its pictures can be used."""
+    split, number = which
+    listing = Listing(job.listing)
+    originals = listing.originals(split, number)
+    listing.close()
+    path = job.folder / f"{split}-{shard_name(number)}"
+    key = finished_key(_determinants(split, originals, job.params), MAKERS, PACKAGES)
+    note = job.finished.take(key, path)
+    if note is None:
+        note = _write(path, split, originals, job.params)
+        if "damaged_in_archive" not in note["dropped"]:  # a mended archive has the same table of contents
+            job.finished.keep(key, path, note)
+    if not note["rows"]:
+        path.unlink()
+    by_id = {original.id: original for original in originals}
+    common = {"dataset": job.dataset, "split": split, "shard": path.name, "shard_sha256": note["sha256"]}
+    rows = [common | row | {"captions": by_id[row["id"]].captions} for row in note["rows"]]
+    return Shard(rows, note["dropped"], key)
+
+
+def _list(raw: Path, file: Path, params: PreprocessDataset) -> tuple[list[tuple[Split, int]], dict[str, list[str]]]:
+    """The shards to make, and what is already left out."""
+    listing = Listing(file)
+    LISTS[params.format](raw, listing)
+    listing.settle(params.shards)
+    result = listing.shards(), listing.dropped()
+    listing.close()
     return result
 
 
-def _process(dataset: str, listing: Listing, folder: Path, params: PreprocessDataset) -> list[ShardResult]:
-    stretches = {split: _stretches(listing, split, params.shard_images) for split in SPLITS}
-    count = sum(map(len, stretches.values()))
-    with worker_pool() as ordered_map, tqdm(desc=dataset, total=count, unit="shard", disable=None) as progress:
-
-        def run(split: Split, first: int, held_out: frozenset[str]) -> list[ShardResult]:
-            jobs = [
-                ShardJob(dataset, originals, folder / shard_name(number), params, held_out)
-                for number, originals in enumerate(stretches[split], first)
-            ]
-            results = []
-            for result in ordered_map(write_images, jobs):
-                results.append(result)
-                progress.update()
-            return results
-
-        # The shards of validation are numbered last but made first: training may hold none of their pictures.
-        validation = run("validation", len(stretches["train"]), frozenset())
-        held_out = frozenset(row["sha256"] for result in validation for row in result.rows)
-        return run("train", 0, held_out) + validation
+def _determinants(split: Split, originals: list[Original], params: PreprocessDataset) -> dict[str, Any]:
+    """Captions are not among them: they are no part of a shard, and a corrected one costs nothing."""
+    return {
+        "originals": [(original.id, original.member.crc, original.member.size) for original in originals],
+        "params": params.model_dump(include={"crop", "min_side", "jpeg_quality"}),
+        "split": split,
+    }
 
 
-def _stretches(listing: Listing, split: Split, size: int) -> list[tuple[Original, ...]]:
-    originals = [original for original in listing.originals if original.split == split]
-    return [tuple(originals[start : start + size]) for start in range(0, len(originals), size)]
+def _write(path: Path, split: Split, originals: list[Original], params: PreprocessDataset) -> Note:
+    rows: list[dict[str, Any]] = []
+    dropped: dict[str, list[str]] = {}
+
+    def converted() -> Iterator[tuple[str, bytes]]:
+        for original in originals:
+            try:
+                row, content = _convert(original, split, params)
+            except DroppedError as reason:
+                dropped.setdefault(str(reason), []).append(original.name)
+                continue
+            rows.append(row)
+            yield row["member"], content
+
+    write_shard(path, converted())
+    return {"rows": rows, "dropped": dropped, "sha256": sha256_of(path)}
 
 
-def _members(job: ShardJob, result: ShardResult) -> Iterator[tuple[str, bytes]]:
-    for original in job.originals:
-        try:
-            row, content = _convert(original, job)
-        except DroppedError as reason:
-            result.dropped.setdefault(str(reason), []).append(original.name)
-            continue
-        result.rows.append(row)
-        yield row["member"], content
-
-
-def _convert(original: Original, job: ShardJob) -> tuple[dict[str, Any], bytes]:
-    picture = decode(original.read(), job.params.min_side)
-    square = to_square(picture, job.params.crop)
-    sha256 = hashlib.sha256(square.tobytes()).hexdigest()
-    if sha256 in job.held_out:
-        raise DroppedError("same_as_validation")
-    held_out = original.split == "validation"
+def _convert(original: Original, split: Split, params: PreprocessDataset) -> tuple[dict[str, Any], bytes]:
+    picture = decode(original.read(), params.min_side)
+    square = to_square(picture, params.crop)
+    held_out = split == "validation"
     row = {
         "id": original.id,
-        "dataset": job.dataset,
-        "split": original.split,
-        "shard": job.path.name,
         "member": f"{original.id}.{'png' if held_out else 'jpg'}",
         "width": picture.width,
         "height": picture.height,
-        "sha256": sha256,
-        "captions": original.captions,
+        "sha256": sha256(square.tobytes()).hexdigest(),
+        "perceptual_hash": perceptual_hash(square),
     }
     # JPEG's artefacts would move the statistics that generated pictures are measured against.
-    return row, encode_png(square) if held_out else encode_jpeg(square, job.params.jpeg_quality)
-
-
-def _merge(parts: list[dict[str, list[str]]]) -> dict[str, list[str]]:
-    merged: dict[str, list[str]] = {}
-    for part in parts:
-        for reason, names in part.items():
-            merged.setdefault(reason, []).extend(names)
-    return {reason: sorted(names) for reason, names in merged.items()}
+    return row, encode_png(square) if held_out else encode_jpeg(square, params.jpeg_quality)
 
 
 def _check_dropped(raw: Path, dataset: str, kept: int, dropped: dict[str, list[str]], most: float) -> None:
@@ -166,11 +188,16 @@ def _check_dropped(raw: Path, dataset: str, kept: int, dropped: dict[str, list[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=paths.DATASETS)
+    params = load_params().preprocess
+    parser.add_argument("dataset", choices=params)
     dataset = parser.parse_args().dataset
-    params = getattr(load_params().preprocess, dataset)
     preprocess(
-        dataset, paths.RAW / dataset, paths.IMAGES / dataset, paths.PREPROCESS_METRICS / f"{dataset}.json", params
+        dataset,
+        paths.RAW / dataset,
+        paths.IMAGES / dataset,
+        paths.PREPROCESS_METRICS / f"{dataset}.json",
+        params[dataset],
+        Finished.of_stage("preprocess", dataset),
     )
 
 

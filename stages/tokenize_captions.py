@@ -1,9 +1,12 @@
-"""Tokenize: the captions that are fit for training as CLIP token ids, in the order of the images' indexes."""
+"""Tokenize: the captions that are fit for training as CLIP token ids, in the order of the images' indexes.
+
+Where all data sets come together, training images that are among anyone's validation images are left out. They keep
+their row, without captions, so that rows and latents correspond and changing the rule encodes nothing again.
+"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +14,17 @@ from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 
 from finetune import paths
+from finetune.arrays import array_writer
+from finetune.checksums import sha256_of
+from finetune.duplicates import HeldOut
 from finetune.errors import InputError
 from finetune.models import load_tokenizer
 from finetune.outputs import whole_directory, write_json
 from finetune.params import Tokenize, load_params
-from finetune.shards import INDEX, read_index, write_index
+from finetune.shards import INDEX, index_writer, read_batches
 from finetune.stage import run_stage
 
 LENGTH = 77  # positions of CLIP's text encoder, start and end included
-BATCH = 10_000  # captions
 SCHEMA = pa.schema(
     {
         "dataset": pa.string(),
@@ -29,46 +34,56 @@ SCHEMA = pa.schema(
         "captions": pa.int32(),
     }
 )
+REASONS = ("like_validation", "no_caption", "same_as_validation")
 
 
-def tokenize(images: Sequence[Path], tokenizer: Path, tokens: Path, metrics: Path, params: Tokenize) -> None:
+def tokenize(images: Mapping[str, Path], tokenizer: Path, tokens: Path, metrics: Path, params: Tokenize) -> None:
     """Write ids `uint16 [captions, 77]` and where each image's captions are to `tokens`, and counts to `metrics`.
 
-    Raises InputError for an image that is left without a caption and a vocabulary that 16 bits cannot number.
+    images: data set -> its folder. Raises InputError when more than `max_dropped` of the images are left out, and for
+    a vocabulary that 16 bits cannot number.
     """
     clip = load_tokenizer(tokenizer)
     if len(clip) > np.iinfo(np.uint16).max + 1:
         raise InputError(f"{tokenizer}: {len(clip)} tokens do not fit 16 bits; only CLIP-sized vocabularies do")
-    rows: list[dict[str, Any]] = []
-    captions: list[str] = []
-    dropped = 0
-    for folder in images:
-        for image in read_index(folder):
-            clean = clean_captions(image["captions"], params.min_words)
-            if not clean:
-                raise InputError(
-                    f"{folder / INDEX}: image {image['id']} has no caption of tokenize.min_words = "
-                    f"{params.min_words} or more; lower it, or take the image out of the data set"
-                )
-            dropped += len(image["captions"]) - len(clean)
-            used = clean[: params.max_captions]
-            place = {"first": len(captions), "captions": len(used)}
-            rows.append({key: image[key] for key in ("dataset", "id", "split")} | place)
-            captions += used
-    ids = token_ids(clip, captions)
-    truncated = count_truncated(clip, captions, ids)
+    held_out = _held_out(images, params.near_duplicate_bits)
+    counts = {"captions": 0, "too_short": 0, "truncated": 0, "train": 0, "validation": 0}
+    dropped: dict[str, list[str]] = {reason: [] for reason in REASONS}
     with whole_directory(tokens) as folder:
-        with (folder / "ids.npy").open("wb") as file:  # np.save by name hides a full disk's errno
-            np.save(file, ids)
-        write_index(folder / "images.parquet", rows, SCHEMA)
+        with (
+            array_writer(folder / "ids.npy", np.uint16) as write_ids,
+            index_writer(folder / "images.parquet", SCHEMA) as write_rows,
+        ):
+            for batch in (batch for folder in images.values() for batch in read_batches(folder / INDEX)):
+                rows, captions = [], list[str]()
+                for image, reason in zip(batch, held_out.reasons(batch), strict=True):
+                    clean = clean_captions(image["captions"], params.min_words)
+                    counts["too_short"] += len(image["captions"]) - len(clean)
+                    reason = reason or ("no_caption" if not clean else None)
+                    if reason:
+                        dropped[reason].append(f"{image['dataset']}/{image['id']}")
+                    else:
+                        counts[image["split"]] += 1
+                    used = [] if reason else clean[: params.max_captions]
+                    place = {"first": counts["captions"] + len(captions), "captions": len(used)}
+                    rows.append({key: image[key] for key in ("dataset", "id", "split")} | place)
+                    captions += used
+                ids = token_ids(clip, captions)
+                write_ids(ids)
+                write_rows(rows)
+                counts["captions"] += len(captions)
+                counts["truncated"] += count_truncated(clip, captions, ids)
+        _check_dropped(counts["train"] + counts["validation"], dropped, params.max_dropped)
+        write_json(folder / "drops.json", dropped)
         manifest = {
             "empty": token_ids(clip, [""])[0].tolist(),
-            "truncated": truncated,
+            "indexes": {dataset: sha256_of(images[dataset] / INDEX) for dataset in images},
+            "truncated": counts["truncated"],
             "vocab_size": len(clip),
             "tokenizer_sha256": _folder_sha256(tokenizer),
         }
         write_json(folder / "manifest.json", manifest)
-    write_json(metrics, {"captions": len(captions), "too_short": dropped, "truncated": truncated})
+    write_json(metrics, counts | {"dropped": {reason: len(names) for reason, names in dropped.items()}})
 
 
 def clean_captions(captions: Sequence[str], min_words: int) -> list[str]:
@@ -79,17 +94,32 @@ def clean_captions(captions: Sequence[str], min_words: int) -> list[str]:
 
 def token_ids(clip: CLIPTokenizer, captions: Sequence[str]) -> NDArray[np.uint16]:
     """Start, tokens, end and padding: `uint16 [captions, 77]`; what is too long is cut before the end token."""
-    ids = np.empty((len(captions), LENGTH), np.uint16)
-    for start in range(0, len(captions), BATCH):
-        batch = list(captions[start : start + BATCH])
-        ids[start : start + BATCH] = clip(batch, padding="max_length", max_length=LENGTH, truncation=True)["input_ids"]
-    return ids
+    if not captions:
+        return np.empty((0, LENGTH), np.uint16)
+    encoded = clip(list(captions), padding="max_length", max_length=LENGTH, truncation=True)
+    return np.array(encoded["input_ids"], np.uint16)
 
 
 def count_truncated(clip: CLIPTokenizer, captions: Sequence[str], ids: NDArray[np.uint16]) -> int:
     """How many captions have more than 77 tokens; only those without padding are looked at again."""
     full = [captions[i] for i in np.flatnonzero(ids[:, -2] != clip.pad_token_id).tolist()]
     return sum(len(clip(caption, verbose=False)["input_ids"]) > LENGTH for caption in full)
+
+
+def _held_out(images: Mapping[str, Path], near_duplicate_bits: int | None) -> HeldOut:
+    columns = ("split", "sha256", "perceptual_hash")
+    rows = (row for folder in images.values() for batch in read_batches(folder / INDEX, columns) for row in batch)
+    return HeldOut((row for row in rows if row["split"] == "validation"), near_duplicate_bits)
+
+
+def _check_dropped(kept: int, dropped: dict[str, list[str]], most: float) -> None:
+    count = sum(map(len, dropped.values()))
+    if kept == 0 or count > most * (kept + count):
+        reasons = ", ".join(f"{len(names)} {reason} such as {names[0]}" for reason, names in dropped.items() if names)
+        raise InputError(
+            f"params.yaml: tokenize leaves out {count} of {kept + count} images ({reasons}), more than "
+            f"tokenize.max_dropped = {most} allows; lower tokenize.near_duplicate_bits or min_words, or raise it"
+        )
 
 
 def _folder_sha256(folder: Path) -> str:
@@ -100,12 +130,13 @@ def _folder_sha256(folder: Path) -> str:
 
 
 def main() -> None:
+    params = load_params()
     tokenize(
-        [paths.IMAGES / dataset for dataset in paths.DATASETS],
+        paths.of_datasets(paths.IMAGES, params.datasets),
         paths.BASE / "tokenizer",
         paths.TOKENS,
         paths.TOKENIZE_METRICS,
-        load_params().tokenize,
+        params.tokenize,
     )
 
 

@@ -46,7 +46,7 @@ def train(
     if not on_gpu and params.mixed_precision != "no":
         log.info("no GPU: train.mixed_precision %s is not used, every step computes in fp32", params.mixed_precision)
     set_seed(params.seed)
-    data = CaptionedLatents(tokens, latents)
+    data = CaptionedLatents(tokens, latents, base / "vae")
     inputs = [folder / "manifest.json" for folder in (tokens, *latents.values())]
     inputs += [tokens / "ids.npy", tokens / "images.parquet", *base.rglob("*.safetensors"), *base.rglob("*.json")]
     determinants = params.model_dump() | {"device": accelerator.device.type, "processes": accelerator.num_processes}
@@ -133,15 +133,16 @@ def write_outputs(
 
 
 def main() -> None:
+    params = load_params()
     train(
         tokens=paths.TOKENS,
-        latents={dataset: paths.LATENTS / dataset for dataset in paths.DATASETS},
+        latents=paths.of_datasets(paths.LATENTS, params.datasets),
         base=paths.BASE,
         tuned=paths.TUNED,
         metrics=paths.TRAIN_METRICS,
         curves=paths.TRAIN_CURVES,
         samples=paths.SAMPLES,
-        params=load_params().train,
+        params=params.train,
     )
 
 

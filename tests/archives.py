@@ -4,18 +4,43 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.originals import Listing, Original
+
 ROOT = Path(__file__).parents[1]
 PHOTOS = Path(os.environ.get("PHOTOS", ROOT.parent / "shared" / "photos"))
 needs_photos = pytest.mark.skipif(
     not PHOTOS.is_dir(), reason=f"no real photos at {PHOTOS}; name another folder in PHOTOS"
 )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """All that a listing tells, train first, each split by id."""
+
+    originals: list[Original]
+    dropped: dict[str, list[str]]
+
+
+def listed(list_dataset: Callable[[Path, Listing], None], raw: Path) -> Listed:
+    """What a data set's parser finds in the folder `raw`."""
+    with TemporaryDirectory() as folder:
+        listing = Listing(Path(folder) / "listing.sqlite")
+        list_dataset(raw, listing)
+        listing.settle(shards=1)
+        originals = [original for shard in listing.shards() for original in listing.originals(*shard)]
+        dropped = listing.dropped()
+        listing.close()
+    return Listed(originals, dropped)
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> bytes:

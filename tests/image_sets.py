@@ -2,14 +2,18 @@
 
 import hashlib
 import io
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.shards import INDEX, write_index, write_shard
+from finetune.checksums import sha256_of
+from finetune.pixels import SIDE, perceptual_hash
+from finetune.shards import INDEX, read_index, write_index, write_shard
 from stages.preprocess import SCHEMA as IMAGES_SCHEMA
+from stages.tokenize_captions import SCHEMA as TOKENS_SCHEMA
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -29,17 +33,32 @@ def shapes(seed: int, pictures: int) -> list[NDArray[np.uint8]]:
 
 
 def write_image_set(folder: Path, dataset: str, splits: dict[str, list[NDArray[np.uint8]]]) -> None:
-    """A data set as preprocess-512 leaves it, in one shard, with two captions per picture."""
+    """A data set as preprocess-512 leaves it, in one shard per split, with two captions per picture."""
     folder.mkdir(parents=True)
     rows = []
-    members = []
     for split, pictures in splits.items():
-        for i, pixels in enumerate(pictures):
-            name = f"{dataset}-{split}-{i}"
-            row = {"id": name, "dataset": dataset, "split": split, "shard": "00000.tar", "member": f"{name}.png"}
-            row |= {"width": pixels.shape[1], "height": pixels.shape[0]}
+        shard = folder / f"{split}-00000.tar"
+        names = [f"{dataset}-{split}-{i}" for i in range(len(pictures))]
+        write_shard(shard, [(f"{name}.png", png(pixels)) for name, pixels in zip(names, pictures, strict=True)])
+        common = {"dataset": dataset, "split": split, "shard": shard.name, "shard_sha256": sha256_of(shard)}
+        for name, pixels in zip(names, pictures, strict=True):
+            row = common | {"id": name, "member": f"{name}.png", "width": pixels.shape[1], "height": pixels.shape[0]}
             row |= {"sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+            row |= {"perceptual_hash": perceptual_hash(Image.fromarray(pixels).resize((SIDE, SIDE)))}
             rows.append(row | {"captions": [f" a star called {name}\n", "another caption"]})
-            members.append((f"{name}.png", png(pixels)))
-    write_shard(folder / "00000.tar", members)
     write_index(folder / INDEX, rows, IMAGES_SCHEMA)
+
+
+def folders(images: Path) -> dict[str, Path]:
+    return {dataset: images / dataset for dataset in ("coco", "flickr8k")}
+
+
+def write_token_table(tokens: Path, images: dict[str, Path], left_out: Container[str] = ()) -> None:
+    """The table of `tokenize`, alone, in which the images of those ids are not trained on."""
+    tokens.mkdir(parents=True)
+    rows = [
+        {key: row[key] for key in ("dataset", "id", "split")} | {"first": 0, "captions": int(row["id"] not in left_out)}
+        for folder in images.values()
+        for row in read_index(folder)
+    ]
+    write_index(tokens / "images.parquet", rows, TOKENS_SCHEMA)

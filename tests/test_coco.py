@@ -5,7 +5,7 @@ import pytest
 
 from finetune.coco import ANNOTATIONS, list_coco
 from finetune.errors import InputError
-from tests.archives import PHOTOS, coco_json, needs_photos, picture, write_coco, write_zip
+from tests.archives import PHOTOS, coco_json, listed, needs_photos, picture, write_coco, write_zip
 
 MEMBER = "annotations/captions_train2017.json"
 
@@ -20,7 +20,7 @@ def replace_captions(folder: Path, content: bytes) -> None:
 
 
 def test_train2017_trains_and_val2017_validates(folder: Path) -> None:
-    listing = list_coco(folder)
+    listing = listed(list_coco, folder)
     assert [(original.id, original.split) for original in listing.originals] == [
         ("000000000003", "train"),
         ("000000000007", "train"),
@@ -33,43 +33,76 @@ def test_captions_keep_their_annotation_order_and_their_whitespace(folder: Path)
     content = json.loads(coco_json({3: ["first", " second\n"], 7: ["other"]}))
     content["annotations"].reverse()
     replace_captions(folder, json.dumps(content).encode())
-    assert list_coco(folder).originals[0].captions == ("first", " second\n")
+    assert listed(list_coco, folder).originals[0].captions == ("first", " second\n")
 
 
 def test_captions_without_image_and_image_without_captions_are_left_out(folder: Path) -> None:
     content = json.loads(coco_json({3: ["text"], 9: ["text"]}))
     content["annotations"].append({"id": 99, "image_id": 11, "caption": "of an image that the list lacks"})
     replace_captions(folder, json.dumps(content).encode())
-    assert list_coco(folder).dropped == {
-        "no_image": ["000000000009.jpg", "000000000011.jpg"],
+    assert listed(list_coco, folder).dropped == {
         "no_caption": ["000000000007.jpg"],
+        "no_image": ["000000000009.jpg", "000000000011.jpg"],
     }
+
+
+ENTRY = '"images": [{"id": 3, "file_name": "000000000003.jpg"}]'
 
 
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b'{"images": [', "Invalid JSON"),
-        (b'{"images": []}', "annotations: "),
-        (b'{"images": [{"id": "7", "file_name": "7.jpg"}], "annotations": []}', r"images\.0\.id: "),
-        (b"\xff\xfe", "Invalid JSON"),
+        (b"<html>404</html>", "not JSON: "),
+        (b'{"images": [', "not JSON: "),
+        (b"\xff\xfe", "not JSON: "),
+        (
+            f'{{{ENTRY}, "annotations": [{{"id": 1, "image_id": 3, "caption": "\xe9"}}]}}'.encode("latin-1"),
+            "not JSON: ",
+        ),
+        (b"[1, 2]", "holds no images"),
+        (b'{"images": [], "annotations": []}', "holds no images"),
+        (f"{{{ENTRY}}}".encode(), "holds no annotations"),
+        (b'{"images": [{"id": "7", "file_name": "7.jpg"}]}', r"images\.0\.id: "),
+        (b'{"images": [{"id": 7, "file_name": null}]}', r"images\.0\.file_name: "),
+        (b'{"images": [{"id": -1, "file_name": "7.jpg"}]}', r"images\.0\.id: "),
+        (b'{"images": [{"id": 1e300, "file_name": "7.jpg"}]}', r"images\.0\.id: "),
+        (b'{"images": ["7.jpg"]}', r"images\.0: "),
+        (f'{{{ENTRY}, "annotations": [{{"id": 1, "image_id": 3}}]}}'.encode(), r"annotations\.0\.caption: "),
+        (
+            f'{{{ENTRY}, "annotations": [{{"id": 1, "image_id": 3, "caption": "{"long " * 2001}"}}]}}'.encode(),
+            r"annotations\.0\.caption: String should have at most 10000 characters",
+        ),
     ],
 )
 def test_a_captions_file_of_another_form_is_named(folder: Path, content: bytes, fault: str) -> None:
     replace_captions(folder, content)
     with pytest.raises(InputError, match=rf"{ANNOTATIONS}: {MEMBER}: .*{fault}"):
-        list_coco(folder)
+        listed(list_coco, folder)
 
 
 def test_a_missing_captions_file_is_named(folder: Path) -> None:
     write_zip(folder / ANNOTATIONS, {"annotations/instances_train2017.json": b"{}"})
     with pytest.raises(InputError, match=f"{ANNOTATIONS}: holds no {MEMBER}"):
-        list_coco(folder)
+        listed(list_coco, folder)
+
+
+def test_a_caption_that_no_encoding_can_hold_is_named_or_mended(folder: Path) -> None:
+    """Half a surrogate pair: Python's strings hold it, neither SQLite nor Parquet do."""
+    content = coco_json({3: ["half CAPTION"], 7: ["whole"]}).replace(b"CAPTION", b"\\ud83d")
+    replace_captions(folder, content)
+    listed(list_coco, folder).originals[0].captions[0].encode()
+
+
+def test_blank_captions_are_none(folder: Path) -> None:
+    replace_captions(folder, coco_json({3: ["", "text", " \n"], 7: [" "]}))
+    found = listed(list_coco, folder)
+    assert found.originals[0].captions == ("text",)
+    assert found.dropped == {"no_caption": ["000000000007.jpg"]}
 
 
 @needs_photos
 def test_real_coco_is_listed_whole() -> None:
-    listing = list_coco(PHOTOS / "coco")
+    listing = listed(list_coco, PHOTOS / "coco")
     assert [sum(original.split == split for original in listing.originals) for split in ("train", "validation")] == [
         40,
         80,

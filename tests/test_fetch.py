@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,17 @@ def test_a_drawn_archive_is_verified_when_its_sha256_is_given(tmp_path: Path) ->
     with pytest.raises(InputError, match=f"its sha256 is {sha256}, not the expected {'0' * 64}"):
         fetch_files({"val2017.zip": archive(SCENES, f"sha256:{'0' * 64}")}, tmp_path / "third")
     assert not (tmp_path / "third").exists()
+
+
+def test_a_folder_becomes_an_archive_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "metadata.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="its sha256 is") as raised:
+        fetch_files({"own.zip": archive(f"{tmp_path}/photos", f"sha256:{'0' * 64}")}, tmp_path / "own")
+    (digest,) = re.findall(r"sha256 is (\w{64})", str(raised.value))
+    fetch_files({"own.zip": archive(f"{tmp_path}/photos", f"sha256:{digest}")}, tmp_path / "own")
+    with zipfile.ZipFile(tmp_path / "own" / "own.zip") as fetched:
+        assert fetched.read("metadata.jsonl") == b"{}\n"
 
 
 def test_one_fault_keeps_what_was_there_before_and_nothing_new(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from finetune.seeding import derive_seed
 from finetune.shards import read_images, read_index
 from stages import generate as stage
 from stages.generate import generate
+from tests.image_sets import folders
 
 PARAMS = Generate(seed=5, images=6, num_inference_steps=2, guidance_scale=4.0, batch_size=4)
 
@@ -21,7 +22,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_draws_an_even_spread_of_the_validation_images_in_index_order(
     images: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    generate(images, tiny_base, None, tmp_path / "base", PARAMS)
+    generate(folders(images), tiny_base, None, tmp_path / "base", PARAMS)
     rows = read_index(tmp_path / "base")
     assert [row["id"] for row in rows] == [f"coco-validation-{i}" for i in (0, 2, 4, 6)] + [
         f"flickr8k-validation-{i}" for i in (0, 2)
@@ -32,14 +33,14 @@ def test_draws_an_even_spread_of_the_validation_images_in_index_order(
 def test_the_prompt_is_the_first_caption_and_the_seed_the_image_id_s(
     images: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    generate(images, tiny_base, None, tmp_path / "base", PARAMS)
+    generate(folders(images), tiny_base, None, tmp_path / "base", PARAMS)
     for row in read_index(tmp_path / "base"):
         assert row["prompt"] == f"a star called {row['id']}"
         assert row["seed"] == derive_seed(5, row["id"])
 
 
 def test_pictures_are_lossless_and_one_per_row(images: Path, tiny_base: Path, tmp_path: Path) -> None:
-    generate(images, tiny_base, None, tmp_path / "base", PARAMS)
+    generate(folders(images), tiny_base, None, tmp_path / "base", PARAMS)
     rows = read_index(tmp_path / "base")
     drawn = list(read_images(tmp_path / "base", rows))
     assert [row for row, _ in drawn] == rows
@@ -47,8 +48,10 @@ def test_pictures_are_lossless_and_one_per_row(images: Path, tiny_base: Path, tm
 
 
 def test_an_image_keeps_its_picture_when_more_are_drawn(images: Path, tiny_base: Path, tmp_path: Path) -> None:
-    generate(images, tiny_base, None, tmp_path / "few", PARAMS)
-    generate(images, tiny_base, None, tmp_path / "all", PARAMS.model_copy(update={"images": 12, "batch_size": 1}))
+    generate(folders(images), tiny_base, None, tmp_path / "few", PARAMS)
+    generate(
+        folders(images), tiny_base, None, tmp_path / "all", PARAMS.model_copy(update={"images": 12, "batch_size": 1})
+    )
     everything = {row["id"]: pixels for row, pixels in read_images(tmp_path / "all", read_index(tmp_path / "all"))}
     for row, pixels in read_images(tmp_path / "few", read_index(tmp_path / "few")):
         assert np.array_equal(pixels, everything[row["id"]])
@@ -59,9 +62,9 @@ def test_the_tuned_unet_draws_in_the_base_s_place(images: Path, tiny_base: Path,
     unet.save_pretrained(tmp_path / "same")
     unet.conv_out.weight.data.mul_(2)
     unet.save_pretrained(tmp_path / "other")
-    generate(images, tiny_base, None, tmp_path / "by_base", PARAMS)
-    generate(images, tiny_base, tmp_path / "same", tmp_path / "by_same", PARAMS)
-    generate(images, tiny_base, tmp_path / "other", tmp_path / "by_other", PARAMS)
+    generate(folders(images), tiny_base, None, tmp_path / "by_base", PARAMS)
+    generate(folders(images), tiny_base, tmp_path / "same", tmp_path / "by_same", PARAMS)
+    generate(folders(images), tiny_base, tmp_path / "other", tmp_path / "by_other", PARAMS)
     assert contents(tmp_path / "by_same") == contents(tmp_path / "by_base")
     assert contents(tmp_path / "by_other") != contents(tmp_path / "by_base")
 
@@ -70,7 +73,7 @@ def test_shards_are_of_a_bounded_size(
     images: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "SHARD_IMAGES", 4)
-    generate(images, tiny_base, None, tmp_path / "base", PARAMS)
+    generate(folders(images), tiny_base, None, tmp_path / "base", PARAMS)
     rows = read_index(tmp_path / "base")
     assert [row["shard"] for row in rows] == ["00000.tar"] * 4 + ["00001.tar"] * 2
     assert [row for row, _ in read_images(tmp_path / "base", rows)] == rows
@@ -79,11 +82,11 @@ def test_shards_are_of_a_bounded_size(
 def test_more_pictures_than_captions_is_an_error_that_names_the_key(
     images: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"generate\.images is 13.*12 validation images"):
-        generate(images, tiny_base, None, tmp_path / "base", PARAMS.model_copy(update={"images": 13}))
+    with pytest.raises(InputError, match=r"generate\.images is 13, more than the 12 validation images"):
+        generate(folders(images), tiny_base, None, tmp_path / "base", PARAMS.model_copy(update={"images": 13}))
 
 
 def test_a_missing_model_leaves_no_output(images: Path, tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        generate(images, tiny_base, tmp_path / "missing", tmp_path / "tuned", PARAMS)
+        generate(folders(images), tiny_base, tmp_path / "missing", tmp_path / "tuned", PARAMS)
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 """Latents: mean and deviation of the image and of its mirror image, each truly encoded."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,39 +11,70 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
+from finetune.checksums import sha256_of
 from finetune.errors import InputError
-from finetune.latents import LatentCache, encode_moments, sample_latents
+from finetune.finished import Finished
+from finetune.latents import LatentCache, encode_moments, sample_latents, vae_sha256
 from finetune.models import load_vae
-from finetune.shards import read_images, read_index
+from finetune.shards import INDEX, read_images, read_index
 from stages.latents import latents
+from tests.image_sets import shapes, write_image_set
 
 
 @pytest.fixture(scope="module")
 def encoded(tiny_base: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("latents") / "coco"
-    latents(images / "coco", tiny_base / "vae", out, batch_size=3)
-    return out
+    root = tmp_path_factory.mktemp("latents")
+    latents(images / "coco", tiny_base / "vae", root / "coco", Finished(root / "finished"))
+    return root / "coco"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[int], None] = lambda _: None) -> list[int]:
+    """The running number of every image encoded from here on; `spoil` is called with it first."""
+    numbers: list[int] = []
+
+    def encode(vae: AutoencoderKL, image: NDArray[np.uint8]) -> NDArray[np.float16]:
+        spoil(len(numbers))
+        numbers.append(len(numbers))
+        return encode_moments(vae, image)
+
+    monkeypatch.setattr("stages.latents.encode_moments", encode)
+    return numbers
 
 
 def test_every_image_of_the_index_has_its_latents_in_order(encoded: Path, images: Path, tiny_base: Path) -> None:
     rows = read_index(images / "coco")
     manifest = json.loads((encoded / "manifest.json").read_text())
-    assert manifest["ids"] == [row["id"] for row in rows]
+    assert [(shard["file"], shard["images"]) for shard in manifest["shards"]] == [
+        ("train-00000.npy", 16),
+        ("validation-00000.npy", 8),
+    ]
     cache = LatentCache(encoded, manifest["shards"])
     assert len(cache) == len(rows)
     vae = load_vae(tiny_base / "vae")
-    _, pixels = list(read_images(images / "coco", rows))[7]
-    expected = encode_moments(vae, pixels[None])
-    for mirrored in (False, True):
-        np.testing.assert_allclose(cache.moments(7, mirrored), expected[0, int(mirrored)], rtol=2e-3, atol=2e-3)
+    for number in (7, 20):
+        _, pixels = list(read_images(images / "coco", rows))[number]
+        expected = encode_moments(vae, pixels)
+        for mirrored in (False, True):
+            np.testing.assert_array_equal(cache.moments(number, mirrored), expected[int(mirrored)])
+
+
+def test_the_manifest_names_all_that_the_latents_were_made_from(encoded: Path, images: Path, tiny_base: Path) -> None:
+    manifest = json.loads((encoded / "manifest.json").read_text())
+    assert manifest["index_sha256"] == sha256_of(images / "coco" / INDEX)
+    assert manifest["vae_sha256"] == vae_sha256(tiny_base / "vae")
+    assert all(shard["sha256"] == sha256_of(encoded / shard["file"]) for shard in manifest["shards"])
 
 
 def test_the_mirror_image_is_encoded_and_not_its_latents_flipped(tiny_base: Path) -> None:
     vae = load_vae(tiny_base / "vae")
-    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     moments = encode_moments(vae, image)
-    np.testing.assert_array_equal(moments[0, 1], encode_moments(vae, image[:, :, ::-1].copy())[0, 0])
-    assert not np.allclose(moments[0, 1], moments[0, 0, :, :, ::-1], atol=1e-2)
+    np.testing.assert_array_equal(moments[1], encode_moments(vae, image[:, ::-1].copy())[0])
+    assert not np.allclose(moments[1], moments[0, :, :, ::-1], atol=1e-2)
 
 
 def test_a_draw_has_the_posteriors_mean_and_deviation_scaled_once() -> None:
@@ -53,18 +86,71 @@ def test_a_draw_has_the_posteriors_mean_and_deviation_scaled_once() -> None:
 def test_latents_that_are_not_finite_name_the_image(
     tiny_base: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: AutoencoderKL, batch: NDArray[np.uint8]) -> NDArray[np.float16]:
-        moments = np.zeros((len(batch), 2, 8, 8, 8), np.float16)
-        moments[-1, 0, 0] = np.nan
+    def broken(_: AutoencoderKL, image: NDArray[np.uint8]) -> NDArray[np.float16]:
+        moments = np.zeros((2, 8, 8, 8), np.float16)
+        moments[0, 0] = np.inf if (image == pixels).all() else 0
         return moments
 
+    rows = read_index(images / "coco")
+    _, pixels = list(read_images(images / "coco", rows))[3]
     monkeypatch.setattr("stages.latents.encode_moments", broken)
-    with pytest.raises(InputError, match="coco-train-1 are not finite"):
-        latents(images / "coco", tiny_base / "vae", tmp_path / "out", batch_size=2)
+    with pytest.raises(InputError, match=r"train-00000\.tar: the latents of coco-train-3 are not finite"):
+        latents(images / "coco", tiny_base / "vae", tmp_path / "out", Finished(tmp_path / "finished"))
     assert not list(tmp_path.iterdir()), "nothing half-written stays"
 
 
 def test_the_same_input_gives_the_same_bytes(tiny_base: Path, images: Path, encoded: Path, tmp_path: Path) -> None:
-    latents(images / "coco", tiny_base / "vae", tmp_path / "again", batch_size=3)
-    for file in encoded.iterdir():
-        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+    latents(images / "coco", tiny_base / "vae", tmp_path / "again", Finished(tmp_path / "finished"))
+    assert contents(tmp_path / "again") == contents(encoded)
+
+
+def test_a_killed_stage_goes_on_at_the_next_shard(
+    tiny_base: Path, images: Path, encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(number: int) -> None:
+        if number == 20:  # in the second shard
+            raise KeyboardInterrupt
+
+    inputs = (images / "coco", tiny_base / "vae", tmp_path / "out", Finished(tmp_path / "finished"))
+    with monkeypatch.context() as patched:
+        counted(patched, kill)
+        with pytest.raises(KeyboardInterrupt):
+            latents(*inputs)
+    assert not (tmp_path / "out").exists(), "an unfinished run leaves no output"
+    again = counted(monkeypatch)
+    latents(*inputs)
+    assert len(again) == 8, "the second shard alone"
+    assert contents(tmp_path / "out") == contents(encoded)
+
+
+def test_what_has_not_changed_is_not_encoded_again(
+    tiny_base: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(images / "coco", tmp_path / "coco")
+    inputs = (tmp_path / "coco", tiny_base / "vae", tmp_path / "out", Finished(tmp_path / "finished"))
+    latents(*inputs)
+    shutil.rmtree(tmp_path / "coco")
+    write_image_set(tmp_path / "coco", "coco", {"train": shapes(1, 17), "validation": shapes(2, 8)})
+    numbers = counted(monkeypatch)
+    latents(*inputs)
+    assert len(numbers) == 17
+
+
+def test_another_vae_encodes_everything_again(
+    tiny_base: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = load_vae(tiny_base / "vae")
+    vae.encoder.conv_in.weight.mul_(1.01)
+    vae.save_pretrained(tmp_path / "vae")
+    finished = Finished(tmp_path / "finished")
+    latents(images / "flickr8k", tiny_base / "vae", tmp_path / "out", finished)
+    numbers = counted(monkeypatch)
+    latents(images / "flickr8k", tmp_path / "vae", tmp_path / "out", finished)
+    assert len(numbers) == 12
+
+
+def test_a_shard_that_is_not_the_index_s_is_named(tiny_base: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images / "coco", tmp_path / "coco")
+    shutil.copy(images / "flickr8k" / "train-00000.tar", tmp_path / "coco")
+    with pytest.raises(InputError, match=r"coco/train-00000\.tar: not the shard that index\.parquet lists"):
+        latents(tmp_path / "coco", tiny_base / "vae", tmp_path / "out", Finished(tmp_path / "finished"))

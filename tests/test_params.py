@@ -164,3 +164,32 @@ def test_params_cannot_be_changed_after_loading(file: Path) -> None:
     file.write_text(COMMITTED)
     with pytest.raises(ValueError, match="frozen"):
         load_params(file).train.lr = 1.0  # type: ignore[misc]
+
+
+def test_another_data_set_is_a_name_and_two_sections(file: Path) -> None:
+    archive = f"{{location: photos, checksum: 'sha256:{'0' * 64}', bytes: null}}"
+    section = "{format: imagefolder, crop: center, min_side: 1, jpeg_quality: 95, shards: 1, max_dropped: 0}"
+    text = COMMITTED.replace("datasets: [coco, flickr8k]", "datasets: [coco, flickr8k, own]")
+    text = text.replace("fetch:\n", f"fetch:\n  own: {{own.zip: {archive}}}\n", 1)
+    file.write_text(text.replace("preprocess:\n", f"preprocess:\n  own: {section}\n", 1))
+    params = load_params(file)
+    assert params.datasets == ["coco", "flickr8k", "own"]
+    assert params.fetch.archives["own"]["own.zip"].location == "photos"
+    assert params.preprocess["own"].format == "imagefolder"
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ("[coco]", "fetch.flickr8k is not a known key, nor a name that datasets lists"),
+        ("[coco, flickr8k, own]", "datasets lists own, but there is no fetch.own; see docs/own-data.md"),
+        ("[coco, flickr8k, coco]", "datasets lists a name twice"),
+    ],
+)
+def test_names_and_sections_of_data_sets_must_agree(file: Path, listed: str, message: str) -> None:
+    assert message in fault(file, "datasets: [coco, flickr8k]", f"datasets: {listed}")
+
+
+@pytest.mark.parametrize("listed", ["[]", "[../coco]", "[Coco]", "coco"])
+def test_a_data_set_s_name_is_a_plain_word(file: Path, listed: str) -> None:
+    assert "datasets" in fault(file, "datasets: [coco, flickr8k]", f"datasets: {listed}")

@@ -1,4 +1,6 @@
 import io
+from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from PIL import Image, ImageCms
 from PIL.Image import Resampling
 
 from finetune.originals import DroppedError
-from finetune.pixels import SIDE, decode, encode_jpeg, to_square
+from finetune.pixels import SIDE, _transform_to_srgb, decode, encode_jpeg, perceptual_hash, to_square
 from finetune.shards import encode_png
 from tests.archives import PHOTOS, needs_photos
 
@@ -77,6 +79,16 @@ def test_colors_are_converted_from_the_embedded_profile() -> None:
     assert colors(decode(saved(image, icc_profile=exchanged), 1)) == {(30, 200, 10)}
 
 
+@pytest.mark.parametrize(("gain", "converted"), [(1.0, False), (0.9, True)])
+def test_only_a_profile_that_changes_colors_costs_a_conversion(gain: float, converted: bool) -> None:
+    """Cameras bring sRGB under many names: what a profile does counts, not what it is called."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    at = srgb.index(b"rXYZ", 128) + 4  # in the table of tags: signature, offset, size
+    at = int.from_bytes(srgb[at : at + 4], "big") + 8
+    red = int(int.from_bytes(srgb[at : at + 4], "big") * gain).to_bytes(4, "big")
+    assert (_transform_to_srgb(srgb[:at] + red + srgb[at + 4 :], "RGB") is not None) == converted
+
+
 def test_a_broken_profile_and_one_of_another_color_space_change_nothing() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
@@ -111,6 +123,13 @@ def test_a_decompression_bomb_is_dropped_before_it_goes_off(monkeypatch: pytest.
             decode(content, 1)
 
 
+def test_only_formats_of_pictures_are_opened() -> None:
+    """Pillow would hand PostScript to Ghostscript, which runs what it says."""
+    postscript = saved(Image.new("RGB", (8, 8)), "EPS")
+    with pytest.raises(DroppedError, match="undecodable"):
+        decode(postscript, 1)
+
+
 def test_center_takes_the_middle_square_and_squash_takes_all() -> None:
     image = Image.new("RGB", (300, 100), GREEN)
     image.paste(RED, (0, 0, 90, 100))
@@ -128,6 +147,32 @@ def test_shrinking_does_not_alias() -> None:
     assert abs(square - 127.5).max() <= 1
     nearest = np.asarray(image.resize((SIDE, SIDE), Resampling.NEAREST)).astype(int)
     assert abs(nearest - 127.5).max() > 100
+
+
+def bits_apart(left: Image.Image, right: Image.Image) -> int:
+    return (int(perceptual_hash(left), 16) ^ int(perceptual_hash(right), 16)).bit_count()
+
+
+@needs_photos
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: Image.open(io.BytesIO(encode_jpeg(image, 30))),
+        lambda image: image.resize((200, 200)).resize((SIDE, SIDE)),
+        lambda image: image.crop((3, 3, SIDE, SIDE)).resize((SIDE, SIDE)),
+        lambda image: image.convert("L").convert("RGB"),
+        lambda image: image.point(lambda level: level * 0.8 + 20),
+    ],
+    ids=["compressed", "scaled", "cropped", "gray", "faded"],
+)
+def test_the_perceptual_hash_of_a_changed_picture_is_near_and_of_another_far(
+    change: Callable[[Image.Image], Image.Image],
+) -> None:
+    odd = PHOTOS / "odd"
+    files = ("imageio/camera.png", "coco/000000431848_grayscale.jpg", "pillow/hopper.jpg")
+    pictures = [to_square(decode((odd / file).read_bytes(), 1), "center") for file in files]
+    assert all(bits_apart(picture, change(picture)) <= 24 for picture in pictures)
+    assert all(bits_apart(*pair) > 80 for pair in combinations(pictures, 2))
 
 
 def test_png_keeps_every_pixel_and_jpeg_its_full_color_resolution() -> None:

@@ -7,7 +7,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.shards import INDEX, read_images, read_index, read_shard, shard_name, write_index, write_shard
+from finetune.shards import (
+    INDEX,
+    index_writer,
+    read_batches,
+    read_images,
+    read_index,
+    read_shard,
+    shard_name,
+    write_index,
+    write_shard,
+)
 
 RNG = np.random.default_rng(0)
 PIXELS = {f"{name}.png": RNG.integers(0, 256, (6, 5, 3), np.uint8) for name in "cab"}
@@ -46,6 +56,22 @@ def test_an_index_gives_back_its_rows_and_its_bytes_repeat(tmp_path: Path) -> No
     write_index(tmp_path / INDEX, rows, SCHEMA)
     assert read_index(tmp_path) == rows
     assert (tmp_path / INDEX).read_bytes() == first
+
+
+def test_names_of_any_length_and_alphabet_fit_in(tmp_path: Path) -> None:
+    names = [f"{'cats/' * 60}é{'x' * 90}.png", "\N{SNOWMAN}.png"]
+    write_shard(tmp_path / "a.tar", [(name, png(PIXELS["a.png"])) for name in names])
+    assert [member for member, _ in read_shard(tmp_path / "a.tar")] == names
+
+
+def test_an_index_that_was_written_in_parts_is_read_in_batches_and_columns(tmp_path: Path) -> None:
+    rows = [{"shard": f"{i // 700}", "member": f"{i}"} for i in range(2100)]
+    with index_writer(tmp_path / INDEX, SCHEMA) as write:
+        for start in range(0, 2100, 700):
+            write(rows[start : start + 700])
+    batches = list(read_batches(tmp_path / INDEX, ["member"]))
+    assert max(map(len, batches)) <= 1000
+    assert [row for batch in batches for row in batch] == [{"member": row["member"]} for row in rows]
 
 
 def test_single_pictures_are_read_without_decoding_the_others(tmp_path: Path) -> None:

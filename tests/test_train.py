@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from finetune.errors import InputError
+from finetune.latents import vae_sha256
 from finetune.models import load_tokenizer
 from finetune.params import Train, load_params
 from finetune.training import Trainer
@@ -39,7 +42,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[st
         moments[:, :, 4:] = abs(moments[:, :, 4:]) / 10
         np.save(folder / "00000.npy", moments)
         shards = [{"file": "00000.npy", "images": len(ids), "sha256": ""}]
-        (folder / "manifest.json").write_text(json.dumps({"ids": ids, "shards": shards}))
+        manifest = {"index_sha256": dataset, "shards": shards, "vae_sha256": vae_sha256(tiny_base / "vae")}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
         for i, image_id in enumerate(ids):
             split = "train" if i < train_images else "validation"
             rows.append({"dataset": dataset, "id": image_id, "split": split, "first": first, "captions": 2})
@@ -51,7 +55,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[st
     encode = {"padding": "max_length", "max_length": 77, "truncation": True}
     np.save(tokens / "ids.npy", np.array(tokenizer(texts, **encode).input_ids, np.uint16))
     pq.write_table(pa.Table.from_pylist(rows), tokens / "images.parquet")
-    (tokens / "manifest.json").write_text(json.dumps({"empty": tokenizer("", **encode).input_ids}))
+    indexes = {dataset: dataset for dataset in IMAGES}
+    manifest = {"empty": tokenizer("", **encode).input_ids, "indexes": indexes}
+    (tokens / "manifest.json").write_text(json.dumps(manifest))
     return {
         "tokens": tokens,
         "latents": {dataset: root / "latents" / dataset for dataset in IMAGES},
@@ -133,6 +139,25 @@ def test_a_stopped_run_goes_on_to_the_very_same_bytes(
     assert list((tmp_path / "root2/.dvc/tmp/resume").rglob("step-*.safetensors"))
     resumed = run(inputs, params, tmp_path / "stopped", tmp_path / "root2", monkeypatch)
     assert resumed == straight
+
+
+@pytest.mark.parametrize(
+    ("stale", "fault"), [("index_sha256", "list different images"), ("vae_sha256", "encoded by another VAE")]
+)
+def test_latents_of_other_images_or_of_another_vae_are_refused(
+    inputs: dict[str, Any],
+    params: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stale: str,
+    fault: str,
+) -> None:
+    folder = shutil.copytree(inputs["latents"]["coco"], tmp_path / "latents")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {stale: "other"}))
+    changed = inputs | {"latents": inputs["latents"] | {"coco": folder}}
+    with pytest.raises(InputError, match=fault):
+        run(changed, params, tmp_path / "out", tmp_path / "root", monkeypatch)
 
 
 def test_a_run_with_other_parameters_does_not_see_the_checkpoint(

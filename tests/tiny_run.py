@@ -70,4 +70,5 @@ def _measure(folder: Path) -> Evidence:
     write_json(folder / "train.json", {"steps": 12, "validation": {"loss": 0.125}})
     scores = {"base": {"kid": 0.5, "n": 3}, "floor": {"kid": 0.0625, "n": 3}, "tuned": {"kid": 0.25, "n": 3}}
     write_json(folder / "fid.json", scores | {"protocol": {"features": 64}})
-    return read_evidence(data, folder / "train.json", folder / "fid.json")
+    counts = {dataset: data / f"{dataset}.json" for dataset in ("coco", "flickr8k")}
+    return read_evidence(counts, folder / "train.json", folder / "fid.json")

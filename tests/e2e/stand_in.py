@@ -29,7 +29,7 @@ def main() -> None:
         if not dep.endswith(".py"):
             read.update(content(Path(dep)))
     params = yaml.safe_load(Path("params.yaml").read_text())
-    for key in stage["params"]:
+    for key in stage.get("params", []):
         value = params
         for part in key.split("."):
             value = value[part]

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.conftest import Copy
 
@@ -30,7 +31,7 @@ def reran(copy: Copy) -> set[str]:
         (("preprocess", "coco", "crop"), "squash", DATASET["coco"]),
         (("preprocess", "flickr8k", "min_side"), 300, DATASET["flickr8k"]),
         (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TRAINING),
-        (("latents", "batch_size"), 2, LATENTS | AFTER_TRAINING),
+        (("tokenize", "near_duplicate_bits"), None, {"tokenize"} | AFTER_TRAINING),
         (("train", "lr"), 1e-5, AFTER_TRAINING),
         (("generate", "guidance_scale"), 4.5, {"generate-base", "generate-tuned"} | AFTER_FID),
         (("fid", "kid_subsets"), 7, AFTER_FID),
@@ -62,6 +63,15 @@ def test_a_comment_reruns_only_the_stages_that_use_the_file(quick_copy: Copy, fi
     with (quick_copy.root / file).open("a") as text:
         text.write("\n# a comment\n")
     assert reran(quick_copy) == expected
+
+
+def test_another_data_set_reruns_its_own_stages_and_those_that_join_them(quick_copy: Copy) -> None:
+    params = quick_copy.params()
+    params["datasets"].append("own")
+    for section in ("fetch", "preprocess"):
+        params[section]["own"] = params[section]["coco"]
+    (quick_copy.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    assert reran(quick_copy) == {"fetch@own", "preprocess-512@own", "latents@own"} | AFTER_IMAGES
 
 
 def test_nothing_changed_nothing_runs(quick_copy: Copy) -> None:

@@ -1,0 +1,27 @@
+"""A folder as a zip archive whose bytes depend on nothing but the files in it."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+from finetune.errors import InputError
+
+
+def archive_folder(folder: Path, path: Path) -> None:
+    """Write the files below `folder`, hidden ones aside, unpacked and in the order of their names.
+
+    Raises InputError for a link, which might lead anywhere.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(folder.rglob("*")):
+            name = file.relative_to(folder).as_posix()
+            if any(part.startswith(".") for part in name.split("/")):
+                continue
+            if file.is_symlink():
+                raise InputError(f"{file}: a link; put what it leads to in its place")
+            if file.is_file():
+                member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                member.create_system = 3  # Unix, also where the archive is not written on one
+                member.file_size = file.stat().st_size  # told beforehand, so that 4 GB and more are possible
+                with file.open("rb") as content, archive.open(member, "w") as copy:
+                    shutil.copyfileobj(content, copy)
