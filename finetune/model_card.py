@@ -89,12 +89,7 @@ training pictures in place of drawn ones: about what a perfect model would score
 
 ## Where it came from
 
-A run is recorded before the commit that holds it exists, so no commit is named here. In the repository that trained
-this model, the following finds it:
-
-```sh
-git log --oneline -S{evidence.fid_md5} -- dvc.lock
-```
+{_provenance(evidence.fid_md5)}
 
 ## License and limits
 
@@ -103,6 +98,16 @@ git log --oneline -S{evidence.fid_md5} -- dvc.lock
 The model draws what its training captions describe and repeats their errors and biases. There is no safety checker:
 put one before the public. Do not take its pictures for photographs of fact.
 """
+
+
+def _provenance(fid_md5: str) -> str:
+    return f"""\
+A run is recorded before the commit that holds it exists, so no commit is named here. In the repository that trained
+this model, the following finds it:
+
+```sh
+git log --oneline -S{fid_md5} -- dvc.lock
+```"""
 
 
 def base_name(fetch: Fetch) -> str:

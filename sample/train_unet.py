@@ -10,10 +10,9 @@ in pure noise and predicts v (Lin et al., 2024, "Common Diffusion Noise Schedule
 """
 
 import copy
-import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
@@ -22,18 +21,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from finetune.checkpoint import (
-    load_checkpoint,
-    optimizer_tensors,
-    prefixed,
-    restore_optimizer,
-    save_checkpoint,
-    unprefixed,
-)
+from finetune.checkpoint import load_checkpoint, save_checkpoint
 from finetune.models import load_text_encoder, load_tokenizer, load_vae
 from finetune.outputs import write_json
 from finetune.scenes import captions, draw, make_scene
 from finetune.seeding import generator
+from sample.progress import Progress
 
 BASE = Path("sample/base")
 LOG = Path("sample/logs/unet.json")
@@ -48,6 +41,7 @@ EMA_DECAY = 0.998
 CAPTION_DROPOUT = 0.1
 # where the noise hides an object's outline, so that the caption must tell it: every other batch is drawn there
 SHAPE_TIMESTEPS = (400, 950)
+NOTE_EVERY = 50
 SAVE_EVERY = 250
 LOOK_EVERY = 500
 NOISE_SCHEDULE = {
@@ -172,6 +166,36 @@ def make_data(tokenizer: CLIPTokenizer, text: CLIPTextModel) -> tuple[Tensor, Te
     return latents, torch.cat([*embeddings, embed(text, tokenizer, [""])]), batch
 
 
+def shared_twin(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A second network on the same weights, with gradients of its own."""
+    twin = copy.deepcopy(unet)
+    for mine, its in zip(unet.parameters(), twin.parameters(), strict=True):
+        its.data = mine.data
+    return twin
+
+
+class HalvedBatches:
+    """Gradients of a batch whose halves go through two networks on the same weights, a thread each."""
+
+    def __init__(self, unet: UNet2DConditionModel, schedule: DDPMScheduler) -> None:
+        self.unet, self.twin, self.schedule = unet, shared_twin(unet), schedule
+        self.pool = ThreadPoolExecutor(1)
+
+    def backward(self, batch: tuple[Tensor, ...]) -> float:
+        """Leave the gradients in the first network; the mean loss."""
+        other = self.pool.submit(self._half, self.twin, batch, slice(BATCH // 2, None))
+        loss = self._half(self.unet, batch, slice(0, BATCH // 2)) + other.result()
+        for mine, its in zip(self.unet.parameters(), self.twin.parameters(), strict=True):
+            mine.grad.add_(its.grad)
+            its.grad = None
+        return loss
+
+    def _half(self, model: UNet2DConditionModel, batch: tuple[Tensor, ...], part: slice) -> float:
+        loss = loss_of(model, self.schedule, tuple(tensor[part] for tensor in batch)) / 2
+        loss.backward()
+        return loss.item()
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
@@ -179,67 +203,32 @@ def main() -> None:
     latents, embeddings, held_out = make_data(tokenizer, text_encoder)
     schedule = DDPMScheduler.from_config(NOISE_SCHEDULE)
     unet = make_unet()
-    ema = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    first, seconds, curve = 0, 0.0, []
-    checkpoint = WORK / "unet.safetensors"
-    if checkpoint.exists():
-        tensors, state = load_checkpoint(checkpoint)
-        unet.load_state_dict(unprefixed("model", tensors))
-        ema = unprefixed("ema", tensors)
-        restore_optimizer(optimizer, unprefixed("optimizer", tensors))
-        first, seconds, curve = state["step"], state["seconds"], state["curve"]
-    twin = copy.deepcopy(unet)
-    for mine, its in zip(unet.parameters(), twin.parameters(), strict=True):
-        its.data = mine.data  # shared weights, gradients apart
+    progress = Progress(unet, optimizer, EMA_DECAY, WORK / "unet.safetensors")
+    halves = HalvedBatches(unet, schedule)
     smooth = copy.deepcopy(unet).eval().requires_grad_(False)
-
     pipeline = make_pipeline(smooth, tokenizer, text_encoder)
 
-    def half(model: UNet2DConditionModel, batch: tuple[Tensor, ...], part: slice) -> float:
-        loss = loss_of(model, schedule, tuple(tensor[part] for tensor in batch)) / 2
-        loss.backward()
-        return loss.item()
-
-    started = time.monotonic() - seconds
-    mean_loss = 0.0
-    with ThreadPoolExecutor(2) as pool:
-        for step in range(first, STEPS):
-            batch = batch_at(step, latents, embeddings)
-            other = pool.submit(half, twin, batch, slice(BATCH // 2, None))
-            loss = half(unet, batch, slice(0, BATCH // 2)) + other.result()
-            for mine, its in zip(unet.parameters(), twin.parameters(), strict=True):
-                mine.grad.add_(its.grad)
-                its.grad = None
-            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-            optimizer.param_groups[0]["lr"] = learning_rate(step)
-            optimizer.step()
-            optimizer.zero_grad()
-            decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    losses: list[float] = []
+    while progress.step < STEPS:
+        losses.append(halves.backward(batch_at(progress.step, latents, embeddings)))
+        progress.update(learning_rate(progress.step))
+        if progress.step % LOOK_EVERY == 0 or progress.step == STEPS:
+            smooth.load_state_dict(progress.ema)
             with torch.no_grad():
-                for name, tensor in unet.state_dict().items():
-                    ema[name].lerp_(tensor, 1 - decay)
-            mean_loss += loss
-            done = step + 1
-            if done % 50 == 0:
-                seconds = time.monotonic() - started
-                curve.append({"step": done, "loss": round(mean_loss / 50, 4), "seconds": round(seconds)})
-                mean_loss = 0.0
-                if done % LOOK_EVERY == 0 or done == STEPS:
-                    smooth.load_state_dict(ema)
-                    with torch.no_grad():
-                        curve[-1]["held_out_loss"] = round(float(loss_of(smooth, schedule, held_out)), 4)
-                    look(pipeline, LOG.with_name(f"unet_{done:05d}.png"))
-                print(json.dumps(curve[-1]), flush=True)
-            if done % SAVE_EVERY == 0 or done == STEPS:
-                tensors = prefixed("model", unet.state_dict()) | prefixed("ema", ema)
-                state = {"step": done, "seconds": seconds, "curve": curve}
-                save_checkpoint(checkpoint, tensors | prefixed("optimizer", optimizer_tensors(optimizer)), state)
-    smooth.load_state_dict(ema)
+                progress.note(loss=mean(losses), held_out_loss=float(loss_of(smooth, schedule, held_out)))
+            look(pipeline, LOG.with_name(f"unet_{progress.step:05d}.png"))
+            losses.clear()
+        elif progress.step % NOTE_EVERY == 0:
+            progress.note(loss=mean(losses))
+            losses.clear()
+        if progress.step % SAVE_EVERY == 0 or progress.step == STEPS:
+            progress.save()
+    smooth.load_state_dict(progress.ema)
     smooth.half().save_pretrained(BASE / "unet")
     pipeline.scheduler.save_pretrained(BASE / "scheduler")
     pipeline.save_config(BASE)
-    write_json(LOG, {"parameters": sum(p.numel() for p in unet.parameters()), "curve": curve})
+    write_json(LOG, {"parameters": sum(p.numel() for p in unet.parameters()), "curve": progress.curve})
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ Writes sample/base/vae (fp16 safetensors) and sample/logs/vae.json. Run it again
 goes on at its last checkpoint. Crops grow from 64 to 512 pixels. So small a net, started at random, folds all
 colours onto one grey axis and stays there; `start_as_block_means` starts it where colour is already kept.
 The committed weights saw objects up to a tenth larger, with narrower stripes, a dark outline and less regular places
-than `finetune.scenes` draws now; the log's held-out figures are of the scenes as they are.
+than `finetune.scenes` draws now; the log's held-out figures, by `python -m sample.train_vae --measure`,
+are of the scenes as they are.
 """
 
+import argparse
 import itertools
 import json
 import math
-import time
 from pathlib import Path
 
 import torch
@@ -18,16 +19,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from finetune.checkpoint import (
-    load_checkpoint,
-    optimizer_tensors,
-    prefixed,
-    restore_optimizer,
-    save_checkpoint,
-    unprefixed,
-)
+from finetune.models import load_vae
+from finetune.outputs import write_json
 from finetune.scenes import SIZE, Style, draw, make_scene
 from finetune.seeding import generator
+from sample.progress import Progress
 
 OUT = Path("sample/base/vae")
 LOG = Path("sample/logs/vae.json")
@@ -191,44 +187,36 @@ def main() -> None:
     pixels = torch.cat([pixels_of(style, range(scenes)) for style, scenes in SCENES.items()])
     vae = make_vae().to(memory_format=torch.channels_last)
     start_as_block_means(vae, pixels[::100] / 127.5 - 1)
-    ema = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, weight_decay=1e-4, fused=True)
-    first, seconds, curve = 0, 0.0, []
-    if CHECKPOINT.exists():
-        tensors, state = load_checkpoint(CHECKPOINT)
-        vae.load_state_dict(unprefixed("model", tensors))
-        ema = unprefixed("ema", tensors)
-        restore_optimizer(optimizer, unprefixed("optimizer", tensors))
-        first, seconds, curve = state["step"], state["seconds"], state["curve"]
-    started = time.monotonic() - seconds
-    for step in range(first, STEPS):
-        optimizer.param_groups[0]["lr"] = learning_rate(step)
-        loss = loss_of(vae, batch_at(pixels, step).contiguous(memory_format=torch.channels_last), step)
+    progress = Progress(vae, optimizer, EMA_DECAY, CHECKPOINT)
+    while progress.step < STEPS:
+        images = batch_at(pixels, progress.step).contiguous(memory_format=torch.channels_last)
+        loss = loss_of(vae, images, progress.step)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        for name, tensor in vae.state_dict().items():
-            ema[name].lerp_(tensor, 1 - min(EMA_DECAY, (1 + step) / (10 + step)))
-        if (step + 1) % 100 == 0 or step + 1 == STEPS:
-            seconds = time.monotonic() - started
-            curve.append({"step": step + 1, "loss": round(loss.item(), 4), "seconds": round(seconds)})
-            print(curve[-1], flush=True)
-            state = {"step": step + 1, "seconds": seconds, "curve": curve}
-            tensors = prefixed("model", vae.state_dict()) | prefixed("ema", ema)
-            save_checkpoint(CHECKPOINT, tensors | prefixed("optimizer", optimizer_tensors(optimizer)), state)
-    vae.load_state_dict(ema)
+        progress.update(learning_rate(progress.step))
+        if progress.step % 100 == 0 or progress.step == STEPS:
+            progress.note(loss=loss.item())
+            progress.save()
+    vae.load_state_dict(progress.ema)
     vae.eval()
     balance_latents(vae, pixels[::10])
     vae.register_to_config(scaling_factor=measure_scaling_factor(vae, pixels[::10]))
-    report = evaluate(vae.half().float())
     vae.half().save_pretrained(OUT)
-    LOG.parent.mkdir(parents=True, exist_ok=True)
-    LOG.write_text(
-        json.dumps({"held_out": report, "scaling_factor": vae.config.scaling_factor, "curve": curve}, indent=1) + "\n"
-    )
-    print(report)
+    write_json(LOG, {"scaling_factor": vae.config.scaling_factor, "curve": progress.curve})
+    measure()
+
+
+def measure() -> None:
+    """Evaluate what stands in sample/base on the scenes as they are drawn today, into the log."""
+    log = json.loads(LOG.read_text()) | {"held_out": evaluate(load_vae(OUT))}
+    write_json(LOG, log)
+    print(log["held_out"])
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measure", action="store_true", help="train nothing; evaluate sample/base/vae anew")
+    if parser.parse_args().measure:
+        measure()
+    else:
+        main()

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 MEASURE = """
 import resource
 from finetune.allocator import keep_freed_memory
@@ -21,5 +23,6 @@ def page_faults(call: str) -> int:
     return int(subprocess.check_output([sys.executable, "-c", MEASURE.format(call=call)], text=True))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has mallopt")
 def test_a_second_step_takes_its_memory_from_the_first() -> None:
     assert page_faults("keep_freed_memory()") * 10 < page_faults("")

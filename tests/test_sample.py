@@ -1,6 +1,7 @@
 """The committed base model and the committed outcome are what the README says of them."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,24 @@ def test_the_tuned_model_is_better_than_its_base_by_every_committed_measure() ->
     assert gain > 3 * (fid["base"]["kid_effnetlite0_sd"] + fid["tuned"]["kid_effnetlite0_sd"])
     assert train["validation_loss"]["tuned"] < 0.5 * train["validation_loss"]["base"]
     assert train["caption_gain"]["tuned"] > train["caption_gain"]["base"]
+
+
+def test_the_readme_s_results_are_those_committed() -> None:
+    fid = json.loads((ROOT / "metrics" / "fid.json").read_text())
+    train = json.loads((ROOT / "metrics" / "train.json").read_text())
+    vae = json.loads((ROOT / "sample" / "logs" / "vae.json").read_text())["held_out"]
+    kid = [f"{fid[k]['kid_effnetlite0']:.3f} ± {fid[k]['kid_effnetlite0_sd']:.3f}" for k in ("floor", "base", "tuned")]
+    distances = [f"{fid[kind]['fd_effnetlite0']:.1f}" for kind in ("floor", "base", "tuned")]
+    losses = [
+        [f"{train[name][kind]:.3f}" for kind in ("base", "tuned")] for name in ("validation_loss", "caption_gain")
+    ]
+    readme = (ROOT / "README.md").read_text()
+    for row in (kid, distances, *losses):
+        assert f"| {' | '.join(row)} |" in readme
+    assert f"{vae['psnr_plain_db']:.1f} dB (plain) and {vae['psnr_striped_db']:.1f} dB (striped)" in readme
+    assert f"{train['steps']} steps" in readme
+    parameters = 0
+    for path in WEIGHTS:
+        with safe_open(path, framework="pt") as file:
+            parameters += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    assert f"a {parameters / 1e6:.1f}-million-parameter" in readme
