@@ -174,7 +174,7 @@ def test_another_data_set_is_a_name_and_two_sections(file: Path) -> None:
     file.write_text(text.replace("preprocess:\n", f"preprocess:\n  own: {section}\n", 1))
     params = load_params(file)
     assert params.datasets == ["coco", "flickr8k", "own"]
-    assert params.fetch.archives["own"]["own.zip"].location == "photos"
+    assert params.fetch.archives["own"]["own.zip"].locations == ["photos"]
     assert params.preprocess["own"].format == "imagefolder"
 
 
