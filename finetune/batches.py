@@ -107,8 +107,13 @@ def training_batch(
     timesteps: int,
     caption_dropout: float,
     flip_probability: float,
+    noise_offset: float,
 ) -> Batch:
-    """The batch of the run's samples `samples`; timesteps are uniform in [0, `timesteps`)."""
+    """The batch of the run's samples `samples`; timesteps are uniform in [0, `timesteps`).
+
+    `noise_offset` times a normal draw shifts each channel of the noise (Guttenberg, 2023, "Diffusion with offset
+    noise"), so that the network learns to move an image's mean.
+    """
     moments, posterior_noises, noises, times, ids = [], [], [], [], []
     for sample in samples:
         row = rows[schedule.image_of(sample)]
@@ -120,7 +125,8 @@ def training_batch(
         moments.append(data.moments(row, flip < flip_probability))
         shape = (moments[-1].shape[0] // 2, *moments[-1].shape[1:])
         posterior_noises.append(torch.randn(shape, generator=rng))
-        noises.append(torch.randn(shape, generator=rng))
+        noise, offset = torch.randn(shape, generator=rng), torch.randn((shape[0], 1, 1), generator=rng)
+        noises.append(noise + noise_offset * offset)
         ids.append(torch.tensor(data.empty_ids) if drop < caption_dropout else data.caption_ids(row, caption))
     return Batch(
         torch.stack(moments), torch.stack(posterior_noises), torch.stack(noises), torch.tensor(times), torch.stack(ids)

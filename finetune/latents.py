@@ -11,6 +11,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune.errors import InputError
+
 MANIFEST = "manifest.json"
 
 
@@ -45,7 +47,8 @@ class LatentCache:
     """The moments of one data set, memory-mapped: nothing is read before it is asked for."""
 
     def __init__(self, folder: Path, shards: list[dict[str, int | str]]) -> None:
-        self._shards = [np.load(folder / str(shard["file"]), mmap_mode="r") for shard in shards]
+        """Raises InputError where a shard is not as long as `shards` says, or no shard at all."""
+        self._shards = [_open_shard(folder / str(shard["file"]), int(shard["images"])) for shard in shards]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
 
     def __len__(self) -> int:
@@ -55,3 +58,13 @@ class LatentCache:
         """float16 [8, h, w] of one image or of its mirror image."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return torch.from_numpy(self._shards[shard][index - self._starts[shard], int(mirrored)].copy())
+
+
+def _open_shard(path: Path, images: int) -> NDArray[np.float16]:
+    try:
+        shard: NDArray[np.float16] = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a whole .npy file ({error}); remove it and run `dvc repro latents`") from None
+    if len(shard) != images:
+        raise InputError(f"{path}: latents of {len(shard)} images, not of {images}; remove it, `dvc repro latents`")
+    return shard
