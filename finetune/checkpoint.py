@@ -17,7 +17,9 @@ from finetune.outputs import whole_file
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write `tensors` and the JSON-serialisable `state` so that `path` is either the old file or the new one."""
     with whole_file(path) as partial:
-        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, partial, {"state": json.dumps(state)})
+        # to the CPU first: a file has no strides, and contiguous copies of channels_last weights would fill a GPU
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, partial, {"state": json.dumps(state)})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
 
