@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from finetune.errors import InputError
 from finetune.nonfinite import first_not_finite
+
+disable_progress_bar()  # of transformers, for loading: a stage shows progress of its own
 
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name, for pipeline.load_lora_weights(folder)
 

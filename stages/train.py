@@ -50,6 +50,9 @@ def train(
     require_writable(tuned, metrics, curves, samples)
     on_gpu = torch.cuda.is_available()
     accelerator = Accelerator(mixed_precision=params.mixed_precision if on_gpu else "no", cpu=not on_gpu)
+    main = accelerator.is_main_process
+    if not main:
+        logging.disable(logging.INFO)  # one process tells
     if not on_gpu and params.mixed_precision != "no":
         log.info("no GPU: train.mixed_precision %s is not used, every step computes in fp32", params.mixed_precision)
     check_match(tokens, latents, base)
@@ -57,9 +60,6 @@ def train(
     inputs = [folder / "manifest.json" for folder in (tokens, *latents.values())]
     inputs += [tokens / "ids.npy", tokens / "images.parquet", *base.rglob("*.safetensors"), *base.rglob("*.json")]
     key = run_key(params.model_dump() | {"device": accelerator.device.type}, inputs)
-    main = accelerator.is_main_process
-    if not main:
-        logging.disable(logging.INFO)  # one process tells
     with exclusive(key) if main else nullcontext(Checkpoints(key)) as checkpoints:
         accelerator.wait_for_everyone()  # nobody reads a checkpoint before the lock is held
         pipeline = load_pipeline(base)
