@@ -37,7 +37,13 @@ PLUMBING = {
     "progress",
     "stopping",
 }
-SOLE_IMPORTERS = {"yaml": "finetune/params.py", "mlflow": "finetune/tracking.py", "cleanfid": "finetune/features.py"}
+SOLE_IMPORTERS = {
+    "bitsandbytes": "finetune/optimizers.py",
+    "cleanfid": "finetune/features.py",
+    "mlflow": "finetune/tracking.py",
+    "peft": "finetune/lora.py",
+    "yaml": "finetune/params.py",
+}
 FORBIDDEN = {
     "finetune": {"stages", "app", "sample"},
     "stages": {"stages", "app", "sample"},

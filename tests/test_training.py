@@ -1,6 +1,6 @@
 """One training step: the diffusers example's objective, honest about steps that were not made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
@@ -30,10 +31,16 @@ MakeTrainer = Callable[..., Trainer]
 def make_trainer(inputs: dict[str, Any], tiny_base: Path) -> MakeTrainer:
     data = CaptionedLatents(inputs["tokens"], inputs["latents"])
 
-    def make(scale: float | None = None, prediction_type: str = "epsilon", **changes: Any) -> Trainer:
+    def make(
+        scale: float | None = None,
+        prediction_type: str = "epsilon",
+        accelerator: Accelerator | None = None,
+        **changes: Any,
+    ) -> Trainer:
         """With a loss scale and gradients in fp16, as on a GPU, unless the scale is None."""
         params = small_params(**changes)
-        accelerator = Accelerator(cpu=True) if scale is None else scaled_accelerator(scale)
+        if accelerator is None:
+            accelerator = Accelerator(cpu=True) if scale is None else scaled_accelerator(scale)
         pipeline = load_pipeline(tiny_base)
         kind = Denoiser if scale is None else HalfGradients
         denoiser = kind(pipeline.unet, pipeline.text_encoder, params)
@@ -142,6 +149,32 @@ def test_what_learns_is_fp32_whatever_is_stored_beside_it(make_trainer: MakeTrai
     denoiser.store_frozen_unet_as(torch.bfloat16)
     assert {parameter.dtype for parameter in denoiser.learned().values()} == {torch.float32}
     assert denoiser.unet.conv_in.weight.dtype == torch.bfloat16
+
+
+@pytest.fixture
+def bf16() -> Iterator[Accelerator]:
+    """The mixed precision that a CPU can compute, too. The process's Accelerators share their state."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_mixed_precision_learns_the_same_in_fp32_weights(
+    make_trainer: MakeTrainer, request: pytest.FixtureRequest, rank: int | None
+) -> None:
+    expected = make_trainer(lora_rank=rank, lr=1e-2)._accumulate(0)
+    trainer = make_trainer(accelerator=request.getfixturevalue("bf16"), lora_rank=rank, lr=1e-2)
+    loss = trainer._accumulate(0)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=0)
+    before = copies(trainer.denoiser.learned())
+    trainer.step(0, History())
+    learned = trainer.denoiser.learned()
+    assert {weight.dtype for weight in learned.values()} == {torch.float32}
+    assert not equal(learned, before)
+    frozen = {p.dtype for p in trainer.denoiser.unet.parameters() if not p.requires_grad}
+    assert frozen == ({torch.bfloat16} if rank else set())
 
 
 def test_a_lora_begins_as_the_base_and_from_the_seed_alone(make_trainer: MakeTrainer) -> None:
