@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.errors import InputError
-from finetune.latents import MANIFEST, LatentCache, vae_sha256
+from finetune.latents import MANIFEST, LatentCache
 from finetune.seeding import derive_seed, generator
 
 
@@ -38,29 +37,13 @@ class Batch:
 class CaptionedLatents:
     """Latents and captions of every image, by row of data/tokens/images.parquet."""
 
-    def __init__(self, tokens: Path, latents: dict[str, Path], vae: Path) -> None:
-        """latents: data set -> its folder, in the order of the token table. vae: what they must have been encoded by.
-
-        Raises InputError when they were not, and when the latents and the tokens do not speak of the same images.
-        """
+    def __init__(self, tokens: Path, latents: dict[str, Path]) -> None:
+        """latents: data set -> its folder. That they belong to the tokens is `check_match`'s to know."""
         self.rows: list[dict[str, Any]] = pq.read_table(tokens / "images.parquet").to_pylist()
         self.token_ids: NDArray[np.uint16] = np.load(tokens / "ids.npy", mmap_mode="r")
-        described = json.loads((tokens / MANIFEST).read_text())
-        self.empty_ids: list[int] = described["empty"]
-        self._caches = []
-        indexes = {}
-        vae_digest = vae_sha256(vae)
-        for dataset, folder in latents.items():
-            manifest = json.loads((folder / MANIFEST).read_text())
-            if manifest["vae_sha256"] != vae_digest:
-                raise InputError(f"{folder}: encoded by another VAE than {vae}; run `dvc repro latents`")
-            self._caches.append(LatentCache(folder, manifest["shards"]))
-            indexes[dataset] = manifest["index_sha256"]
-        datasets = [dataset for dataset, _ in groupby(self.rows, itemgetter("dataset"))]
-        if indexes != described["indexes"] or datasets != list(latents):
-            raise InputError(
-                f"{tokens} and {', '.join(map(str, latents.values()))} list different images; run `dvc repro latents`"
-            )
+        self.empty_ids: list[int] = json.loads((tokens / MANIFEST).read_text())["empty"]
+        in_order = [latents[dataset] for dataset, _ in groupby(self.rows, itemgetter("dataset"))]
+        self._caches = [LatentCache(folder) for folder in in_order]
         self._starts = np.cumsum([0, *map(len, self._caches)])
 
     def of_split(self, split: str) -> list[int]:
@@ -114,8 +97,13 @@ def training_batch(
     timesteps: int,
     caption_dropout: float,
     flip_probability: float,
+    noise_offset: float,
 ) -> Batch:
-    """The batch of the run's samples `samples`; timesteps are uniform in [0, `timesteps`)."""
+    """The batch of the run's samples `samples`; timesteps are uniform in [0, `timesteps`).
+
+    `noise_offset` times a normal draw shifts each channel of the noise (Guttenberg, 2023, "Diffusion with offset
+    noise"), so that the network learns to move an image's mean.
+    """
     moments, posterior_noises, noises, times, ids = [], [], [], [], []
     for sample in samples:
         row = rows[schedule.image_of(sample)]
@@ -127,7 +115,8 @@ def training_batch(
         moments.append(data.moments(row, flip < flip_probability))
         shape = (moments[-1].shape[0] // 2, *moments[-1].shape[1:])
         posterior_noises.append(torch.randn(shape, generator=rng))
-        noises.append(torch.randn(shape, generator=rng))
+        noise, offset = torch.randn(shape, generator=rng), torch.randn((shape[0], 1, 1), generator=rng)
+        noises.append(noise + noise_offset * offset)
         ids.append(torch.tensor(data.empty_ids) if drop < caption_dropout else data.caption_ids(row, caption))
     return Batch(
         torch.stack(moments), torch.stack(posterior_noises), torch.stack(noises), torch.tensor(times), torch.stack(ids)

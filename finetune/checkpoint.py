@@ -6,26 +6,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from finetune.errors import InputError
 from finetune.outputs import whole_file
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write `tensors` and the JSON-serialisable `state` so that `path` is either the old file or the new one."""
     with whole_file(path) as partial:
-        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, partial, {"state": json.dumps(state)})
+        # to the CPU first: a file has no strides, and contiguous copies of channels_last weights would fill a GPU
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, partial, {"state": json.dumps(state)})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the state of a file that `save_checkpoint` wrote."""
-    with safe_open(path, framework="pt") as file:
-        state = json.loads(file.metadata()["state"])
-        return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118 (not a dict)
+    """The tensors (on the CPU) and the state of a file that `save_checkpoint` wrote.
+
+    Raises InputError when it is torn or of another origin.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118 (not a dict)
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a whole checkpoint ({error}); remove it and run again") from None
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -39,13 +48,19 @@ def unprefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam-like state by parameter position, `0.exp_avg` and so on."""
     slots = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
+    return {f"{index}.{name}": torch.as_tensor(v) for index, slot in slots.items() for name, v in slot.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` took out; hyper-parameters stay those of `optimizer`."""
-    slots: dict[int, dict[str, Tensor]] = {}
+    slots: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        slots.setdefault(int(index), {})[name] = value
+        count = value.ndim == 0 and not value.is_floating_point()  # of steps, in bitsandbytes a plain number
+        slots.setdefault(int(index), {})[name] = int(value) if count else value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, slot in optimizer.state.items():
+        for name, value in slot.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # a file has no strides: without the parameter's, channels_last would end at the first resume
+                slot[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

@@ -3,6 +3,7 @@
 The only place that applies the scaling factor (0.18215 for Stable Diffusion 1.x).
 """
 
+import json
 from hashlib import sha256
 from pathlib import Path, PurePath
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.checksums import sha256_of
+from finetune.errors import InputError
 
 MANIFEST = "manifest.json"
 
@@ -51,8 +53,10 @@ def sample_latents(moments: Tensor, noise: Tensor, scaling_factor: float) -> Ten
 class LatentCache:
     """The moments of one data set, memory-mapped: nothing is read before it is asked for."""
 
-    def __init__(self, folder: Path, shards: list[dict[str, int | str]]) -> None:
-        self._shards = [np.load(folder / str(shard["file"]), mmap_mode="r") for shard in shards]
+    def __init__(self, folder: Path) -> None:
+        """Raises InputError where a shard is not as long as the manifest says, or no shard at all."""
+        shards = json.loads((folder / MANIFEST).read_text())["shards"]
+        self._shards = [_open_shard(folder / shard["file"], shard["images"]) for shard in shards]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
 
     def __len__(self) -> int:
@@ -62,3 +66,13 @@ class LatentCache:
         """float16 [8, h, w] of one image or of its mirror image."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return torch.from_numpy(self._shards[shard][index - self._starts[shard], int(mirrored)].copy())
+
+
+def _open_shard(path: Path, images: int) -> NDArray[np.float16]:
+    try:
+        shard: NDArray[np.float16] = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a whole .npy file ({error}); remove it and run `dvc repro latents`") from None
+    if len(shard) != images:
+        raise InputError(f"{path}: latents of {len(shard)} images, not of {images}; remove it, `dvc repro latents`")
+    return shard

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from finetune.models import LORA
 from finetune.params import Export, Fetch, Generate, Train
 
 HUB = "hf://"
@@ -51,8 +52,8 @@ def model_card(recipe: Recipe, evidence: Evidence, prompt: str, seed: int) -> st
 
 # {recipe.export.name}
 
-A Stable Diffusion model for pictures from text: {base_name(recipe.fetch)} with its UNet fine-tuned on captioned
-pictures. Weights are fp16 safetensors; `manifest.json` lists the sha256 of every file.
+A Stable Diffusion model for pictures from text: {base_name(recipe.fetch)} with its {_trained_parts(recipe.train)}
+fine-tuned on captioned pictures. {_weights_note(recipe.train)}
 
 ![Pictures by this model, each over its caption](preview.png)
 
@@ -72,7 +73,7 @@ Archives as fetched:
 
 ## Training
 
-{_table(("parameter", "value"), _pairs({"train": recipe.train.model_dump()}))}
+{_table(("parameter", "value"), _pairs({"train": recipe.train.model_dump(), "export.weights": recipe.export.weights}))}
 
 What it reported (`metrics/train.json`):
 
@@ -123,6 +124,17 @@ def license_note(recipe: Recipe) -> str:
         "applying, restrictions of use included: pass it on with every copy. The pictures and captions of the training "
         "data keep the licenses of their owners and are not part of this model."
     )
+
+
+def _trained_parts(train: Train) -> str:
+    return "UNet" if train.text_encoder_lr is None else "UNet and text encoder"
+
+
+def _weights_note(train: Train) -> str:
+    note = "Weights are fp16 safetensors; `manifest.json` lists the sha256 of every file."
+    if train.lora_rank is None:
+        return note
+    return f"{note} `{LORA}` holds what was trained on its own, for the base model."
 
 
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,8 +6,14 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from finetune.errors import InputError
+from finetune.nonfinite import first_not_finite
+
+disable_progress_bar()  # of transformers, for loading: a stage shows progress of its own
+
+LORA = "pytorch_lora_weights.safetensors"  # diffusers' name, for pipeline.load_lora_weights(folder)
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:
@@ -34,13 +40,13 @@ def load_scheduler(folder: Path) -> DDIMScheduler:
     return _load(DDIMScheduler, folder)
 
 
-def load_pipeline(base: Path, unet: UNet2DConditionModel | None = None) -> StableDiffusionPipeline:
-    """The base model, or the base model around another UNet."""
+def load_pipeline(base: Path, tuned: Path | None = None) -> StableDiffusionPipeline:
+    """The base model, or the base model with the parts that `tuned` holds in place of its own."""
     return StableDiffusionPipeline(
         vae=load_vae(base / "vae"),
-        text_encoder=load_text_encoder(base / "text_encoder"),
+        text_encoder=load_text_encoder(tuned_part(base, tuned, "text_encoder")),
         tokenizer=load_tokenizer(base / "tokenizer"),
-        unet=unet or load_unet(base / "unet").eval(),
+        unet=load_unet(tuned_part(base, tuned, "unet")).eval(),
         scheduler=load_scheduler(base / "scheduler"),
         safety_checker=None,
         feature_extractor=None,
@@ -48,11 +54,19 @@ def load_pipeline(base: Path, unet: UNet2DConditionModel | None = None) -> Stabl
     )
 
 
+def tuned_part(base: Path, tuned: Path | None, part: str) -> Path:
+    """Where a part of the model lies: training writes those alone that it changed, the U-Net always."""
+    return tuned / part if tuned and (part == "unet" or (tuned / part).is_dir()) else base / part
+
+
 def _load(kind: Any, folder: Path, **options: Any) -> Any:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; run `dvc repro`")
     extra = {} if kind in (CLIPTokenizer, DDIMScheduler) else {"use_safetensors": True}
     try:
-        return kind.from_pretrained(folder, local_files_only=True, **extra, **options)
+        part = kind.from_pretrained(folder, local_files_only=True, **extra, **options)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not a {kind.__name__} in safetensors: {error}") from None
+    if isinstance(part, torch.nn.Module) and (name := first_not_finite(part.state_dict())):
+        raise InputError(f"{folder}: the weight {name} holds values that are not finite; fetch or train it again")
+    return part

@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from finetune.errors import InputError
 
 
 @contextmanager
@@ -42,3 +45,14 @@ def write_json(path: Path, content: Any) -> None:
     """Sorted keys and a final newline: equal content, equal bytes."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def require_writable(*paths: Path) -> None:
+    """Raises InputError where an output could not be written, before hours are spent on what goes there."""
+    for path in paths:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {folder}: {error.strerror}") from None

@@ -23,6 +23,7 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -117,12 +118,21 @@ class Train(Section):
     epochs: Positive
     batch_size: Positive
     gradient_accumulation_steps: Positive
-    lr: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    lora_rank: Positive | None
+    lr: LearningRate
+    text_encoder_lr: LearningRate | None
     lr_warmup_steps: Count
+    optimizer: Literal["adamw", "adamw-fused", "adamw-8bit"]
     adam_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     max_grad_norm: PositiveFloat
     mixed_precision: Literal["no", "fp16", "bf16"]
+    gradient_checkpointing: bool
+    channels_last: bool
+    compile: bool
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    ema_interval: Positive
+    min_snr_gamma: PositiveFloat | None
+    noise_offset: Annotated[float, Field(ge=0, le=1)]
     caption_dropout: Fraction
     flip_probability: Fraction
     checkpoint_steps: Positive
@@ -150,6 +160,7 @@ class Fid(Section):
 
 
 class Export(Section):
+    weights: Literal["best", "last"]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     license: str
     preview_images: Positive

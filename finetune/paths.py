@@ -15,7 +15,7 @@ GENERATED = Path("data/generated")  # /{base,tuned}/{00000.tar, ..., index.parqu
 
 BASE = Path("models/base")  # diffusers layout
 EXTRACTOR = Path("models/extractor")
-TUNED = Path("models/tuned")  # the trained UNet, diffusers layout of a single model
+TUNED = Path("models/tuned")  # /{best,last}/, each with the trained parts in diffusers layout
 EXPORT = Path("models/export")
 
 PREPROCESS_METRICS = Path("metrics/preprocess")  # /<dataset>.json

@@ -40,26 +40,63 @@ def run_key(determinants: dict[str, Any], files: list[Path]) -> str:
 
 
 class Checkpoints:
-    """The resume points of one run, oldest first by step."""
+    """The resume points of one run, and the averaged weights that did best so far."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, key: str) -> None:
+        self.folder = repository_root() / ".dvc/tmp/resume" / key
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        save_checkpoint(self.folder / f"step-{step:08d}.safetensors", tensors, state | {"step": step})
-        for old in self._files()[:-1]:
+        """Raises OSError or SafetensorError on a full disk; what was saved before is left as it was."""
+        save_checkpoint(self._file("step", step), tensors, state | {"step": step, "key": self.folder.name})
+        for old in self._files("step")[:-1]:
             old.unlink()
 
     def load_latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        files = self._files()
-        return load_checkpoint(files[-1]) if files else None
+        """Raises InputError for a file that is torn or was moved here from another run."""
+        files = self._files("step")
+        if not files:
+            return None
+        tensors, state = load_checkpoint(files[-1])
+        if state["key"] != self.folder.name:
+            raise InputError(
+                f"{files[-1]}: a checkpoint of another run ({state['key']}), with other parameters, inputs or "
+                "versions; remove it and run again"
+            )
+        return tensors, state
+
+    def save_best(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """By step, for the run may yet be killed before the checkpoint that knows of it."""
+        save_checkpoint(self._file("best", step), tensors, {})
+
+    def load_best(self, step: int) -> dict[str, Tensor]:
+        return load_checkpoint(self._file("best", step))[0]
+
+    def keep_best(self, step: int) -> None:
+        """Remove the others; the checkpoint that names `step` is written."""
+        for other in self._files("best"):
+            if other != self._file("best", step):
+                other.unlink()
+
+    def require_space(self, size: int) -> None:
+        """Raises InputError where a checkpoint of `size` bytes has no room beside the one that it will follow."""
+        held = sum(file.stat().st_size for file in self._files("step"))
+        free = shutil.disk_usage(self.folder).free
+        if free < 2 * size - held:
+            raise InputError(
+                f"{self.folder}: {free / 2**30:.1f} GiB free, but two checkpoints of this run take "
+                f"{2 * size / 2**30:.1f} GiB; free some"
+            )
 
     def finish(self) -> None:
         """The run's outputs are written. Its last checkpoint stays until another run starts: DVC may be killed yet."""
         (self.folder / FINISHED).touch()
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.safetensors"))
+    def _file(self, kind: str, step: int) -> Path:
+        return self.folder / f"{kind}-{step:08d}.safetensors"
+
+    def _files(self, kind: str) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob(f"{kind}-*.safetensors"))
 
 
 @contextmanager
@@ -68,7 +105,8 @@ def exclusive(key: str) -> Iterator[Checkpoints]:
 
     Raises InputError while another process trains the same run, such as one orphaned by a killed `dvc`.
     """
-    folder = repository_root() / ".dvc/tmp/resume" / key
+    checkpoints = Checkpoints(key)
+    folder = checkpoints.folder
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.glob(f"*/{FINISHED}"):
         if other.parent != folder:
@@ -80,4 +118,4 @@ def exclusive(key: str) -> Iterator[Checkpoints]:
             raise InputError(
                 f"{lock.name}: another process is training this very run; wait for it or stop it (`fuser {lock.name}`)"
             ) from None
-        yield Checkpoints(folder)
+        yield checkpoints

@@ -1,35 +1,27 @@
-"""The training loop: batches that are a function of the step, checkpoints that hold the whole state."""
+"""The training step: batches that are a function of the step, and a state that a checkpoint holds whole."""
 
-import copy
-import logging
-import math
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
 from torch import Tensor
-from tqdm import tqdm
-from transformers import CLIPTextModel
 
+from finetune.ahead import Ahead
 from finetune.batches import Batch, CaptionedLatents, Schedule, training_batch
 from finetune.checkpoint import optimizer_tensors, prefixed, restore_optimizer, unprefixed
-from finetune.diffusion import loss_per_sample, target_of
+from finetune.denoiser import Denoiser
+from finetune.diffusion import loss_per_sample, loss_weights, target_of
 from finetune.errors import InputError
 from finetune.latents import sample_latents
+from finetune.nonfinite import first_not_finite
+from finetune.optimizers import ema_decay, learning_rate, made_step, make_optimizer
 from finetune.params import Train
-from finetune.resume import Checkpoints
-from finetune.tracking import Run
 
-LOG_STEPS = 10  # optimizer steps that one row of the loss curve averages
 MAX_SKIPPED_IN_A_ROW = 20  # overflowed fp16 steps; the loss scale halves at each
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -37,197 +29,202 @@ class History:
     """What the metrics are written from; part of every checkpoint."""
 
     losses: list[dict[str, float]] = field(default_factory=list)
-    validations: list[dict[str, float]] = field(default_factory=list)
+    validations: list[dict[str, float]] = field(default_factory=list)  # the first is the base's, at step 0
     skipped_steps: int = 0
 
-
-def learning_rate(step: int, params: Train, steps: int) -> float:
-    """Linear warm-up, then half a cosine to zero; `step` is the optimizer step about to be made, from 0."""
-    if step < params.lr_warmup_steps:
-        return params.lr * (step + 1) / params.lr_warmup_steps
-    progress = (step - params.lr_warmup_steps) / max(1, steps - params.lr_warmup_steps)
-    return params.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def ema_decay(step: int, limit: float) -> float:
-    """(1 + n) / (10 + n), at most `limit`: early averages do not cling to the start."""
-    return min(limit, (1 + step) / (10 + step))
+    @property
+    def best_step(self) -> int:
+        """Where the averaged weights had the least held-out loss."""
+        return int(min(self.validations[1:], key=lambda row: row["loss"])["step"])
 
 
 class Trainer:
-    """A U-Net, its optimizer and its averaged copy. The text encoder is frozen and runs online."""
+    """A network, its optimizer and its averaged twin.
+
+    A step is a global batch of `batch_size * gradient_accumulation_steps` images, of which each process takes an
+    equal part: how many there are changes the speed and the rounding, never what is learned from.
+    """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        unet: UNet2DConditionModel,
-        text_encoder: CLIPTextModel,
+        denoiser: Denoiser,
         noise_scheduler: DDPMScheduler,
         data: CaptionedLatents,
         params: Train,
         scaling_factor: float,
     ) -> None:
-        """Raises InputError when there are fewer training images than a global batch."""
+        """Raises InputError when the processes or the training images cannot fill a global batch."""
         self.accelerator, self.params, self.data = accelerator, params, data
         self.noise_scheduler, self.scaling_factor = noise_scheduler, scaling_factor
         self.rows = data.of_split("train")
-        global_batch = params.batch_size * params.gradient_accumulation_steps * accelerator.num_processes
+        if params.batch_size % accelerator.num_processes:
+            raise InputError(
+                f"params.yaml: train.batch_size {params.batch_size} cannot be shared by {accelerator.num_processes} "
+                "processes in equal parts; start a number of processes that divides it"
+            )
+        global_batch = params.batch_size * params.gradient_accumulation_steps
         self.schedule = Schedule(params.seed, len(self.rows), params.epochs, global_batch)
         if self.schedule.steps == 0:
             raise InputError(
                 f"params.yaml: train.batch_size makes global batches of {global_batch}, more than the {len(self.rows)} "
                 "training images; lower it or train.gradient_accumulation_steps"
             )
-        self.text_encoder = text_encoder.to(accelerator.device)
-        optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=params.lr, weight_decay=params.adam_weight_decay, fused=True
-        )
-        self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
-        # the averaged weights live in a network of their own, ready to be looked at
-        self.averaged = copy.deepcopy(accelerator.unwrap_model(self.unet)).eval().requires_grad_(False)
-        self.recent_losses: list[Tensor] = []  # of the row of the curve that is not full yet
+        denoiser.to(accelerator.device)
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
+        if half:
+            denoiser.store_frozen_unet_as(half)
+        self.denoiser, self.averaged = denoiser, denoiser.twin()
+        if params.compile:
+            denoiser.unet.compile()
+        self.optimizer = make_optimizer(params.optimizer, self._groups(), params.adam_weight_decay)
+        self.model = accelerator.prepare(denoiser)
+        self.batches = Ahead(self._batch)
+        self.recent: list[Tensor] = []  # loss and gradient norm of the steps since the last row of the curve
+        self.seconds: list[float] = []  # that the steps since then took, skipped ones included
+        self.skipped_in_a_row = 0
 
-    def weights(self) -> dict[str, Tensor]:
-        return self.accelerator.unwrap_model(self.unet).state_dict()
+    def _groups(self) -> list[dict[str, Any]]:
+        parts = ((self.denoiser.unet, self.params.lr), (self.denoiser.text_encoder, self.params.text_encoder_lr))
+        return [
+            {"params": [parameter for parameter in part.parameters() if parameter.requires_grad], "lr": lr, "peak": lr}
+            for part, lr in parts
+            if lr is not None
+        ]
 
-    def predict(self, unet: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Prediction and target, [n, 4, h, w] each."""
+    def losses(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """Mean squared error of each sample, unweighted: float32 [n]."""
         latents = sample_latents(batch.moments, batch.posterior_noise, self.scaling_factor)
         noisy_latents = self.noise_scheduler.add_noise(latents, batch.noise, batch.timesteps)
-        with torch.no_grad(), self.accelerator.autocast():
-            text = self.text_encoder(batch.token_ids).last_hidden_state
         with self.accelerator.autocast():
-            prediction = unet(noisy_latents, batch.timesteps, text).sample
-        return prediction, target_of(self.noise_scheduler, latents, batch.noise, batch.timesteps)
+            prediction = model(noisy_latents, batch.timesteps, batch.token_ids)
+        return loss_per_sample(prediction, target_of(self.noise_scheduler, latents, batch.noise, batch.timesteps))
 
-    def train(
-        self, checkpoints: Checkpoints, run: Run, history: History, first: int, look: Callable[[int], None]
-    ) -> None:
-        """Make the steps from `first` to the end, calling `look` every validation_steps and at the end.
+    def step(self, step: int, history: History) -> None:
+        """Learn from global batch `step`, or leave it out and count it where fp16 overflowed.
 
-        Saves and raises KeyboardInterrupt (SystemExit on SIGTERM) after the step in which a signal came.
-        Raises InputError when the loss is not finite.
+        Learning rate and average follow the number of steps that were made, not of those that were tried.
+        Raises InputError with the cause when a value is not finite for any other reason, or too often.
         """
-        steps = self.schedule.steps
-        losses = self.recent_losses
-        skipped_in_a_row = 0
-        with stop_requests() as stop, tqdm(total=steps, initial=first, desc="train", unit="step") as bar:
-            for step in range(first, steps):
-                for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(step, self.params, steps)
-                loss = self._accumulate(step)
-                if not self.accelerator.scaler and not torch.isfinite(loss):
-                    raise InputError(
-                        f"train: the loss of step {step} is {loss.item()}; lower train.lr or check latents"
-                    )
-                self.accelerator.unscale_gradients()
-                grad_norm = torch.nn.utils.clip_grad_norm_(self.unet.parameters(), self.params.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-                skipped = not bool(torch.isfinite(grad_norm))
-                history.skipped_steps += skipped
-                skipped_in_a_row = skipped_in_a_row + 1 if skipped else 0
-                if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
-                    raise InputError(
-                        f"train: {skipped_in_a_row} steps in a row overflowed in fp16 (last {step}); lower train.lr or "
-                        "set train.mixed_precision to bf16"
-                    )
-                if not skipped:
-                    self._average(step)
-                losses.append(loss)
-                done = step + 1
-                if done % LOG_STEPS == 0 or done == steps:
-                    row = {
-                        "step": done,
-                        "loss": round(float(torch.stack(losses).mean()), 6),
-                        "lr": learning_rate(step, self.params, steps),
-                        "grad_norm": round(float(grad_norm), 4),
-                    }
-                    losses.clear()
-                    history.losses.append(row)
-                    run.metric(done, **{name: row[name] for name in ("loss", "lr", "grad_norm")})
-                    bar.set_postfix(loss=row["loss"], lr=f"{row['lr']:.2e}", refresh=False)
-                bar.update()
-                if done % self.params.validation_steps == 0 or done == steps:
-                    look(done)
-                if done % self.params.checkpoint_steps == 0 or done == steps or stop.requested:
-                    run.flush()
-                    self.save(checkpoints, done, history, run.run_id)
-                if stop.requested:
-                    log.info("checkpoint written at step %d of %d", done, steps)
-                    stop.leave()
+        started, made = time.perf_counter(), step - history.skipped_steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(made, group["peak"], self.params.lr_warmup_steps, self.schedule.steps)
+        loss, scaler = self._accumulate(step), self.accelerator.scaler
+        if scaler:
+            scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.denoiser.learned().values(), self.params.max_grad_norm)
+        finite = bool(norm.isfinite())
+        if not finite:
+            self._refuse_what_is_not_finite(step)
+        if not finite and not scaler:
+            raise InputError(f"train: the gradient of step {step} is {norm}, its loss {loss}; lower train.lr")
+        if made_step(self.optimizer, scaler):
+            self._average(made)
+            self.recent.append(torch.stack([loss, norm]))
+            self.skipped_in_a_row = 0
+        else:
+            history.skipped_steps += 1
+            self.skipped_in_a_row += 1
+        if self.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+            raise InputError(
+                f"train: {self.skipped_in_a_row} steps in a row overflowed in fp16 (last {step}); lower train.lr or "
+                "set train.mixed_precision to bf16"
+            )
+        self.optimizer.zero_grad()
+        self.seconds.append(time.perf_counter() - started)
 
     def _accumulate(self, step: int) -> Tensor:
-        """Gradients of one optimizer step; the mean loss, detached."""
-        params, accelerator = self.params, self.accelerator
-        per_round = params.batch_size * accelerator.num_processes
-        total = torch.zeros((), device=accelerator.device)
-        for micro in range(params.gradient_accumulation_steps):
-            start = (
-                step * self.schedule.global_batch + micro * per_round + accelerator.process_index * params.batch_size
-            )
-            batch = training_batch(
-                self.data,
-                self.rows,
-                self.schedule,
-                range(start, start + params.batch_size),
-                timesteps=self.noise_scheduler.config.num_train_timesteps,
-                caption_dropout=params.caption_dropout,
-                flip_probability=params.flip_probability,
-            ).to(accelerator.device)
-            prediction, target = self.predict(self.unet, batch)
-            loss = loss_per_sample(prediction, target).mean() / params.gradient_accumulation_steps
-            accelerator.backward(loss)
+        """Gradients of one optimizer step; the mean loss over all processes, detached."""
+        rounds = self.params.gradient_accumulation_steps
+        total = torch.zeros((), device=self.accelerator.device)
+        for number in range(step * rounds, (step + 1) * rounds):
+            batch = self.batches(number).to(self.accelerator.device)
+            last = number == (step + 1) * rounds - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                losses = self.losses(self.model, batch)
+                weights = loss_weights(self.noise_scheduler, batch.timesteps, self.params.min_snr_gamma)
+                loss = (losses * weights).mean() / rounds
+                self.accelerator.backward(loss)
             total += loss.detach()
-        return total
+        return self.accelerator.reduce(total, "mean")
+
+    def _batch(self, number: int) -> Batch:
+        """This process's part of the run's n-th batch of `batch_size` images."""
+        share = self.params.batch_size // self.accelerator.num_processes
+        start = number * self.params.batch_size + self.accelerator.process_index * share
+        return training_batch(
+            self.data,
+            self.rows,
+            self.schedule,
+            range(start, start + share),
+            timesteps=self.noise_scheduler.config.num_train_timesteps,
+            caption_dropout=self.params.caption_dropout,
+            flip_probability=self.params.flip_probability,
+            noise_offset=self.params.noise_offset,
+        )
 
     @torch.no_grad()
-    def _average(self, step: int) -> None:
-        weight = 1 - ema_decay(step, self.params.ema_decay)
-        torch._foreach_lerp_(list(self.averaged.state_dict().values()), list(self.weights().values()), weight)
+    def _average(self, made: int) -> None:
+        interval = self.params.ema_interval
+        if (made + 1) % interval == 0:
+            weight = 1 - ema_decay(made, self.params.ema_decay) ** interval
+            averaged, learned = self.averaged.learned(), self.denoiser.learned()
+            torch._foreach_lerp_([*averaged.values()], [*learned.values()], weight)
 
-    def save(self, checkpoints: Checkpoints, step: int, history: History, run_id: str) -> None:
-        tensors = prefixed("unet", self.weights()) | prefixed("ema", self.averaged.state_dict())
+    def _refuse_what_is_not_finite(self, step: int) -> None:
+        if name := first_not_finite(dict(self.denoiser.named_parameters())):
+            raise InputError(
+                f"train: the weight {name} holds values that are not finite at step {step}; lower train.lr"
+            )
+        for sample in range(step * self.schedule.global_batch, (step + 1) * self.schedule.global_batch):
+            row = self.rows[self.schedule.image_of(sample)]
+            if not all(self.data.moments(row, mirrored).isfinite().all() for mirrored in (False, True)):
+                dataset, image_id = self.data.rows[row]["dataset"], self.data.rows[row]["id"]
+                raise InputError(
+                    f"data/latents/{dataset}: the latents of {image_id} are not finite; `dvc repro --force "
+                    f"latents@{dataset}` makes them again"
+                )
+
+    def row(self, done: int) -> dict[str, float]:
+        """The curve's next point, over the steps made since the last; empty when all of them were skipped."""
+        if not self.recent:
+            return {}
+        row = {
+            "step": done,
+            "loss": round(float(torch.stack(self.recent)[:, 0].mean()), 6),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": round(float(self.recent[-1][1]), 4),
+        }
+        self.recent.clear()
+        return row
+
+    def images_per_second(self) -> float:
+        """Since the last call, over all processes."""
+        rate = len(self.seconds) * self.schedule.global_batch / sum(self.seconds)
+        self.seconds.clear()
+        return rate
+
+    def agree(self, number: int) -> int:
+        """The greatest that any process has, for instance of the signals that asked it to stop."""
+        if self.accelerator.num_processes == 1:
+            return number
+        return int(self.accelerator.gather(torch.tensor([number], device=self.accelerator.device)).max())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that `restore` needs: tensors, and what JSON can hold."""
+        tensors = prefixed("learned", self.denoiser.learned()) | prefixed("averaged", self.averaged.learned())
         tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
-        if self.recent_losses:
-            tensors["recent_losses"] = torch.stack(self.recent_losses)
+        if self.recent:
+            tensors["recent"] = torch.stack(self.recent)
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
-        checkpoints.save(step, tensors, {"history": vars(history), "run_id": run_id, "scaler": scaler})
+        return tensors, {"scaler": scaler, "skipped_in_a_row": self.skipped_in_a_row}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        self.accelerator.unwrap_model(self.unet).load_state_dict(unprefixed("unet", tensors))
-        self.averaged.load_state_dict(unprefixed("ema", tensors))
+        self.denoiser.load_learned(unprefixed("learned", tensors))
+        self.averaged.load_learned(unprefixed("averaged", tensors))
         restore_optimizer(self.optimizer, unprefixed("optimizer", tensors))
-        if "recent_losses" in tensors:
-            self.recent_losses = list(tensors["recent_losses"].to(self.accelerator.device))
+        if "recent" in tensors:
+            self.recent = list(tensors["recent"].to(self.accelerator.device))
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-
-
-class _Stop:
-    signum = 0
-
-    @property
-    def requested(self) -> bool:
-        return self.signum != 0
-
-    def leave(self) -> None:
-        if self.signum == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM)
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def stop_requests() -> Iterator[_Stop]:
-    """Note SIGINT and SIGTERM instead of dying in the middle of a step."""
-    stop = _Stop()
-
-    def note(signum: int, _frame: FrameType | None) -> None:
-        stop.signum = signum
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        self.skipped_in_a_row = state["skipped_in_a_row"]

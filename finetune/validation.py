@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from finetune.batches import Batch, CaptionedLatents
-from finetune.diffusion import loss_per_sample
+from finetune.errors import InputError
 from finetune.seeding import generator
 from finetune.shards import spread
 from finetune.training import Trainer
@@ -28,19 +28,29 @@ def fixed_batch(data: CaptionedLatents, row: int, caption_row: int, seed: int, t
 
 
 @torch.no_grad()
-def validate(trainer: Trainer, unet: torch.nn.Module, images: int) -> dict[str, float]:
+def validate(trainer: Trainer, model: torch.nn.Module, images: int) -> dict[str, float]:
     """Held-out loss in all and by timestep bin, and the caption gain: the loss under another image's caption minus the
     loss under its own. At most `images` validation images, evenly spread.
+
+    Raises InputError when there is none, or when a loss is not finite.
     """
     data, params = trainer.data, trainer.params
     rows = spread(data.of_split("validation"), images)
+    if not rows:
+        raise InputError("data/tokens: no validation image has a caption; see the splits and drops of preprocess-512")
     timesteps = trainer.noise_scheduler.config.num_train_timesteps
     own: list[Tensor] = []
     others: list[Tensor] = []
     for i, row in enumerate(rows):
         for losses, caption_row in ((own, row), (others, rows[(i + len(rows) // 2) % len(rows)])):
             batch = fixed_batch(data, row, caption_row, params.seed, timesteps).to(trainer.accelerator.device)
-            losses.append(loss_per_sample(*trainer.predict(unet, batch)).double())
+            losses.append(trainer.losses(model, batch).double())
+            if not losses[-1].isfinite().all():
+                dataset, image_id = data.rows[row]["dataset"], data.rows[row]["id"]
+                raise InputError(
+                    f"train: the held-out loss of {dataset} {image_id} is not finite; lower train.lr or set "
+                    "train.mixed_precision to bf16"
+                )
     by_bin = torch.stack(own).mean(dim=0)
     width = timesteps // BINS
     return {

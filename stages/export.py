@@ -10,7 +10,7 @@ from finetune import paths
 from finetune.half_precision import write_half
 from finetune.manifest import write_manifest
 from finetune.model_card import Evidence, Recipe, license_note, model_card, read_evidence
-from finetune.models import load_scheduler
+from finetune.models import LORA, load_scheduler, tuned_part
 from finetune.outputs import whole_directory, write_json
 from finetune.params import load_params
 from finetune.pictures import grid
@@ -28,8 +28,10 @@ def export(base: Path, tuned: Path, generated: Path, output: Path, recipe: Recip
     """Raises InputError if a weight is not finite or does not fit fp16."""
     rows = spread(read_index(generated), recipe.export.preview_images)
     with whole_directory(output) as folder:
-        for part, source in (("text_encoder", base / "text_encoder"), ("unet", tuned), ("vae", base / "vae")):
-            _write_part(source, folder / part, WEIGHTS[part])
+        for part, weights in WEIGHTS.items():
+            _write_part(tuned_part(base, tuned, part), folder / part, weights)
+        if (tuned / LORA).is_file():
+            write_half(tuned / LORA, folder / LORA)
         shutil.copytree(base / "tokenizer", folder / "tokenizer", copy_function=shutil.copyfile)
         # the sampler that the metrics were measured with, whatever the base came with
         load_scheduler(base / "scheduler").save_pretrained(folder / "scheduler")
@@ -78,7 +80,7 @@ def main() -> None:
     params = load_params()
     export(
         paths.BASE,
-        paths.TUNED,
+        paths.TUNED / params.export.weights,
         paths.GENERATED / "tuned",
         paths.EXPORT,
         Recipe(params.export, params.fetch, params.train, params.generate),

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from finetune import paths
 from finetune.errors import InputError
-from finetune.models import load_pipeline, load_unet
+from finetune.models import load_pipeline
 from finetune.outputs import whole_directory
 from finetune.params import Generate, load_params
 from finetune.sampling import sample_images
@@ -35,12 +35,12 @@ SCHEMA = pa.schema(
 
 
 def generate(images: Mapping[str, Path], base: Path, tuned: Path | None, generated: Path, params: Generate) -> None:
-    """Fill `generated` with lossless pictures by `base`, or by `base` around the UNet `tuned`.
+    """Fill `generated` with lossless pictures by `base`, or by `base` with the parts in `tuned` for its own.
 
     images: data set -> its folder.
     """
     rows = _plan(images, params)
-    pipeline = load_pipeline(base, unet=load_unet(tuned) if tuned else None)
+    pipeline = load_pipeline(base, tuned)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     pictures = sample_images(
         pipeline,
@@ -92,8 +92,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=["base", "tuned"])
     model = parser.parse_args().model
-    tuned = paths.TUNED if model == "tuned" else None
     params = load_params()
+    tuned = paths.TUNED / params.export.weights if model == "tuned" else None
     images = paths.of_datasets(paths.IMAGES, params.datasets)
     generate(images, paths.BASE, tuned, paths.GENERATED / model, params.generate)
 

@@ -2,20 +2,24 @@
 
 import csv
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from finetune import paths
 from finetune.batches import CaptionedLatents
+from finetune.denoiser import Denoiser
+from finetune.errors import InputError
+from finetune.lora import merged, save_lora
+from finetune.matching import check_match
 from finetune.models import load_pipeline, load_unet
-from finetune.outputs import whole_directory, whole_file, write_json
+from finetune.outputs import require_writable, whole_directory, whole_file, write_json
 from finetune.params import Train, load_params
 from finetune.pictures import grid
-from finetune.resume import exclusive, run_key
+from finetune.resume import Checkpoints, exclusive, run_key
 from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
 from finetune.shards import spread
@@ -23,6 +27,7 @@ from finetune.stage import run_stage
 from finetune.tracking import tracked_run
 from finetune.training import History, Trainer
 from finetune.validation import validate
+from finetune.watch import Watch, run_steps
 
 log = logging.getLogger(__name__)
 
@@ -37,55 +42,84 @@ def train(
     samples: Path,
     params: Train,
 ) -> None:
-    """Fine-tune the U-Net, or go on where an earlier call with the same parameters and inputs stopped.
+    """Fine-tune the model, or go on where an earlier call with the same parameters and inputs stopped.
 
-    Writes the averaged weights in fp32, the curves, the grids of sample pictures and the metrics, all at the end.
+    Writes the averaged weights in fp32, those of the end and those of the least held-out loss, the curves, the grids
+    of sample pictures and the metrics, all at the end. Of several processes the first alone writes.
     """
+    require_writable(tuned, metrics, curves, samples)
     on_gpu = torch.cuda.is_available()
     accelerator = Accelerator(mixed_precision=params.mixed_precision if on_gpu else "no", cpu=not on_gpu)
+    main = accelerator.is_main_process
+    if not main:
+        logging.disable(logging.INFO)  # one process tells
     if not on_gpu and params.mixed_precision != "no":
         log.info("no GPU: train.mixed_precision %s is not used, every step computes in fp32", params.mixed_precision)
-    set_seed(params.seed)
-    data = CaptionedLatents(tokens, latents, base / "vae")
+    check_match(tokens, latents, base)
+    data = CaptionedLatents(tokens, latents)
     inputs = [folder / "manifest.json" for folder in (tokens, *latents.values())]
     inputs += [tokens / "ids.npy", tokens / "images.parquet", *base.rglob("*.safetensors"), *base.rglob("*.json")]
-    determinants = params.model_dump() | {"device": accelerator.device.type, "processes": accelerator.num_processes}
-    with exclusive(run_key(determinants, inputs)) as checkpoints:
+    key = run_key(params.model_dump() | {"device": accelerator.device.type}, inputs)
+    with exclusive(key) if main else nullcontext(Checkpoints(key)) as checkpoints:
+        accelerator.wait_for_everyone()  # nobody reads a checkpoint before the lock is held
         pipeline = load_pipeline(base)
+        denoiser = Denoiser(pipeline.unet, pipeline.text_encoder, params)
         noise_scheduler = DDPMScheduler.from_pretrained(base / "scheduler")
-        unet = load_unet(base / "unet")
-        trainer = Trainer(
-            accelerator, unet, pipeline.text_encoder, noise_scheduler, data, params, pipeline.vae.config.scaling_factor
-        )
-        history, first, run_id = History(), 0, None
-        if saved := checkpoints.load_latest():
-            tensors, state = saved
-            trainer.restore(tensors, state)
-            history, first, run_id = History(**state["history"]), state["step"], state["run_id"]
-            log.info("going on at step %d of %d", first, trainer.schedule.steps)
+        scaling_factor = pipeline.vae.config.scaling_factor
+        trainer = Trainer(accelerator, denoiser, noise_scheduler, data, params, scaling_factor)
+        history, first, run_id = go_on(trainer, checkpoints)
+        if not main:
+            run_steps(trainer, history, first, None)
+            return
+        # weights, averages and the optimizer's two moments
+        checkpoints.require_space(4 * sum(weight.nbytes for weight in denoiser.learned().values()))
         grids = checkpoints.folder / "samples"
-        pipeline.unet = trainer.averaged
+        pipeline.unet, pipeline.text_encoder = trainer.averaged.unet, trainer.averaged.text_encoder
         pipeline.to(accelerator.device)
         rows = spread(data.of_split("validation"), params.sample_images)
         captions = pipeline.tokenizer.batch_decode([data.caption_ids(row, 0) for row in rows], skip_special_tokens=True)
 
         with tracked_run(params.model_dump(), run_id) as run:
 
-            def look(step: int) -> None:
-                scores = validate(trainer, trainer.averaged, params.validation_images)
-                history.validations.append({"step": step} | scores)
-                run.metric(step, **{f"validation_{name}": value for name, value in scores.items()})
+            def look(step: int) -> dict[str, float]:
                 sheet = grids / f"step_{step:06d}.png"
                 draw_samples(pipeline, captions, params, sheet)
                 run.file(sheet)
+                return validate(trainer, trainer.averaged, params.validation_images)
 
+            watch = Watch(trainer, history, checkpoints, run, look)
             if first == 0:
-                look(0)
-            trainer.train(checkpoints, run, history, first, look)
-            if accelerator.is_main_process:
-                write_outputs(trainer, history, grids, tuned, metrics, curves, samples)
-        if accelerator.is_main_process:
-            checkpoints.finish()
+                watch.look(0)
+            run_steps(trainer, history, first, watch)
+            with whole_directory(tuned) as partial:
+                save_weights(trainer.averaged, base, params, partial / "last")
+                trainer.averaged.load_learned(checkpoints.load_best(history.best_step))
+                save_weights(trainer.averaged, base, params, partial / "best")
+            write_records(trainer, history, grids, metrics, curves, samples)
+        checkpoints.finish()
+
+
+def go_on(trainer: Trainer, checkpoints: Checkpoints) -> tuple[History, int, str | None]:
+    """History, next step and MLflow run of the newest checkpoint, which the trainer takes over; or of a new run.
+
+    Raises InputError where another number of processes, which rounds in another order, would end in other bytes.
+    """
+    saved, accelerator = checkpoints.load_latest(), trainer.accelerator
+    first = saved[1]["step"] if saved else 0
+    if trainer.agree(first) != first or -trainer.agree(-first) != first:
+        raise InputError(f"{checkpoints.folder}: not the same in every process; share that folder between the machines")
+    if saved is None:
+        return History(), 0, None
+    tensors, state = saved
+    if state["processes"] != accelerator.num_processes and first < trainer.schedule.steps:
+        raise InputError(
+            f"{checkpoints.folder}: step {first} was reached by {state['processes']} processes, and "
+            f"{accelerator.num_processes} round in another order; start {state['processes']}, or remove the folder to "
+            "begin anew"
+        )
+    trainer.restore(tensors, state)
+    log.info("going on at step %d of %d", first, trainer.schedule.steps)
+    return History(**state["history"]), first, state["run_id"]
 
 
 def draw_samples(pipeline: StableDiffusionPipeline, captions: list[str], params: Train, out: Path) -> None:
@@ -98,18 +132,22 @@ def draw_samples(pipeline: StableDiffusionPipeline, captions: list[str], params:
         grid([[picture] for picture in pictures], [], captions, across=len(captions)).save(partial, "PNG")
 
 
-def write_outputs(
-    trainer: Trainer,
-    history: History,
-    grids: Path,
-    tuned: Path,
-    metrics: Path,
-    curves: Path,
-    samples: Path,
-) -> None:
+def save_weights(averaged: Denoiser, base: Path, params: Train, folder: Path) -> None:
+    """The parts that were trained, in diffusers layout; LoRA's matrices both on their own and in a U-Net."""
+    unet = averaged.unet
+    if params.lora_rank is not None:
+        save_lora(unet, folder)
+        unet = merged(unet, load_unet(base / "unet"), params.lora_rank)
+    unet.save_pretrained(folder / "unet")
+    if params.text_encoder_lr is not None:
+        averaged.text_encoder.save_pretrained(folder / "text_encoder")
+
+
+def write_records(trainer: Trainer, history: History, grids: Path, metrics: Path, curves: Path, samples: Path) -> None:
+    if not history.losses:
+        raise InputError("train: every step overflowed in fp16; set train.mixed_precision to bf16")
     first, last = history.validations[0], history.validations[-1]
-    with whole_directory(tuned) as partial:
-        trainer.averaged.save_pretrained(partial)
+    best = next(row for row in history.validations if row["step"] == history.best_step)
     with whole_directory(samples) as partial:
         for sheet in sorted(grids.iterdir()):
             (partial / sheet.name).write_bytes(sheet.read_bytes())
@@ -126,8 +164,9 @@ def write_outputs(
         "skipped_steps": history.skipped_steps,
         "steps": trainer.schedule.steps,
         "loss": history.losses[-1]["loss"],
-        "validation_loss": {"base": first["loss"], "tuned": last["loss"]},
-        "caption_gain": {"base": first["caption_gain"], "tuned": last["caption_gain"]},
+        "best_step": history.best_step,
+        "validation_loss": {"base": first["loss"], "best": best["loss"], "tuned": last["loss"]},
+        "caption_gain": {"base": first["caption_gain"], "best": best["caption_gain"], "tuned": last["caption_gain"]},
     }
     write_json(metrics, content)
 

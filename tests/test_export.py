@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from finetune.errors import InputError
 from finetune.manifest import MANIFEST, check_manifest
 from finetune.model_card import model_card
+from finetune.models import LORA
 from finetune.params import Archive, Base
 from stages.export import WEIGHTS, export
 from tests.tiny_run import TinyRun, make_tiny_run
@@ -55,13 +57,32 @@ def test_a_process_without_this_repository_draws_from_the_folder(tiny_export: Pa
 
 
 def test_weights_are_the_tuned_unet_and_the_base_for_the_rest_in_fp16(tiny_export: Path, tiny_run: TinyRun) -> None:
-    sources = {"unet": tiny_run.tuned, "vae": tiny_run.base / "vae", "text_encoder": tiny_run.base / "text_encoder"}
+    sources = {
+        "unet": tiny_run.tuned / "unet",
+        "vae": tiny_run.base / "vae",
+        "text_encoder": tiny_run.base / "text_encoder",
+    }
     for part, source in sources.items():
         exported, original = (load_file(folder / WEIGHTS[part]) for folder in (tiny_export / part, source))
         assert exported.keys() == original.keys()
         for name, tensor in exported.items():
             assert tensor.dtype == torch.float16
             assert torch.equal(tensor, original[name].half()), name
+
+
+def test_a_tuned_text_encoder_and_the_lora_go_along(tiny_run: TinyRun, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    shutil.copytree(tiny_run.tuned, tuned)
+    shutil.copytree(tiny_run.base / "text_encoder", tuned / "text_encoder")
+    weights = load_file(tuned / "text_encoder" / WEIGHTS["text_encoder"])
+    doubled = {name: tensor * 2 for name, tensor in weights.items()}
+    save_file(doubled, tuned / "text_encoder" / WEIGHTS["text_encoder"], {"format": "pt"})
+    save_file({"unet.lora": torch.ones(2)}, tuned / LORA)
+    export(tiny_run.base, tuned, tiny_run.generated, tmp_path / "export", tiny_run.recipe, tiny_run.evidence)
+    exported = load_file(tmp_path / "export/text_encoder" / WEIGHTS["text_encoder"])
+    assert all(torch.equal(exported[name], tensor.half()) for name, tensor in doubled.items())
+    assert load_file(tmp_path / "export" / LORA)["unet.lora"].tolist() == [1.0, 1.0]
+    check_manifest(tmp_path / "export", remedy="none is needed")
 
 
 def test_the_same_run_exports_the_same_bytes(tiny_export: Path, tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -91,11 +112,11 @@ def test_no_file_tells_where_it_was_made(tiny_export: Path, tiny_run: TinyRun) -
 def test_a_weight_that_fp16_cannot_hold_stops_the_export_by_name(
     tiny_run: TinyRun, tmp_path: Path, value: float, fault: str
 ) -> None:
-    weights = load_file(tiny_run.tuned / WEIGHTS["unet"])
+    weights = load_file(tiny_run.tuned / "unet" / WEIGHTS["unet"])
     weights["conv_in.bias"][0] = value
     broken = tmp_path / "tuned"
-    broken.mkdir()
-    save_file(weights, broken / WEIGHTS["unet"])
+    (broken / "unet").mkdir(parents=True)
+    save_file(weights, broken / "unet" / WEIGHTS["unet"])
     with pytest.raises(InputError, match=rf"conv_in\.bias .*{fault}"):
         export(tiny_run.base, broken, tiny_run.generated, tmp_path / "export", tiny_run.recipe, tiny_run.evidence)
     assert not list(tmp_path.glob("*export*"))

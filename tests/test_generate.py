@@ -59,9 +59,9 @@ def test_an_image_keeps_its_picture_when_more_are_drawn(images: Path, tiny_base:
 
 def test_the_tuned_unet_draws_in_the_base_s_place(images: Path, tiny_base: Path, tmp_path: Path) -> None:
     unet = load_unet(tiny_base / "unet")
-    unet.save_pretrained(tmp_path / "same")
+    unet.save_pretrained(tmp_path / "same/unet")
     unet.conv_out.weight.data.mul_(2)
-    unet.save_pretrained(tmp_path / "other")
+    unet.save_pretrained(tmp_path / "other/unet")
     generate(folders(images), tiny_base, None, tmp_path / "by_base", PARAMS)
     generate(folders(images), tiny_base, tmp_path / "same", tmp_path / "by_same", PARAMS)
     generate(folders(images), tiny_base, tmp_path / "other", tmp_path / "by_other", PARAMS)

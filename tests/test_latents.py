@@ -52,7 +52,7 @@ def test_every_image_of_the_index_has_its_latents_in_order(encoded: Path, images
         ("train-00000.npy", 16),
         ("validation-00000.npy", 8),
     ]
-    cache = LatentCache(encoded, manifest["shards"])
+    cache = LatentCache(encoded)
     assert len(cache) == len(rows)
     vae = load_vae(tiny_base / "vae")
     for number in (7, 20):

@@ -69,7 +69,7 @@ def prepare(
     )
     places = {dataset: root / "latents" / dataset for dataset in datasets}
     table = pq.read_table(root / "tokens" / "images.parquet").to_pylist()
-    return table, CaptionedLatents(root / "tokens", places, base / "vae")
+    return table, CaptionedLatents(root / "tokens", places)
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,7 @@ def test_own_pictures_are_trained_on_beside_those_of_coco(own: Path, tiny_base: 
         timesteps=1000,
         caption_dropout=0,
         flip_probability=0.5,
+        noise_offset=0.0,
     )
     assert batch.moments.shape == (4, 8, 64, 64)
     assert batch.moments.isfinite().all()

@@ -1,6 +1,7 @@
 """Checkpoints: whole, few, and only for the run they belong to."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,9 +34,28 @@ def test_the_newest_checkpoint_is_the_one_to_go_on_from_and_the_only_one() -> No
         latest = checkpoints.load_latest()
         assert latest is not None
         tensors, state = latest
-        assert state == {"note": "n", "step": 1000}
+        assert state == {"note": "n", "step": 1000, "key": "abc"}
         assert tensors["x"].tolist() == [1000.0, 1000.0]
         assert len(list(checkpoints.folder.iterdir())) == 1
+
+
+def test_of_the_best_weights_the_ones_that_a_checkpoint_names_are_kept() -> None:
+    with exclusive("abc") as checkpoints:
+        for step in (5, 10, 15):
+            checkpoints.save_best(step, {"x": torch.full((2,), float(step))})
+        checkpoints.keep_best(10)
+        assert [file.name for file in checkpoints.folder.iterdir()] == ["best-00000010.safetensors"]
+        assert checkpoints.load_best(10)["x"].tolist() == [10.0, 10.0]
+
+
+def test_a_checkpoint_needs_room_beside_the_one_that_it_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3 * 2**20))
+    with exclusive("abc") as checkpoints:
+        checkpoints.require_space(2**20)
+        with pytest.raises(InputError, match=r"abc: 0\.0 GiB free, but two checkpoints of this run take .* free some$"):
+            checkpoints.require_space(2**21)
+        checkpoints.save(1, {"x": torch.zeros(2**19)}, {})
+        checkpoints.require_space(2**21)
 
 
 def test_two_processes_cannot_train_the_same_run() -> None:

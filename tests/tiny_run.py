@@ -39,11 +39,13 @@ def make_tiny_run(base: Path, folder: Path) -> TinyRun:
 
 
 def _tune(unet: Path, tuned: Path) -> Path:
-    tuned.mkdir(parents=True)
+    (tuned / "unet").mkdir(parents=True)
     # diffusers notes where a model was loaded from
-    write_json(tuned / "config.json", json.loads((unet / "config.json").read_text()) | {"_name_or_path": str(unet)})
+    write_json(
+        tuned / "unet/config.json", json.loads((unet / "config.json").read_text()) | {"_name_or_path": str(unet)}
+    )
     weights = {name: tensor * 1.01 for name, tensor in load_file(unet / WEIGHTS["unet"]).items()}
-    save_file(weights, tuned / WEIGHTS["unet"], {"format": "pt"})
+    save_file(weights, tuned / "unet" / WEIGHTS["unet"], {"format": "pt"})
     return tuned
 
 

@@ -36,6 +36,7 @@ def reran(copy: Copy) -> set[str]:
         (("generate", "guidance_scale"), 4.5, {"generate-base", "generate-tuned"} | AFTER_FID),
         (("fid", "kid_subsets"), 7, AFTER_FID),
         (("export", "name"), "another", {"export"}),
+        (("export", "weights"), "best", {"generate-tuned"} | AFTER_FID),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )

@@ -1,0 +1,59 @@
+"""One live line on a terminal, whole lines elsewhere."""
+
+import os
+import pty
+import sys
+import termios
+
+import pytest
+import torch
+
+from finetune import progress
+from finetune.progress import peak_memory, progress_bar
+
+
+def run(steps: int, shown: bool = True) -> None:
+    with progress_bar("train", 2, steps, shown) as bar:
+        for _ in range(steps - 2):
+            bar.set_postfix(loss="0.1250", refresh=False)
+            bar.update()
+
+
+def test_a_log_gets_lines_of_their_own(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    caplog.set_level("INFO")
+    run(10)
+    assert capsys.readouterr().err == ""
+    assert [message[:10] for message in caplog.messages] == ["train 2/10", "train 10/1"], "quiet: the start and the end"
+    assert caplog.messages[-1].endswith("loss=0.1250]")
+
+
+def test_a_log_gets_a_line_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(progress, "LOGGED", 0.0)
+    run(6)
+    assert len(caplog.messages) > 3
+    assert not any("\r" in message or "\n" in message for message in caplog.messages)
+
+
+def test_a_terminal_gets_one_line_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        run(10)
+        terminal.flush()
+        shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "10/10" in shown
+    assert "loss=0.1250" in shown
+    assert shown.strip().count("\n") == 0
+
+
+def test_other_processes_show_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    run(10, shown=False)
+    assert caplog.messages == []
+
+
+def test_memory_is_in_gib() -> None:
+    assert 0.05 < peak_memory(torch.device("cpu")) < 100

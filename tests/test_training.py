@@ -1,0 +1,303 @@
+"""One training step: the diffusers example's objective, honest about steps that were not made."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch import Tensor
+
+from finetune.batches import CaptionedLatents
+from finetune.denoiser import Denoiser
+from finetune.errors import InputError
+from finetune.latents import sample_latents
+from finetune.models import load_pipeline
+from finetune.optimizers import ema_decay
+from finetune.training import MAX_SKIPPED_IN_A_ROW, History, Trainer
+from tests.half_gradients import OVERFLOWING, HalfGradients, scaled_accelerator
+from tests.tiny_training import small_params
+
+SCALE = 0.18215
+MakeTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture
+def make_trainer(inputs: dict[str, Any], tiny_base: Path) -> MakeTrainer:
+    data = CaptionedLatents(inputs["tokens"], inputs["latents"])
+
+    def make(
+        scale: float | None = None,
+        prediction_type: str = "epsilon",
+        accelerator: Accelerator | None = None,
+        **changes: Any,
+    ) -> Trainer:
+        """With a loss scale and gradients in fp16, as on a GPU, unless the scale is None."""
+        params = small_params(**changes)
+        if accelerator is None:
+            accelerator = Accelerator(cpu=True) if scale is None else scaled_accelerator(scale)
+        pipeline = load_pipeline(tiny_base)
+        kind = Denoiser if scale is None else HalfGradients
+        denoiser = kind(pipeline.unet, pipeline.text_encoder, params)
+        scheduler = DDPMScheduler.from_pretrained(tiny_base / "scheduler", prediction_type=prediction_type)
+        return Trainer(accelerator, denoiser, scheduler, data, params, SCALE)
+
+    return make
+
+
+def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def example_loss(
+    trainer: Trainer, base: Path, prediction_type: str, snr_gamma: float | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients of diffusers' examples/text_to_image/train_text_to_image.py, its lines in its order."""
+    batch = trainer.batches(0)
+    pipeline = load_pipeline(base)
+    unet, text_encoder = pipeline.unet.train().requires_grad_(True), pipeline.text_encoder
+    noise_scheduler = DDPMScheduler.from_pretrained(base / "scheduler", prediction_type=prediction_type)
+    latents = sample_latents(batch.moments, batch.posterior_noise, pipeline.vae.config.scaling_factor)
+    noise, timesteps = batch.noise, batch.timesteps
+    noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
+    encoder_hidden_states = text_encoder(batch.token_ids, return_dict=False)[0]
+    if noise_scheduler.config.prediction_type == "epsilon":
+        target = noise
+    else:
+        target = noise_scheduler.get_velocity(latents, noise, timesteps)
+    model_pred = unet(noisy_latents, timesteps, encoder_hidden_states, return_dict=False)[0]
+    if snr_gamma is None:
+        loss = F.mse_loss(model_pred.float(), target.float(), reduction="mean")
+    else:
+        snr = compute_snr(noise_scheduler, timesteps)
+        mse_loss_weights = torch.stack([snr, snr_gamma * torch.ones_like(timesteps)], dim=1).min(dim=1)[0]
+        if noise_scheduler.config.prediction_type == "epsilon":
+            mse_loss_weights = mse_loss_weights / snr
+        elif noise_scheduler.config.prediction_type == "v_prediction":
+            mse_loss_weights = mse_loss_weights / (snr + 1)
+        loss = F.mse_loss(model_pred.float(), target.float(), reduction="none")
+        loss = loss.mean(dim=list(range(1, len(loss.shape)))) * mse_loss_weights
+        loss = loss.mean()
+    loss.backward()
+    return loss.detach(), {f"unet.{name}": p.grad for name, p in unet.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_loss_and_gradients_are_those_of_the_diffusers_example(
+    make_trainer: MakeTrainer, tiny_base: Path, prediction_type: str, gamma: float | None
+) -> None:
+    trainer = make_trainer(prediction_type=prediction_type, min_snr_gamma=gamma, noise_offset=0.1)
+    loss = trainer._accumulate(0)
+    expected_loss, expected_gradients = example_loss(trainer, tiny_base, prediction_type, gamma)
+    torch.testing.assert_close(loss, expected_loss)
+    gradients = {name: p.grad for name, p in trainer.denoiser.learned().items()}
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[name], msg=name)
+
+
+def test_accumulated_batches_are_one_large_one(make_trainer: MakeTrainer) -> None:
+    whole = make_trainer(batch_size=8)
+    parts = make_trainer(batch_size=2, gradient_accumulation_steps=4)
+    torch.testing.assert_close(whole._accumulate(0), parts._accumulate(0))
+    for one, other in zip(whole.denoiser.learned().values(), parts.denoiser.learned().values(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_activations_computed_twice_give_the_same_gradients(make_trainer: MakeTrainer) -> None:
+    trainers = [make_trainer(gradient_checkpointing=again) for again in (False, True)]
+    losses = [trainer._accumulate(0) for trainer in trainers]
+    assert torch.equal(*losses)
+    assert equal(*({name: p.grad for name, p in t.denoiser.learned().items()} for t in trainers))
+
+
+def test_a_compiled_network_learns_the_same(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for the compiler, whose own minutes are spared."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager"))
+    plain, compiled = make_trainer(), make_trainer(compile=True)
+    torch.testing.assert_close(compiled._accumulate(0), plain._accumulate(0))
+    assert compiled.averaged.unet._compiled_call_impl is None
+    assert compiled.denoiser.learned().keys() == plain.denoiser.learned().keys(), "checkpoints fit both"
+
+
+def test_what_is_frozen_has_no_gradient_and_is_held_once(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(lora_rank=2)
+    trainer.step(0, History())
+    learned = trainer.denoiser.learned()
+    assert learned
+    assert all("lora_" in name for name in learned)
+    averaged = dict(trainer.averaged.named_parameters())
+    for name, parameter in trainer.denoiser.named_parameters():
+        assert (averaged[name] is parameter) is (name not in learned)
+    tensors, _ = trainer.state()
+    assert not any("conv_in" in name for name in tensors), "a checkpoint holds what learns"
+
+
+def test_what_learns_is_fp32_whatever_is_stored_beside_it(make_trainer: MakeTrainer) -> None:
+    denoiser = make_trainer(lora_rank=2).denoiser
+    denoiser.store_frozen_unet_as(torch.bfloat16)
+    assert {parameter.dtype for parameter in denoiser.learned().values()} == {torch.float32}
+    assert denoiser.unet.conv_in.weight.dtype == torch.bfloat16
+
+
+@pytest.fixture
+def bf16() -> Iterator[Accelerator]:
+    """The mixed precision that a CPU can compute, too. The process's Accelerators share their state."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_mixed_precision_learns_the_same_in_fp32_weights(
+    make_trainer: MakeTrainer, request: pytest.FixtureRequest, rank: int | None
+) -> None:
+    expected = make_trainer(lora_rank=rank, lr=1e-2)._accumulate(0)
+    trainer = make_trainer(accelerator=request.getfixturevalue("bf16"), lora_rank=rank, lr=1e-2)
+    loss = trainer._accumulate(0)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=0)
+    before = copies(trainer.denoiser.learned())
+    trainer.step(0, History())
+    learned = trainer.denoiser.learned()
+    assert {weight.dtype for weight in learned.values()} == {torch.float32}
+    assert not equal(learned, before)
+    frozen = {p.dtype for p in trainer.denoiser.unet.parameters() if not p.requires_grad}
+    assert frozen == ({torch.bfloat16} if rank else set())
+
+
+def test_a_lora_begins_as_the_base_and_from_the_seed_alone(make_trainer: MakeTrainer) -> None:
+    torch.manual_seed(1)
+    one = make_trainer(lora_rank=2)
+    torch.manual_seed(2)
+    other = make_trainer(lora_rank=2)
+    assert equal(one.denoiser.learned(), other.denoiser.learned())
+    batch = one.batches(0)
+    with torch.no_grad():
+        assert torch.equal(one.losses(one.denoiser, batch), make_trainer().losses(make_trainer().denoiser, batch))
+    assert not equal(one.denoiser.learned(), make_trainer(lora_rank=2, seed=1).denoiser.learned())
+
+
+def test_text_encoder_and_unet_learn_each_at_its_own_rate(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(text_encoder_lr=1e-6, lr=1e-3)
+    before = copies(trainer.denoiser.learned())
+    trainer.step(0, History())
+    moves: dict[str, float] = {}
+    for name, weight in copies(trainer.denoiser.learned()).items():
+        part = name.split(".")[0]
+        moves[part] = max(moves.get(part, 0.0), float((weight - before[name]).abs().max()))
+    # Adam's first step is as long as the rate, which the warm-up halves here, with weight decay on top
+    assert moves["unet"] == pytest.approx(5e-4, rel=0.1)
+    assert moves["text_encoder"] == pytest.approx(5e-7, rel=0.1)
+
+
+def test_the_network_is_left_ready_to_learn_and_the_average_to_be_looked_at(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.step(0, History())
+    assert trainer.denoiser.unet.training
+    assert not trainer.denoiser.text_encoder.training
+    assert not trainer.averaged.training
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_the_average_is_taken_every_few_steps_with_the_decay_of_them_all(
+    make_trainer: MakeTrainer, interval: int
+) -> None:
+    trainer, history = make_trainer(ema_interval=interval), History()
+    expected = copies(trainer.denoiser.learned())
+    for step in range(4):
+        trainer.step(step, history)
+        if (step + 1) % interval == 0:
+            decay = ema_decay(step, trainer.params.ema_decay) ** interval
+            for name, weight in trainer.denoiser.learned().items():
+                expected[name] = decay * expected[name] + (1 - decay) * weight.detach()
+    for name, weight in trainer.averaged.learned().items():
+        torch.testing.assert_close(weight, expected[name])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-fused"])
+def test_a_step_that_overflowed_moves_neither_weights_nor_schedule_nor_average(
+    make_trainer: MakeTrainer, optimizer: str
+) -> None:
+    trainer, history = make_trainer(scale=OVERFLOWING, optimizer=optimizer), History()
+    weights, averages = copies(trainer.denoiser.learned()), copies(trainer.averaged.learned())
+    trainer.step(0, history)
+    assert history.skipped_steps == 1
+    assert equal(trainer.denoiser.learned(), weights)
+    assert equal(trainer.averaged.learned(), averages)
+    assert trainer.row(1) == {}, "its loss is in no curve"
+    step = 1
+    while history.skipped_steps == step:
+        trainer.step(step, history)
+        step += 1
+    assert trainer.optimizer.param_groups[0]["lr"] == trainer.params.lr / 2, "the first step of the warm-up"
+    counts = {int(slot["step"]) for slot in trainer.optimizer.state.values()}
+    assert counts == {1}
+    decay = ema_decay(0, trainer.params.ema_decay)
+    for name, weight in trainer.averaged.learned().items():
+        expected = decay * averages[name] + (1 - decay) * trainer.denoiser.learned()[name]
+        torch.testing.assert_close(weight, expected)
+
+
+def test_overflows_without_end_stop_the_run(make_trainer: MakeTrainer) -> None:
+    trainer, history = make_trainer(scale=OVERFLOWING), History()
+    trainer.accelerator.scaler.set_backoff_factor(0.999)
+    with pytest.raises(InputError, match=rf"{MAX_SKIPPED_IN_A_ROW + 1} steps in a row overflowed in fp16 \(last 20\)"):
+        for step in range(100):
+            trainer.step(step, history)
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_latents_that_are_not_finite_name_their_image(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, scale: float | None
+) -> None:
+    trainer = make_trainer(scale=scale)
+    moments = trainer.data.moments
+    poisoned = trainer.rows[trainer.schedule.image_of(2)]
+    monkeypatch.setattr(
+        trainer.data, "moments", lambda row, mirrored: moments(row, mirrored) * (float("nan") if row == poisoned else 1)
+    )
+    image = trainer.data.rows[poisoned]
+    with pytest.raises(InputError, match=rf"data/latents/{image['dataset']}: the latents of {image['id']} are not fin"):
+        trainer.step(0, History())
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_a_weight_that_is_not_finite_is_named(make_trainer: MakeTrainer, scale: float | None) -> None:
+    trainer = make_trainer(scale=scale)
+    trainer.denoiser.unet.conv_out.bias.data[1] = float("nan")
+    with pytest.raises(InputError, match=r"the weight unet\.conv_out\.bias holds values that are not finite at step 3"):
+        trainer.step(3, History())
+
+
+def test_a_loss_that_grew_out_of_fp32_stops_before_it_harms_a_weight(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.denoiser.unet.conv_out.weight.data.fill_(3e38)
+    weights = copies(trainer.denoiser.learned())
+    with pytest.raises(InputError, match=r"the gradient of step 0 is (nan|inf), its loss (nan|inf); lower train\.lr"):
+        trainer.step(0, History())
+    assert equal(trainer.denoiser.learned(), weights)
+
+
+def test_fewer_images_than_a_batch_are_refused(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(InputError, match=r"train\.batch_size makes global batches of 20, more than the 16 training"):
+        make_trainer(batch_size=20)
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
+    with pytest.raises(InputError, match=r"train\.batch_size 4 cannot be shared by 3 processes in equal parts"):
+        make_trainer()
