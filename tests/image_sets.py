@@ -3,12 +3,14 @@
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.shards import INDEX, write_index, write_shard
+from finetune.shards import INDEX, read_index, write_index, write_shard
+from stages.generate import SCHEMA as GENERATED_SCHEMA
 from stages.preprocess import SCHEMA as IMAGES_SCHEMA
 
 
@@ -43,3 +45,24 @@ def write_image_set(folder: Path, dataset: str, splits: dict[str, list[NDArray[n
             members.append((f"{name}.png", png(pixels)))
     write_shard(folder / "00000.tar", members)
     write_index(folder / INDEX, rows, IMAGES_SCHEMA)
+
+
+def write_generated(folder: Path, images: Path, pictures: list[NDArray[np.uint8]], seed: int = 0) -> None:
+    """One of `pictures` for each validation image, as generate leaves them."""
+    folder.mkdir(parents=True)
+    validation = [
+        row for dataset in ("coco", "flickr8k") for row in read_index(images / dataset) if row["split"] == "validation"
+    ]
+    rows: list[dict[str, Any]] = [
+        {
+            "id": row["id"],
+            "dataset": row["dataset"],
+            "shard": "00000.tar",
+            "member": f"{row['dataset']}-{row['id']}.png",
+            "prompt": row["captions"][0].strip(),
+            "seed": seed,
+        }
+        for row in validation
+    ]
+    write_shard(folder / "00000.tar", [(row["member"], png(p)) for row, p in zip(rows, pictures, strict=True)])
+    write_index(folder / INDEX, rows, GENERATED_SCHEMA)
