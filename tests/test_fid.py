@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,15 @@ def test_the_plot_s_rows_are_the_figures_of_the_report(
     for row in rows:
         assert float(row["value"]) == report[row["pictures"]][row["figure"]]
         assert float(row["sd"]) == report[row["pictures"]][f"{row['figure']}_sd"]
+
+
+def test_the_plot_s_template_knows_its_columns(images: Path, generated: Path, extractor: Path, tmp_path: Path) -> None:
+    run(images, generated, extractor, tmp_path)
+    template = (Path(__file__).parent.parent / ".dvc" / "plots" / "ladder.json").read_text()
+    json.loads(template)
+    fields = {*re.findall(r'"field": "(\w+)"', template), *re.findall(r"datum\.(\w+)", template)}
+    columns = (tmp_path / "ladder.csv").read_text().splitlines()[0].split(",")
+    assert fields - {"rev", "low", "high"} == {*columns}
 
 
 def test_the_same_inputs_give_the_same_bytes(images: Path, generated: Path, extractor: Path, tmp_path: Path) -> None:
