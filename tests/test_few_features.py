@@ -11,19 +11,19 @@ from sample.few_features import FEWEST, distances, read_pictures
 
 
 def write_pictures(folder: Path, count: int) -> Path:
-    """Colored rectangles on gradients."""
+    """Rectangles on gradients, all in the muted colors of photographs."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for i in range(count):
-        picture = np.linspace(rng.integers(0, 256, 3), rng.integers(0, 256, 3), 256)[:, None].repeat(256, axis=1)
+        picture = np.linspace(rng.integers(64, 192, 3), rng.integers(64, 192, 3), 256)[:, None].repeat(256, axis=1)
         x, y = rng.integers(20, 120, 2)
-        picture[y : y + 100, x : x + 100] = rng.integers(0, 256, 3)
+        picture[y : y + 100, x : x + 100] = rng.integers(64, 192, 3)
         Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
     return folder
 
 
 def test_the_same_pictures_are_under_1_with_64_features_and_in_the_tens_with_1280(tmp_path: Path) -> None:
-    table = distances(read_pictures(write_pictures(tmp_path / "pictures", 24)))
+    table = distances(read_pictures(write_pictures(tmp_path / "pictures", FEWEST)))
     few, many = table["other real pictures"]
     assert few < 1
     assert many > 10
