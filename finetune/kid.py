@@ -1,10 +1,7 @@
 """The kernel inception distance between two sets of features (Binkowski et al., 2018)."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-
-from finetune.seeding import generator
 
 BLOCK = 1024  # rows of a kernel matrix in memory at once
 
@@ -19,22 +16,6 @@ def kid(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     within_a = (_kernel_sum(x, x) - _kernel_diagonal(x).sum()) / (n * (n - 1))
     within_b = (_kernel_sum(y, y) - _kernel_diagonal(y).sum()) / (m * (m - 1))
     return float(within_a + within_b - 2 * _kernel_sum(x, y) / (n * m))
-
-
-def kid_sd(a: NDArray[np.floating], b: NDArray[np.floating], subsets: int, subset_size: int, seed: int) -> float:
-    """The standard deviation of the estimate at `subset_size` images a side, over random subsets of both sets.
-
-    At half of the images this is the standard deviation of the estimate from all of them (drawn without
-    replacement, half a sample varies around the whole as the whole does around the truth); smaller subsets overstate
-    it, larger ones understate it.
-    """
-    draws = [kid(_subset(a, subset_size, seed, "a", i), _subset(b, subset_size, seed, "b", i)) for i in range(subsets)]
-    return float(np.std(draws))
-
-
-def _subset(values: NDArray[np.floating], size: int, seed: int, *labels: str | int) -> NDArray[np.floating]:
-    order = torch.randperm(len(values), generator=generator(seed, "kid", *labels))
-    return values[order[:size].numpy()]
 
 
 def _kernel_sum(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -82,7 +82,8 @@ What it reported (`metrics/train.json`):
 ## Evaluation
 
 Base and tuned model drew the same validation captions from the same seeds (`metrics/fid.json`). The floor has real
-training pictures in place of drawn ones: about what a perfect model would score.
+training pictures in place of drawn ones: about what a perfect model would score. Reconstructed are the validation
+pictures through the autoencoder. Figures ending in _sd are standard deviations.
 
 {_ladder(evidence.fid)}
 
@@ -178,9 +179,9 @@ and seeds. On a GPU add `torch_dtype=torch.float16` and `.to("cuda")`."""
 
 
 def _ladder(fid: dict[str, Any]) -> str:
-    rungs = ("floor", "base", "tuned")
+    rungs = ("floor", "reconstructed", "base", "tuned")
     return _table(
-        ("metric", *rungs), [[key, *(_show(fid[rung][key]) for rung in rungs)] for key in sorted(fid["base"])]
+        ("metric", *rungs), [[key, *(_show(fid[rung][key]) for rung in rungs)] for key in sorted(fid["floor"])]
     )
 
 

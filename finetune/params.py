@@ -154,8 +154,10 @@ class Generate(Section):
 class Fid(Section):
     extractor: str
     batch_size: Positive
-    kid_subsets: Positive
-    kid_subset_size: Annotated[int, Field(ge=2)]
+    floor_splits: Annotated[int, Field(ge=2)]
+    sd_draws: Annotated[int, Field(ge=2)]
+    precision_neighbors: Positive
+    density_neighbors: Positive
     seed: Seed
 
 
@@ -192,10 +194,13 @@ class Params(Section):
             raise ValueError("datasets lists a name twice")
         if self.fid.extractor not in self.fetch.extractor:
             raise ValueError(f"fid.extractor is {self.fid.extractor!r}, which fetch.extractor does not list")
-        if self.fid.kid_subset_size > self.generate.images:
-            raise ValueError(
-                f"fid.kid_subset_size is {self.fid.kid_subset_size}, more than generate.images, {self.generate.images}"
-            )
+        for key in ("precision_neighbors", "density_neighbors"):
+            neighbors, half = getattr(self.fid, key), -(-self.generate.images // 2)
+            if neighbors >= half:
+                raise ValueError(
+                    f"fid.{key} is {neighbors}, but the random halves of {self.generate.images} generate.images have "
+                    f"{half} pictures and so {half - 1} neighbors each; lower it"
+                )
         return self
 
 

@@ -11,7 +11,8 @@ RAW = Path("data/raw")  # /<dataset>/<archive>
 IMAGES = Path("data/images")  # /<dataset>/{00000.tar, ..., index.parquet, drops.json}
 TOKENS = Path("data/tokens")  # {ids.npy, images.parquet, manifest.json}
 LATENTS = Path("data/latents")  # /<dataset>/{00000.npy, ..., manifest.json}
-GENERATED = Path("data/generated")  # /{base,tuned}/{00000.tar, ..., index.parquet}
+GENERATED = Path("data/generated")  # /{reconstructed,base,tuned}/{00000.tar, ..., index.parquet}
+FEATURES = Path("data/features")  # /{real,reconstructed,base,tuned}/{features.npy, index.parquet, protocol.json}
 
 BASE = Path("models/base")  # diffusers layout
 EXTRACTOR = Path("models/extractor")
@@ -24,6 +25,7 @@ TRAIN_METRICS = Path("metrics/train.json")
 TRAIN_CURVES = Path("metrics/train")  # {loss.csv, validation.csv}
 SAMPLES = Path("metrics/samples")  # step-by-step grids of the training
 FID_METRICS = Path("metrics/fid.json")
+LADDER = Path("metrics/ladder.csv")  # the figures of fid.json for a plot
 GRID = Path("metrics/grid.png")  # base | tuned | real, same captions
 
 

@@ -1,30 +1,44 @@
-"""fid: distances of the base's and the tuned model's pictures to the validation images, and a grid to look at."""
+"""fid: how near base, tuned and reconstructed pictures come to the validation images, beside what real ones score."""
 
+import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from finetune import paths
-from finetune.errors import InputError
-from finetune.features import Extractor, extract, load_extractor
+from finetune.density_coverage import coverage, density
+from finetune.feature_set import FeatureSet, read_feature_set
+from finetune.fid_infinity import fid_infinity, is_extrapolable
 from finetune.frechet import frechet_distance, is_rank_deficient
-from finetune.kid import kid, kid_sd
+from finetune.guards import (
+    check_held_out,
+    check_no_copies,
+    check_one_protocol,
+    check_plausible,
+    check_rank,
+    check_same_task,
+)
+from finetune.half_samples import random_halves
+from finetune.kid import kid
 from finetune.outputs import whole_file, write_json
 from finetune.params import Fid, load_params
 from finetune.pictures import grid
-from finetune.seeding import generator
-from finetune.shards import read_batches, read_images, read_index, spread
+from finetune.precision_recall import precision, recall
+from finetune.real_images import read_real, real_rows
+from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
 
 Row = dict[str, Any]
 Features = NDArray[np.float32]
+Figures = dict[str, float]
 
+MODELS = ("base", "tuned")
 GRID_CAPTIONS = 8
 GRID_COLORS = 256  # a palette keeps the grid small enough for git
 
@@ -33,97 +47,120 @@ def fid(
     images: Mapping[str, Path],
     tokens: Path,
     generated: Path,
-    extractor: Path,
+    features: Path,
     metrics: Path,
+    ladder: Path,
     picture: Path,
     params: Fid,
 ) -> None:
-    """Write `metrics` (JSON) and `picture` (PNG). images: data set -> its folder.
+    """Write `metrics` (JSON), `ladder` (the same figures as CSV, for a plot) and `picture` (PNG).
 
-    The floor is what real images that were trained on score in place of generated ones, as many as were generated.
-    Raises InputError where a generated picture is a copy of a real one, or where a figure cannot be true.
+    The ladder's rungs: floor, what real training images score, the mean of several disjoint sets as large as the
+    generated one; reconstructed, the validation images through the autoencoder; base and tuned, the same captions
+    from the same noise. Each `_sd` beside a figure is its standard deviation: over those sets at the floor, by random
+    halves of generated and validation images elsewhere. `gain` is base minus tuned, halved together.
+    Raises InputError where a figure could not be true. images: data set -> its folder.
     """
-    rows = [row for folder in images.values() for row in read_index(folder)]
+    sets = {name: read_feature_set(features / name) for name in ("real", "reconstructed", *MODELS)}
+    drawn = {model: read_index(generated / model) for model in MODELS}
+    rows = real_rows(images, tokens)
     validation = [row for row in rows if row["split"] == "validation"]
-    used = _used(tokens)
-    training = [row for row in rows if row["split"] == "train" and (row["dataset"], row["id"]) in used]
-    drawn = {model: read_index(generated / model) for model in ("base", "tuned")}
-    _check_inputs(validation, training, drawn, params)
+    check_one_protocol({name: each.protocol for name, each in sets.items()})
+    check_same_task(drawn)
+    check_held_out([row for row in rows if row["split"] == "train"], validation)
+    for model in MODELS:
+        check_no_copies(model, sets[model].rows, [*rows, *sets["real"].rows])  # as prepared, and as stored
+    protocol = _protocol(sets, params)
+    check_rank(protocol)
 
-    network = load_extractor(extractor / params.extractor)
-    known = {row["sha256"]: f"{row['split']} image {row['id']} of {row['dataset']}" for row in rows}
-    reference = extract(network, _pixels(images, validation), params.batch_size)
-    floor = extract(network, _pixels(images, _draw(training, len(drawn["base"]), params.seed)), params.batch_size)
-    report: dict[str, dict[str, Any]] = {"floor": _figures(network, floor, reference, params)}
-    for model, chosen in drawn.items():
-        pictures = _no_copies(read_images(generated / model, chosen), known)
-        report[model] = _figures(network, extract(network, pictures, params.batch_size), reference, params)
-        if report[model][network.frechet_key] < report["floor"][network.frechet_key] / 2:
-            raise InputError(
-                f"{generated / model}: nearer to the validation images than half the distance of real ones; "
-                "pictures this good are copies: check where they come from"
-            )
-    smallest = min(len(floor), *map(len, drawn.values()))
-    report["protocol"] = {
-        "extractor": params.extractor,
-        "features": reference.shape[1],
-        "kid_subset_size": params.kid_subset_size,
-        "n_reference": len(reference),
-        "rank_deficient": is_rank_deficient(smallest, reference.shape[1]),
-        "resize": f"clean, {network.input_size} px",
-    }
+    report = _report(sets, protocol, params)
+    for model in MODELS:
+        check_plausible(model, report[model][protocol["frechet_key"]], report["floor"][protocol["frechet_key"]])
     sheet = _grid(images, generated, validation, drawn)
     with whole_file(picture) as partial:
         sheet.quantize(GRID_COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
-    write_json(metrics, report)
+    _write_ladder(ladder, report)
+    write_json(metrics, report | {"protocol": protocol})
 
 
-def _check_inputs(validation: list[Row], training: list[Row], drawn: dict[str, list[Row]], params: Fid) -> None:
-    """Everything that needs no pixel, before any time is spent."""
-    prompts = {model: [(row["id"], row["prompt"], row["seed"]) for row in rows] for model, rows in drawn.items()}
-    if prompts["base"] != prompts["tuned"]:
-        raise InputError("data/generated: base and tuned drew different captions or seeds; run `dvc repro`")
-    fewest = min(len(training), len(validation), *map(len, drawn.values()))
-    if params.kid_subset_size > fewest:
-        raise InputError(
-            f"params.yaml: fid.kid_subset_size is {params.kid_subset_size}, but one of the sets has {fewest} images; "
-            "lower it"
-        )
-
-
-def _used(tokens: Path) -> set[tuple[str, str]]:
-    """Data set and id of the images that training sees: those that resemble validation images would lower the floor."""
-    batches = read_batches(tokens / "images.parquet", ("dataset", "id", "captions"))
-    return {(row["dataset"], row["id"]) for batch in batches for row in batch if row["captions"]}
-
-
-def _figures(network: Extractor, features: Features, reference: Features, params: Fid) -> dict[str, float]:
-    spread = kid_sd(features, reference, params.kid_subsets, params.kid_subset_size, params.seed)
-    return {
-        network.frechet_key: round(frechet_distance(features, reference), 3),
-        network.kid_key: round(kid(features, reference), 5),
-        f"{network.kid_key}_sd": round(spread, 5),
-        "n": len(features),
+def _protocol(sets: dict[str, FeatureSet], params: Fid) -> dict[str, Any]:
+    """All that two figures must share to be compared; `id` stands for it, the validation images included."""
+    reference = sorted(row["sha256"] for row in sets["real"].rows if row["split"] == "validation")
+    protocol = sets["base"].protocol | {
+        "density_neighbors": params.density_neighbors,
+        "n": min(len(each.rows) for name, each in sets.items() if name != "real"),
+        "n_reference": len(reference),
+        "precision_neighbors": params.precision_neighbors,
+    }
+    digest = hashlib.sha256(json.dumps([protocol, reference], sort_keys=True).encode()).hexdigest()
+    deficient = is_rank_deficient(protocol["n"], protocol["features"])
+    return protocol | {
+        "headline": protocol["kid_key"] if deficient else protocol["frechet_key"],
+        "id": f"{protocol['frechet_key']}-{protocol['n']}-{digest[:8]}",
+        "rank_deficient": deficient,
     }
 
 
-def _pixels(images: Mapping[str, Path], rows: list[Row]) -> Iterator[NDArray[np.uint8]]:
-    for dataset, folder in images.items():
-        for _, pixels in read_images(folder, [row for row in rows if row["dataset"] == dataset]):
-            yield pixels
+def _report(sets: dict[str, FeatureSet], protocol: dict[str, Any], params: Fid) -> dict[str, Figures]:
+    """Every figure with its standard deviation, by rung."""
+    reference = sets["real"].of_split("validation")
+    training = sets["real"].of_split("train")
+    rungs = {name: each.features for name, each in sets.items() if name != "real"}
+
+    def measure(features: Features, real: Features) -> Figures:
+        return {
+            protocol["frechet_key"]: frechet_distance(features, real),
+            protocol["kid_key"]: kid(features, real),
+            "precision": precision(real, features, params.precision_neighbors),
+            "recall": recall(real, features, params.precision_neighbors),
+            "density": density(real, features, params.density_neighbors),
+            "coverage": coverage(real, features, params.density_neighbors),
+        }
+
+    # every n-th image, so that each set has its share of each data set
+    floor = [measure(training[i :: params.floor_splits], reference) for i in range(params.floor_splits)]
+    whole = {name: measure(features, reference) for name, features in rungs.items()}
+    halves = [
+        {name: measure(features[mine], reference[theirs]) for name, features in rungs.items()}
+        for mine, theirs in random_halves(params.sd_draws, params.seed, protocol["n"], len(reference))
+    ]
+    report = {"floor": _with_sd(_mean(floor), floor, ddof=1)}
+    for name, figures in whole.items():
+        report[name] = _with_sd(figures, [half[name] for half in halves])
+        if is_extrapolable(protocol["n"], protocol["features"]):
+            infinite = fid_infinity(rungs[name], reference, params.seed)
+            report[name][f"{protocol['frechet_key']}_infinity"] = _six_digits(infinite)
+    gains = [_distance_gain(half, protocol) for half in halves]
+    report["gain"] = _with_sd(_distance_gain(whole, protocol), gains)
+    return {name: figures | {"n": protocol["n"]} for name, figures in report.items()}
 
 
-def _draw(rows: list[Row], count: int, seed: int) -> list[Row]:
-    order = torch.randperm(len(rows), generator=generator(seed, "floor"))
-    return [rows[i] for i in sorted(order[:count].tolist())]
+def _distance_gain(figures: dict[str, Figures], protocol: dict[str, Any]) -> Figures:
+    keys = (protocol["frechet_key"], protocol["kid_key"])
+    return {key: figures["base"][key] - figures["tuned"][key] for key in keys}
 
 
-def _no_copies(pictures: Iterable[tuple[Row, NDArray[np.uint8]]], known: dict[str, str]) -> Iterator[NDArray[np.uint8]]:
-    for row, pixels in pictures:
-        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-        if digest in known:
-            raise InputError(f"generated picture {row['member']} is a copy of {known[digest]}; run generate again")
-        yield pixels
+def _mean(figures: list[Figures]) -> Figures:
+    return {key: float(np.mean([each[key] for each in figures])) for key in figures[0]}
+
+
+def _with_sd(figures: Figures, samples: list[Figures], ddof: int = 0) -> Figures:
+    deviations = {f"{key}_sd": float(np.std([each[key] for each in samples], ddof=ddof)) for key in figures}
+    return {key: _six_digits(value) for key, value in (figures | deviations).items()}
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _write_ladder(path: Path, report: dict[str, Figures]) -> None:
+    rungs = ("floor", "reconstructed", *MODELS)
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("figure", "pictures", "value", "sd"))
+        for key in report["base"]:
+            if f"{key}_sd" in report["base"]:
+                writer.writerows((key, name, report[name][key], report[name][f"{key}_sd"]) for name in rungs)
 
 
 def _grid(
@@ -134,8 +171,8 @@ def _grid(
     captions = [row["prompt"] for row in wanted["base"]]
     chosen = {(row["dataset"], row["id"]) for row in wanted["base"]}
     real = [row for row in validation if (row["dataset"], row["id"]) in chosen]
-    columns = [[pixels for _, pixels in read_images(generated / model, wanted[model])] for model in ("base", "tuned")]
-    strips = list(zip(*columns, _pixels(images, real), strict=True))
+    columns = [[pixels for _, pixels in read_images(generated / model, wanted[model])] for model in MODELS]
+    strips = list(zip(*columns, (pixels for _, pixels in read_real(images, real)), strict=True))
     return grid(strips, ["base", "tuned", "real"], captions, across=2)
 
 
@@ -145,8 +182,9 @@ def main() -> None:
         paths.of_datasets(paths.IMAGES, params.datasets),
         paths.TOKENS,
         paths.GENERATED,
-        paths.EXTRACTOR,
+        paths.FEATURES,
         paths.FID_METRICS,
+        paths.LADDER,
         paths.GRID,
         params.fid,
     )

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from PIL import Image
 from finetune.checksums import sha256_of
 from finetune.pixels import SIDE, perceptual_hash
 from finetune.shards import INDEX, read_index, write_index, write_shard
+from stages.generate import SCHEMA as GENERATED_SCHEMA
 from stages.preprocess import SCHEMA as IMAGES_SCHEMA
 from stages.tokenize_captions import SCHEMA as TOKENS_SCHEMA
 
@@ -62,3 +64,24 @@ def write_token_table(tokens: Path, images: dict[str, Path], left_out: Container
         for row in read_index(folder)
     ]
     write_index(tokens / "images.parquet", rows, TOKENS_SCHEMA)
+
+
+def write_generated(folder: Path, images: Path, pictures: list[NDArray[np.uint8]], seed: int = 0) -> None:
+    """One of `pictures` for each validation image, as generate leaves them."""
+    folder.mkdir(parents=True)
+    validation = [
+        row for dataset in ("coco", "flickr8k") for row in read_index(images / dataset) if row["split"] == "validation"
+    ]
+    rows: list[dict[str, Any]] = [
+        {
+            "id": row["id"],
+            "dataset": row["dataset"],
+            "shard": "00000.tar",
+            "member": f"{row['dataset']}-{row['id']}.png",
+            "prompt": row["captions"][0].strip(),
+            "seed": seed,
+        }
+        for row in validation
+    ]
+    write_shard(folder / "00000.tar", [(row["member"], png(p)) for row, p in zip(rows, pictures, strict=True)])
+    write_index(folder / INDEX, rows, GENERATED_SCHEMA)

@@ -22,7 +22,11 @@ ROOT = Path(__file__).parent.parent
 CODE = ("app", "finetune", "sample", "stages")
 ARTIFACTS = {name: value for name, value in vars(paths).items() if isinstance(value, Path) and value != paths.PARAMS}
 DATASETS: list[str] = yaml.safe_load((ROOT / "params.yaml").read_text())["datasets"]
-SECTION_OF = {"tokenize_captions": "tokenize"}  # `python stages/tokenize.py` would hide the standard library's tokenize
+SECTION_OF = {
+    "tokenize_captions": "tokenize",  # `python stages/tokenize.py` would hide the standard library's tokenize
+    "reconstruct": "generate",
+    "features": "fid",
+}
 # What no result depends on; a change there reruns nothing.
 PLUMBING = {
     "__init__",

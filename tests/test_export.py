@@ -134,7 +134,7 @@ def test_the_card_holds_the_run_and_its_results(tiny_export: Path, tiny_run: Tin
     card = (tiny_export / "README.md").read_text()
     assert f"| train.lr | {tiny_run.recipe.train.lr:.5g} |" in card
     assert "| coco | train | 3 |" in card
-    assert "| kid | 0.0625 | 0.5 | 0.25 |" in card
+    assert "| kid | 0.0625 | 0.125 | 0.5 | 0.25 |" in card
     assert f"git log --oneline -S{tiny_run.evidence.fid_md5} -- dvc.lock" in card
 
 

@@ -1,4 +1,8 @@
+"""The stage fid: a ladder of figures, each with its deviation, or no figure at all."""
+
+import csv
 import json
+import re
 import shutil
 from collections.abc import Container
 from pathlib import Path
@@ -11,53 +15,63 @@ from torch.nn import functional as F
 
 from finetune.errors import InputError
 from finetune.features import Extractor
-from finetune.params import Fid
-from finetune.shards import INDEX, read_images, read_index, write_index, write_shard
+from finetune.params import Fid, load_params
+from finetune.shards import read_images, read_index
+from stages.features import drawn_pictures, features, real_pictures
 from stages.fid import fid
-from stages.generate import SCHEMA
-from tests.image_sets import folders, png, shapes, write_image_set, write_token_table
+from tests.image_sets import folders, shapes, write_generated, write_image_set, write_token_table
 
-PARAMS = Fid(extractor="efficientnet-lite0.pth", batch_size=8, kid_subsets=5, kid_subset_size=6, seed=0)
+PARAMS = Fid(
+    extractor="efficientnet-lite0.pth",
+    batch_size=8,
+    floor_splits=2,
+    sd_draws=4,
+    precision_neighbors=3,
+    density_neighbors=5,
+    seed=0,
+)
+GENERATE = load_params().generate.model_copy(update={"images": 12})
+RUNGS = ("floor", "reconstructed", "base", "tuned")
+
+
+def use(extractor: Extractor, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    monkeypatch.setattr("stages.features.load_extractor", lambda _: extractor)
+    folder.mkdir()
+    (folder / PARAMS.extractor).write_bytes(b"weights")
+    return folder
 
 
 @pytest.fixture
-def extractor(monkeypatch: pytest.MonkeyPatch) -> Path:
+def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Features that cost nothing: the means of 16 tiles."""
     quick = Extractor("fd_quick", "kid_quick", 32, lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1))
-    monkeypatch.setattr("stages.fid.load_extractor", lambda _: quick)
-    return Path("unused")
+    return use(quick, monkeypatch, tmp_path / "extractor")
 
 
 def noise(seed: int, pictures: int) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).integers(0, 256, (pictures, 64, 64, 3), np.uint8))
 
 
-def write_generated(folder: Path, images: Path, pictures: list[np.ndarray], seed: int = 0) -> None:
-    folder.mkdir(parents=True)
-    validation = [
-        row for dataset in ("coco", "flickr8k") for row in read_index(images / dataset) if row["split"] == "validation"
+def write_ladder(
+    generated: Path, images: Path, base: list[np.ndarray], tuned: list[np.ndarray], seeds: tuple[int, int] = (0, 0)
+) -> Path:
+    """What both models drew, and reconstructions that darken each validation image a little."""
+    darker = [
+        pixels - pixels // 16
+        for dataset in ("coco", "flickr8k")
+        for row, pixels in read_images(images / dataset, read_index(images / dataset))
+        if row["split"] == "validation"
     ]
-    rows: list[dict[str, Any]] = [
-        {
-            "id": row["id"],
-            "dataset": row["dataset"],
-            "shard": "00000.tar",
-            "member": f"{row['dataset']}-{row['id']}.png",
-            "prompt": row["captions"][0].strip(),
-            "seed": seed,
-        }
-        for row in validation
-    ]
-    write_shard(folder / "00000.tar", [(row["member"], png(p)) for row, p in zip(rows, pictures, strict=True)])
-    write_index(folder / INDEX, rows, SCHEMA)
+    write_generated(generated / "reconstructed", images, darker)
+    write_generated(generated / "base", images, base, seeds[0])
+    write_generated(generated / "tuned", images, tuned, seeds[1])
+    return generated
 
 
 @pytest.fixture
 def generated(images: Path, tmp_path: Path) -> Path:
     """A base that draws noise and a tuned model that draws what the data sets hold."""
-    write_generated(tmp_path / "generated" / "base", images, noise(7, 12))
-    write_generated(tmp_path / "generated" / "tuned", images, shapes(8, 12))
-    return tmp_path / "generated"
+    return write_ladder(tmp_path / "generated", images, noise(7, 12), shapes(8, 12))
 
 
 def run(
@@ -70,7 +84,15 @@ def run(
 ) -> dict[str, Any]:
     shutil.rmtree(out / "tokens", ignore_errors=True)
     write_token_table(out / "tokens", folders(images), left_out)
-    fid(folders(images), out / "tokens", generated, extractor, out / "fid.json", out / "grid.png", params)
+    pictures = {name: drawn_pictures(generated / name, name) for name in ("reconstructed", "base", "tuned")}
+    for name, each in {"real": real_pictures(folders(images), out / "tokens", params, GENERATE), **pictures}.items():
+        features(each, generated / name, extractor / params.extractor, out / "features" / name, params.batch_size)
+    return compare(images, generated, out, params)
+
+
+def compare(images: Path, generated: Path, out: Path, params: Fid = PARAMS) -> dict[str, Any]:
+    places = (out / "features", out / "fid.json", out / "ladder.csv", out / "grid.png")
+    fid(folders(images), out / "tokens", generated, *places, params)
     report: dict[str, Any] = json.loads((out / "fid.json").read_text())
     return report
 
@@ -80,34 +102,94 @@ def test_the_report_is_a_ladder_with_its_protocol(
 ) -> None:
     shutil.copy(efficientnet_weights, tmp_path / "efficientnet-lite0.pth")
     report = run(images, generated, tmp_path, tmp_path)
-    assert report.keys() == {"base", "floor", "protocol", "tuned"}
-    for name in ("base", "floor", "tuned"):
-        assert report[name].keys() == {"fd_effnetlite0", "kid_effnetlite0", "kid_effnetlite0_sd", "n"}
+    figures = {"fd_effnetlite0", "kid_effnetlite0", "precision", "recall", "density", "coverage"}
+    assert report.keys() == {*RUNGS, "gain", "protocol"}
+    for name in RUNGS:
+        assert report[name].keys() == figures | {f"{figure}_sd" for figure in figures} | {"n"}
         assert report[name]["n"] == 12
-    assert report["protocol"] == {
+    assert report["gain"].keys() == {
+        f"{figure}{suffix}" for figure in ("fd_effnetlite0", "kid_effnetlite0") for suffix in ("", "_sd")
+    } | {"n"}
+    protocol = report["protocol"]
+    assert protocol.pop("id").startswith("fd_effnetlite0-12-")
+    assert protocol == {
+        "density_neighbors": 5,
         "extractor": "efficientnet-lite0.pth",
+        "extractor_sha256": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         "features": 1280,
-        "kid_subset_size": 6,
+        "frechet_key": "fd_effnetlite0",
+        "headline": "kid_effnetlite0",
+        "kid_key": "kid_effnetlite0",
+        "n": 12,
         "n_reference": 12,
+        "precision_neighbors": 3,
         "rank_deficient": True,
         "resize": "clean, 224 px",
     }
     for key in ("fd_effnetlite0", "kid_effnetlite0"):
         assert report["tuned"][key] < report["base"][key] / 2  # tuned draws what the data hold, base draws noise
+        assert report["gain"][key] == pytest.approx(report["base"][key] - report["tuned"][key], rel=1e-4)
+        assert report["gain"][key] > 2 * report["gain"][f"{key}_sd"]
+    assert report["base"]["precision"] == report["base"]["coverage"] == 0
 
 
-def test_a_covariance_of_more_images_than_features_is_of_full_rank(
+def test_a_covariance_of_more_images_than_features_is_of_full_rank_and_makes_the_headline(
     images: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = Extractor("fd_few", "kid_few", 32, lambda images: images.mean(dim=(2, 3)))
-    monkeypatch.setattr("stages.fid.load_extractor", lambda _: few)
-    assert run(images, generated, Path("unused"), tmp_path)["protocol"]["rank_deficient"] is False
+    report = run(images, generated, use(few, monkeypatch, tmp_path / "few"), tmp_path)
+    assert report["protocol"]["rank_deficient"] is False
+    assert report["protocol"]["headline"] == "fd_few"
+    assert "fd_few_infinity" in report["tuned"]  # 12 images are four times the 3 features
+
+
+def test_the_floor_is_the_mean_of_disjoint_sets_and_its_deviation_their_spread(
+    images: Path, generated: Path, extractor: Path, tmp_path: Path
+) -> None:
+    report = run(images, generated, extractor, tmp_path)
+    again = run(images, generated, extractor, tmp_path / "again", PARAMS.model_copy(update={"sd_draws": 9}))
+    assert report["floor"] == again["floor"]  # nothing of it comes from random halves
+    assert report["floor"]["fd_quick_sd"] > 0
+    assert report["tuned"]["fd_quick_sd"] != again["tuned"]["fd_quick_sd"]
+
+
+def test_the_id_tells_protocols_apart_and_not_models(
+    images: Path, generated: Path, extractor: Path, tmp_path: Path
+) -> None:
+    first = run(images, generated, extractor, tmp_path)["protocol"]["id"]
+    others = write_ladder(tmp_path / "others", images, noise(1, 12), noise(2, 12))
+    assert run(images, others, extractor, tmp_path)["protocol"]["id"] == first
+    other_k = PARAMS.model_copy(update={"density_neighbors": 4})
+    assert run(images, generated, extractor, tmp_path, other_k)["protocol"]["id"] != first
+    (extractor / PARAMS.extractor).write_bytes(b"other weights")
+    assert run(images, generated, extractor, tmp_path)["protocol"]["id"] != first
+
+
+def test_the_plot_s_rows_are_the_figures_of_the_report(
+    images: Path, generated: Path, extractor: Path, tmp_path: Path
+) -> None:
+    report = run(images, generated, extractor, tmp_path)
+    with (tmp_path / "ladder.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 * len(RUNGS)
+    for row in rows:
+        assert float(row["value"]) == report[row["pictures"]][row["figure"]]
+        assert float(row["sd"]) == report[row["pictures"]][f"{row['figure']}_sd"]
+
+
+def test_the_plot_s_template_knows_its_columns(images: Path, generated: Path, extractor: Path, tmp_path: Path) -> None:
+    run(images, generated, extractor, tmp_path)
+    template = (Path(__file__).parent.parent / ".dvc" / "plots" / "ladder.json").read_text()
+    json.loads(template)
+    fields = {*re.findall(r'"field": "(\w+)"', template), *re.findall(r"datum\.(\w+)", template)}
+    columns = (tmp_path / "ladder.csv").read_text().splitlines()[0].split(",")
+    assert fields - {"rev", "low", "high"} == {*columns}
 
 
 def test_the_same_inputs_give_the_same_bytes(images: Path, generated: Path, extractor: Path, tmp_path: Path) -> None:
     run(images, generated, extractor, tmp_path / "first")
     run(images, generated, extractor, tmp_path / "second")
-    for name in ("fid.json", "grid.png"):
+    for name in ("fid.json", "grid.png", "ladder.csv"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
@@ -124,47 +206,65 @@ def test_a_generated_copy_of_a_real_picture_is_refused(
 ) -> None:
     row = next(row for row in read_index(images / "coco") if row["split"] == split)
     ((_, copy),) = read_images(images / "coco", [row])
-    write_generated(tmp_path / "copied" / "base", images, noise(7, 12))
-    write_generated(tmp_path / "copied" / "tuned", images, [*shapes(8, 11), copy])
-    with pytest.raises(InputError, match=rf"flickr8k-validation-3\.png is a copy of {split} image {row['id']}"):
-        run(images, tmp_path / "copied", extractor, tmp_path)
+    copied = write_ladder(tmp_path / "copied", images, noise(7, 12), [*shapes(8, 11), copy])
+    with pytest.raises(InputError, match=rf"tuned: .*flickr8k-validation-3 is a copy of {split} image"):
+        run(images, copied, extractor, tmp_path)
     assert not (tmp_path / "fid.json").exists()
 
 
 def test_figures_too_good_to_be_true_are_refused(extractor: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
     for dataset, seed in (("coco", 1), ("flickr8k", 3)):
-        night = [picture // 8 for picture in noise(seed, 8)]
-        write_image_set(tmp_path / "images" / dataset, dataset, {"train": night, "validation": shapes(seed, 6)})
-    write_generated(tmp_path / "generated" / "base", tmp_path / "images", noise(7, 12))
-    write_generated(tmp_path / "generated" / "tuned", tmp_path / "images", shapes(8, 12))
-    with pytest.raises(InputError, match="half the distance of real ones"):
-        run(tmp_path / "images", tmp_path / "generated", extractor, tmp_path)
+        night = [picture // 8 for picture in noise(seed, 12)]
+        write_image_set(images / dataset, dataset, {"train": night, "validation": shapes(seed, 6)})
+    dark = [picture // 9 for picture in noise(7, 12)]
+    with pytest.raises(InputError, match=r"data/generated/tuned: .* less than half of the .* of real ones"):
+        run(images, write_ladder(tmp_path / "generated", images, dark, shapes(8, 12)), extractor, tmp_path)
+    assert not (tmp_path / "fid.json").exists()
+
+
+def test_a_picture_in_training_and_validation_is_refused(extractor: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for dataset, seed in (("coco", 1), ("flickr8k", 3)):
+        write_image_set(images / dataset, dataset, {"train": shapes(1, 12), "validation": shapes(seed, 6)})
+    with pytest.raises(InputError, match="6 pictures are both in training and in validation"):
+        run(images, write_ladder(tmp_path / "generated", images, noise(7, 12), noise(8, 12)), extractor, tmp_path)
 
 
 def test_the_floor_has_only_pictures_that_were_trained_on(extractor: Path, tmp_path: Path) -> None:
     """What resembles validation is left out of training by tokenize, and would make the floor look better than real."""
     images, copies = tmp_path / "images", [f"{dataset}-train-{i}" for dataset in ("coco", "flickr8k") for i in range(6)]
     for dataset, seed in (("coco", 1), ("flickr8k", 3)):
-        same = shapes(seed, 6)
-        write_image_set(images / dataset, dataset, {"train": [*same, *noise(seed, 6)], "validation": same})
-    for model in ("base", "tuned"):
-        write_generated(tmp_path / "generated" / model, images, noise(7, 12))
+        alike = [picture - picture // 64 for picture in shapes(seed, 6)]
+        training = [*alike, *noise(seed, 12)]
+        write_image_set(images / dataset, dataset, {"train": training, "validation": shapes(seed, 6)})
+    generated = write_ladder(tmp_path / "generated", images, noise(7, 12), noise(8, 12))
     floors = [
-        run(images, tmp_path / "generated", extractor, tmp_path / str(len(left_out)), left_out=left_out)["floor"]
+        run(images, generated, extractor, tmp_path / str(len(left_out)), left_out=left_out)["floor"]
         for left_out in ([], copies)
     ]
-    assert floors[0]["fd_quick"] < floors[1]["fd_quick"] / 2
+    assert floors[0]["fd_quick"] < floors[1]["fd_quick"]
 
 
 def test_models_that_drew_from_other_seeds_are_not_compared(images: Path, extractor: Path, tmp_path: Path) -> None:
-    write_generated(tmp_path / "generated" / "base", images, noise(7, 12), seed=1)
-    write_generated(tmp_path / "generated" / "tuned", images, shapes(8, 12), seed=2)
+    generated = write_ladder(tmp_path / "generated", images, noise(7, 12), shapes(8, 12), seeds=(1, 2))
     with pytest.raises(InputError, match="different captions or seeds"):
-        run(images, tmp_path / "generated", extractor, tmp_path)
+        run(images, generated, extractor, tmp_path)
 
 
-def test_subsets_larger_than_a_set_are_refused_by_key(
+def test_features_of_other_weights_are_not_compared(
     images: Path, generated: Path, extractor: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"fid\.kid_subset_size is 13, but one of the sets has 12 images"):
-        run(images, generated, extractor, tmp_path, PARAMS.model_copy(update={"kid_subset_size": 13}))
+    run(images, generated, extractor, tmp_path)
+    protocol = tmp_path / "features" / "tuned" / "protocol.json"
+    protocol.write_text(json.dumps(json.loads(protocol.read_text()) | {"extractor_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="real and tuned differ in extractor_sha256"):
+        compare(images, generated, tmp_path)
+
+
+def test_a_fid_of_too_few_pictures_is_refused(
+    images: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inception = Extractor("fid", "kid", 32, lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1))
+    with pytest.raises(InputError, match="a FID needs more pictures than its 48 features"):
+        run(images, generated, use(inception, monkeypatch, tmp_path / "inception"), tmp_path)

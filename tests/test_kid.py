@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finetune import kid as module
-from finetune.kid import kid, kid_sd
+from finetune.kid import kid
 
 
 def normal(seed: int, n: int, d: int = 6) -> np.ndarray:
@@ -39,15 +39,3 @@ def test_is_zero_on_average_for_equal_distributions() -> None:
 def test_grows_with_the_gap() -> None:
     a, b = normal(0, 50), normal(1, 50)
     assert kid(a, b) < kid(a, b + 0.5) < kid(a, b + 1)
-
-
-def test_half_samples_show_the_spread_of_the_estimate() -> None:
-    truth = np.std([kid(normal(2 * i, 60), normal(2 * i + 1, 60) + 0.5) for i in range(200)])
-    shown = np.mean([kid_sd(normal(2 * i, 60), normal(2 * i + 1, 60) + 0.5, 50, 30, seed=i) for i in range(10)])
-    assert shown == pytest.approx(truth, rel=0.25)
-
-
-def test_the_seed_alone_draws_the_subsets() -> None:
-    a, b = normal(0, 30), normal(1, 30)
-    assert kid_sd(a, b, 10, 8, seed=1) == kid_sd(a, b, 10, 8, seed=1)
-    assert kid_sd(a, b, 10, 8, seed=1) != kid_sd(a, b, 10, 8, seed=2)

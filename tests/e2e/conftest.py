@@ -26,7 +26,7 @@ SMALL = {
         "sample_images": 1,
     },
     "generate": {"images": 4, "num_inference_steps": 2, "batch_size": 4},
-    "fid": {"kid_subsets": 2, "kid_subset_size": 2},
+    "fid": {"floor_splits": 2, "sd_draws": 2, "precision_neighbors": 1, "density_neighbors": 1},
     "export": {"preview_images": 1},
 }
 

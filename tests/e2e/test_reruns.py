@@ -9,11 +9,15 @@ import yaml
 from tests.e2e.conftest import Copy
 
 AFTER_FID = {"fid", "export"}
-AFTER_TRAINING = {"train-fp16", "generate-tuned"} | AFTER_FID
-AFTER_IMAGES = {"tokenize", "generate-base"} | AFTER_TRAINING
+TUNED = {"generate-tuned", "features-tuned"}
+BASE = {"generate-base", "features-base"}
+AFTER_TRAINING = {"train-fp16"} | TUNED | AFTER_FID
+AFTER_IMAGES = {"tokenize"} | BASE | AFTER_TRAINING
 LATENTS = {"latents@coco", "latents@flickr8k"}
+AFTER_LATENTS = {"reconstruct", "features-reconstructed"} | AFTER_TRAINING
 DATASET = {
-    dataset: {f"preprocess-512@{dataset}", f"latents@{dataset}"} | AFTER_IMAGES for dataset in ("coco", "flickr8k")
+    dataset: {f"preprocess-512@{dataset}", f"latents@{dataset}", "features-real"} | AFTER_LATENTS | AFTER_IMAGES
+    for dataset in ("coco", "flickr8k")
 }
 COCO_ZIP = ("fetch", "coco", "val2017.zip", "location")
 
@@ -27,14 +31,14 @@ def reran(copy: Copy) -> set[str]:
     [
         (("preset",), "another", set()),
         (COCO_ZIP, "scenes:coco?train=9&validation=9", {"fetch@coco", "export"} | DATASET["coco"]),
-        (("fetch", "base", "location"), "another", {"fetch-base"} | LATENTS | AFTER_IMAGES),
+        (("fetch", "base", "location"), "another", {"fetch-base"} | LATENTS | AFTER_LATENTS | AFTER_IMAGES),
         (("preprocess", "coco", "crop"), "squash", DATASET["coco"]),
         (("preprocess", "flickr8k", "min_side"), 300, DATASET["flickr8k"]),
         (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TRAINING),
         (("tokenize", "near_duplicate_bits"), None, {"tokenize"} | AFTER_TRAINING),
         (("train", "lr"), 1e-5, AFTER_TRAINING),
-        (("generate", "guidance_scale"), 4.5, {"generate-base", "generate-tuned"} | AFTER_FID),
-        (("fid", "kid_subsets"), 7, AFTER_FID),
+        (("generate", "guidance_scale"), 4.5, BASE | TUNED | AFTER_FID),
+        (("fid", "density_neighbors"), 4, AFTER_FID),
         (("export", "name"), "another", {"export"}),
         (("export", "weights"), "best", {"generate-tuned"} | AFTER_FID),
     ],
@@ -53,6 +57,7 @@ def test_a_parameter_reruns_what_it_affects(
     ("file", "expected"),
     [
         ("finetune/kid.py", {"fid"}),
+        ("finetune/features.py", {"features-real", "features-reconstructed", "features-base", "features-tuned"}),
         ("finetune/flickr8k.py", {"preprocess-512@coco", "preprocess-512@flickr8k"}),
         ("stages/latents.py", LATENTS),
         ("finetune/paths.py", set()),

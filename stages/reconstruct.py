@@ -1,0 +1,91 @@
+"""reconstruct: the validation pictures through the autoencoder, which no model that draws by it can surpass."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from finetune import paths
+from finetune.errors import InputError
+from finetune.latents import LatentCache
+from finetune.models import load_vae
+from finetune.outputs import whole_directory
+from finetune.params import load_params
+from finetune.shards import INDEX, encode_png, read_index, shard_name, spread, write_index, write_shard
+from finetune.stage import run_stage
+
+SHARD_IMAGES = 1000
+SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "dataset", "shard", "member")])
+
+
+def reconstruct(
+    images: Mapping[str, Path], latents: Mapping[str, Path], vae_folder: Path, out: Path, count: int
+) -> None:
+    """Fill `out` with lossless reconstructions of the `count` validation images whose captions are drawn.
+
+    They come from the cached latents, so that they show what training learns from, fp16 included.
+    images, latents: data set -> its folder.
+    """
+    chosen = spread(list(_validation(images, latents)), count)
+    vae = load_vae(vae_folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    rows = [
+        {
+            "id": row["id"],
+            "dataset": row["dataset"],
+            "shard": shard_name(i // SHARD_IMAGES),
+            "member": f"{row['dataset']}-{row['id']}.png",
+        }
+        for i, (row, _, _) in enumerate(chosen)
+    ]
+    members = (
+        (row["member"], encode_png(_decode(vae, cache.moments(position, mirrored=False))))
+        for row, (_, cache, position) in tqdm(
+            zip(rows, chosen, strict=True), "reconstruct", len(rows), unit="image", disable=None
+        )
+    )
+    with whole_directory(out) as folder:
+        for number in range(-(-len(rows) // SHARD_IMAGES)):
+            write_shard(folder / shard_name(number), islice(members, SHARD_IMAGES))
+        write_index(folder / INDEX, rows, SCHEMA)
+
+
+def _validation(
+    images: Mapping[str, Path], latents: Mapping[str, Path]
+) -> Iterator[tuple[dict[str, Any], LatentCache, int]]:
+    """The row of each validation image, and where its latents are."""
+    for dataset, folder in images.items():
+        rows = read_index(folder)
+        cache = LatentCache(latents[dataset])
+        if len(cache) != len(rows):
+            raise InputError(
+                f"{latents[dataset]} has latents of {len(cache)} images, but {folder} lists {len(rows)}; "
+                f"run `dvc repro latents@{dataset}`"
+            )
+        yield from ((row, cache, position) for position, row in enumerate(rows) if row["split"] == "validation")
+
+
+@torch.no_grad()
+def _decode(vae: AutoencoderKL, moments: Tensor) -> Image.Image:
+    """From moments float16 [8, h, w]. Their mean, unscaled as it is: a draw would add the encoder's own noise."""
+    mean = moments[:4].float().to(vae.device)
+    pixels = vae.decode(mean[None]).sample[0].permute(1, 2, 0)  # -1..1
+    return Image.fromarray(pixels.add(1).mul(127.5).clamp(0, 255).round().byte().cpu().numpy())
+
+
+def main() -> None:
+    params = load_params()
+    images = paths.of_datasets(paths.IMAGES, params.datasets)
+    latents = paths.of_datasets(paths.LATENTS, params.datasets)
+    out = paths.GENERATED / "reconstructed"
+    reconstruct(images, latents, paths.BASE / "vae", out, params.generate.images)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,100 @@
+"""The stage features: what the extractor sees, beside what the comparison has to know of each picture."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.nn import functional as F
+
+from finetune.errors import InputError
+from finetune.feature_set import FeatureSet, read_feature_set
+from finetune.features import Extractor
+from finetune.params import load_params
+from finetune.shards import read_index
+from stages.features import drawn_pictures, features, real_pictures
+from tests.image_sets import shapes, write_generated
+
+PARAMS = load_params()
+FID = PARAMS.fid.model_copy(update={"floor_splits": 2})
+GENERATE = PARAMS.generate.model_copy(update={"images": 6})
+
+
+@pytest.fixture
+def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Features that cost nothing: the means of 16 tiles."""
+    quick = Extractor("fd_quick", "kid_quick", 32, lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1))
+    monkeypatch.setattr("stages.features.load_extractor", lambda _: quick)
+    (tmp_path / "quick.pth").write_bytes(b"weights")
+    return tmp_path / "quick.pth"
+
+
+def run(pictures: Any, extractor: Path, tmp_path: Path) -> FeatureSet:
+    features(pictures, tmp_path / "source", extractor, tmp_path / "features", batch_size=4)
+    return read_feature_set(tmp_path / "features")
+
+
+def test_all_validation_images_and_as_many_training_images_as_the_floor_needs(
+    images: Path, extractor: Path, tmp_path: Path
+) -> None:
+    made = run(real_pictures(images, FID, GENERATE), extractor, tmp_path)
+    assert len(made.of_split("validation")) == 12
+    assert len(made.of_split("train")) == 2 * 6
+    assert {row["dataset"] for row in made.rows if row["split"] == "train"} == {"coco", "flickr8k"}
+
+
+def test_rows_and_features_are_in_one_order(images: Path, extractor: Path, tmp_path: Path) -> None:
+    pictures = list(real_pictures(images, FID, GENERATE))
+    made = run(pictures, extractor, tmp_path)
+    assert [row["id"] for row in made.rows] == [row["id"] for row, _ in pictures]
+    assert [row["sha256"] for row in made.rows] == [hashlib.sha256(p.tobytes()).hexdigest() for _, p in pictures]
+    tiles = [p.reshape(4, 16, 4, 16, 3).mean(axis=(1, 3)) for _, p in pictures]
+    colors = made.features.reshape(-1, 3, 4, 4).transpose(0, 2, 3, 1)
+    assert colors == pytest.approx(np.array(tiles), abs=20)  # resized on the way
+
+
+def test_the_protocol_names_network_weights_and_resizing(images: Path, extractor: Path, tmp_path: Path) -> None:
+    assert run(real_pictures(images, FID, GENERATE), extractor, tmp_path).protocol == {
+        "extractor": "quick.pth",
+        "extractor_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "features": 48,
+        "frechet_key": "fd_quick",
+        "kid_key": "kid_quick",
+        "resize": "clean, 32 px",
+    }
+
+
+def test_drawn_pictures_carry_their_model_s_name(images: Path, extractor: Path, tmp_path: Path) -> None:
+    write_generated(tmp_path / "tuned", images, shapes(8, 12))
+    made = run(drawn_pictures(tmp_path / "tuned", "tuned"), extractor, tmp_path)
+    assert [(row["id"], row["split"]) for row in made.rows] == [
+        (row["id"], "tuned") for row in read_index(tmp_path / "tuned")
+    ]
+
+
+def test_the_same_pictures_give_the_same_bytes(images: Path, extractor: Path, tmp_path: Path) -> None:
+    contents = []
+    for _ in range(2):
+        run(real_pictures(images, FID, GENERATE), extractor, tmp_path)
+        contents.append([path.read_bytes() for path in sorted((tmp_path / "features").iterdir())])
+    assert contents[0] == contents[1]
+
+
+def test_pictures_of_one_color_are_refused(images: Path, extractor: Path, tmp_path: Path) -> None:
+    write_generated(tmp_path / "tuned", images, [*shapes(8, 11), np.zeros((64, 64, 3), np.uint8)])
+    with pytest.raises(InputError, match="source: 1 of 12 pictures are of one color, more than 1%"):
+        run(drawn_pictures(tmp_path / "tuned", "tuned"), extractor, tmp_path)
+    assert not (tmp_path / "features").exists()
+
+
+def test_one_picture_of_one_color_in_a_hundred_is_let_pass(extractor: Path, tmp_path: Path) -> None:
+    row = {"id": "", "dataset": "coco", "split": "tuned"}
+    pictures = [(row, picture) for picture in [*shapes(8, 99), np.zeros((64, 64, 3), np.uint8)]]
+    assert len(run(pictures, extractor, tmp_path).rows) == 100
+
+
+def test_a_floor_of_more_images_than_there_are_is_refused_by_key(images: Path) -> None:
+    many = FID.model_copy(update={"floor_splits": 5})
+    with pytest.raises(InputError, match=r"fid\.floor_splits is 5, .* needs 30 of 24 training images; lower"):
+        next(iter(real_pictures(images, many, GENERATE)))
