@@ -12,11 +12,12 @@ AFTER_FID = {"fid", "export"}
 TUNED = {"generate-tuned", "features-tuned"}
 BASE = {"generate-base", "features-base"}
 AFTER_TRAINING = {"train-fp16"} | TUNED | AFTER_FID
-AFTER_IMAGES = {"tokenize"} | BASE | AFTER_TRAINING
+AFTER_TOKENS = {"features-real"} | AFTER_TRAINING
+AFTER_IMAGES = {"tokenize"} | BASE | AFTER_TOKENS
 LATENTS = {"latents@coco", "latents@flickr8k"}
 AFTER_LATENTS = {"reconstruct", "features-reconstructed"} | AFTER_TRAINING
 DATASET = {
-    dataset: {f"preprocess-512@{dataset}", f"latents@{dataset}", "features-real"} | AFTER_LATENTS | AFTER_IMAGES
+    dataset: {f"preprocess-512@{dataset}", f"latents@{dataset}"} | AFTER_LATENTS | AFTER_IMAGES
     for dataset in ("coco", "flickr8k")
 }
 COCO_ZIP = ("fetch", "coco", "val2017.zip", "location")
@@ -34,8 +35,8 @@ def reran(copy: Copy) -> set[str]:
         (("fetch", "base", "location"), "another", {"fetch-base"} | LATENTS | AFTER_LATENTS | AFTER_IMAGES),
         (("preprocess", "coco", "crop"), "squash", DATASET["coco"]),
         (("preprocess", "flickr8k", "min_side"), 300, DATASET["flickr8k"]),
-        (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TRAINING),
-        (("tokenize", "near_duplicate_bits"), None, {"tokenize"} | AFTER_TRAINING),
+        (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TOKENS),
+        (("tokenize", "near_duplicate_bits"), None, {"tokenize"} | AFTER_TOKENS),
         (("train", "lr"), 1e-5, AFTER_TRAINING),
         (("generate", "guidance_scale"), 4.5, BASE | TUNED | AFTER_FID),
         (("fid", "density_neighbors"), 4, AFTER_FID),
