@@ -41,7 +41,7 @@ def reran(copy: Copy) -> set[str]:
         (("generate", "guidance_scale"), 4.5, BASE | TUNED | AFTER_FID),
         (("fid", "density_neighbors"), 4, AFTER_FID),
         (("export", "name"), "another", {"export"}),
-        (("export", "weights"), "best", {"generate-tuned"} | AFTER_FID),
+        (("export", "weights"), "best", TUNED | AFTER_FID),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )
@@ -78,7 +78,7 @@ def test_another_data_set_reruns_its_own_stages_and_those_that_join_them(quick_c
     for section in ("fetch", "preprocess"):
         params[section]["own"] = params[section]["coco"]
     (quick_copy.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    assert reran(quick_copy) == {"fetch@own", "preprocess-512@own", "latents@own"} | AFTER_IMAGES
+    assert reran(quick_copy) == {"fetch@own", "preprocess-512@own", "latents@own"} | AFTER_LATENTS | AFTER_IMAGES
 
 
 def test_nothing_changed_nothing_runs(quick_copy: Copy) -> None:
@@ -126,4 +126,4 @@ def test_a_preset_does_not_overwrite_edits_unasked(quick_copy: Copy) -> None:
 def test_an_unknown_preset_is_refused_with_those_that_exist(quick_copy: Copy) -> None:
     refused = quick_copy.run("make", "preset", "P=rtx9090", check=False)
     assert refused.returncode != 0
-    assert "no preset 'rtx9090'; known: photos rtx3090 sample" in refused.stdout
+    assert "no preset 'rtx9090'; known: photos rtx3090-lora rtx3090 sample" in refused.stdout
