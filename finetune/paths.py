@@ -21,6 +21,7 @@ EXPORT = Path("models/export")
 
 PREPROCESS_METRICS = Path("metrics/preprocess")  # /<dataset>.json
 TOKENIZE_METRICS = Path("metrics/tokenize.json")
+DATA_CARD = Path("metrics/data")  # {card.md, contact.png, numbers.json}
 TRAIN_METRICS = Path("metrics/train.json")
 TRAIN_CURVES = Path("metrics/train")  # {loss.csv, validation.csv}
 SAMPLES = Path("metrics/samples")  # step-by-step grids of the training
