@@ -35,6 +35,8 @@ PLUMBING = {
     "paths",
     "errors",
     "outputs",
+    "parallel",
+    "ray_cluster",
     "stage",
     "torchvision_ops",
     "tracking",
@@ -54,6 +56,7 @@ SOLE_IMPORTERS = {
     "cleanfid": "finetune/features.py",
     "mlflow": "finetune/tracking.py",
     "peft": "finetune/lora.py",
+    "ray": "finetune/ray_cluster.py",
     "yaml": "finetune/params.py",
 }
 FORBIDDEN = {
