@@ -8,7 +8,6 @@ from time import process_time
 from finetune.finished import Finished
 from finetune.params import PreprocessDataset, Tokenize
 from finetune.shards import read_index
-from stages.latents import latents
 from stages.preprocess import preprocess
 from stages.tokenize_captions import tokenize
 
@@ -38,19 +37,17 @@ def bytes_below(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def run_data_stages(raw: Path, folder: Path, encode: bool) -> Measured:
-    """Everything is written below `folder`; `encode` is whether to make latents too, by far the longest stage."""
-    images, tokens, moments = folder / "images" / "coco", folder / "tokens", folder / "latents"
-    kept, metrics = folder / "kept", folder / "metrics.json"
+def run_data_stages(raw: Path, folder: Path) -> Measured:
+    """Everything is written below `folder`: images/coco, tokens. Latents are left out, since their bytes are the same
+    for every picture and their time is planned from FLOPs.
+    """
+    images, tokens, metrics = folder / "images" / "coco", folder / "tokens", folder / "metrics.json"
     seconds = {
         "preprocess-512": seconds_of(
-            lambda: preprocess("coco", raw, images, metrics, PREPROCESS, Finished(kept / "preprocess"))
+            lambda: preprocess("coco", raw, images, metrics, PREPROCESS, Finished(folder / "kept"))
         ),
         "tokenize": seconds_of(lambda: tokenize({"coco": images}, BASE / "tokenizer", tokens, metrics, TOKENIZE)),
     }
     sizes = {"preprocess-512": bytes_below(images), "tokenize": bytes_below(tokens)}
-    if encode:
-        seconds["latents"] = seconds_of(lambda: latents(images, BASE / "vae", moments, Finished(kept / "latents")))
-        sizes["latents"] = bytes_below(moments)
     splits = [row["split"] for row in read_index(images)]
     return Measured({split: splits.count(split) for split in ("train", "validation")}, seconds, sizes)

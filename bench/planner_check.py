@@ -1,7 +1,6 @@
 """The planner's data part against real runs of 2,000 and 20,000 scenes: predicted over measured.
 
-So many pictures are cheap to draw because a few come again and again under other ids; the stages do not know. Latents
-are left out: their bytes are the same for every picture, and their time is planned from FLOPs.
+So many pictures are cheap to draw because a few come again and again under other ids; the stages do not know.
 """
 
 import json
@@ -80,7 +79,7 @@ def main() -> None:
     for images in SIZES:
         with TemporaryDirectory() as folder:
             write_archives(Path(folder) / "raw", images)
-            measured[f"{images}_scenes"] = run_data_stages(Path(folder) / "raw", Path(folder), encode=False)
+            measured[f"{images}_scenes"] = run_data_stages(Path(folder) / "raw", Path(folder))
     costs = DataCosts()
     results = {name: compare(each, costs) for name, each in measured.items()}
     write_result("planner_check", PACKAGES, results)

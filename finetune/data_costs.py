@@ -30,6 +30,10 @@ class DataCosts:
         self.machine: dict[str, Any] = content.pop("machine")
         self._kinds = content
 
+    def archives(self, images: Images) -> float:
+        """Bytes of the archives of scenes, which nobody can know before they are drawn; about those of the shards."""
+        return 0 if images.kind == "photos" else self.preprocess(images).bytes
+
     def preprocess(self, images: Images) -> Cost:
         sizes = self._kinds[images.kind]["bytes"]
         stored = images.train * sizes["train"] + images.validation * sizes["validation"]

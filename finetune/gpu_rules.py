@@ -61,9 +61,9 @@ def _attention(
     """By FlashAttention where PyTorch takes it on a GPU, else by its other kernel that keeps no matrix of scores."""
     assert not enable_gqa
     if attn_mask is None and query.dtype != torch.float32:
-        return torch.ops.aten._scaled_dot_product_flash_attention(
-            query, key, value, dropout_p, is_causal, scale=scale
-        )[0]
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[
+            0
+        ]
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = attn_mask.to(query.dtype)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))

@@ -38,17 +38,17 @@ class Memory:
 
 
 def training_memory(architecture: Architecture, train: Train) -> tuple[Memory, Trace]:
-    """And the trace of one optimizer step. By `train.compile` the real one may be less, by no more than activations."""
+    """And the trace of one optimizer step. torch.compile, which may need less, is not traced."""
     denoiser, vae = architecture.denoiser(train), architecture.autoencoder()
     half, shape = half_of(train), architecture.latent_shape
     step = trace_training_step(denoiser, shape, train.batch_size, train.gradient_accumulation_steps, half)
-    look = trace_drawing(denoiser, vae, shape, train.sample_images, train.sample_inference_steps, half)
+    look = trace_drawing(denoiser, vae, shape, train.sample_images, half)
     learned = [*denoiser.learned().values()]
     size = sum(weight.nbytes for weight in learned)
     # PyTorch's plain AdamW makes the square roots of all its second moments at once
     roots = size if train.optimizer == "adamw" else 0
     memory = Memory(
-        weights=_size(denoiser) + _size(vae),
+        weights=size_of(denoiser) + size_of(vae),
         optimizer=sum(optimizer_bytes(weight.numel(), train.optimizer) for weight in learned),
         average=size,
         gradients=size,
@@ -100,5 +100,5 @@ def first_that_fits(architecture: Architecture, train: Train, limit: int) -> tup
     return None
 
 
-def _size(module: torch.nn.Module) -> int:
+def size_of(module: torch.nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

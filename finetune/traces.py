@@ -78,24 +78,21 @@ def trace_training_step(denoiser: Denoiser, shape: Shape, images: int, rounds: i
 
 
 @torch.no_grad()
-def trace_forward(denoiser: Denoiser, shape: Shape, images: int, half: torch.dtype | None) -> Trace:
-    """One look at `images`, as validation makes it."""
+def trace_forward(denoiser: Denoiser, shape: Shape, half: torch.dtype | None) -> Trace:
+    """Of one image, as drawing and validation do it many times."""
     with _traced([denoiser]) as (trace, counter), GpuRules(half):
-        denoiser(torch.empty(images, *shape, device="meta"), *_conditions(images))
+        denoiser(torch.empty(1, *shape, device="meta"), *_conditions(1))
     trace.flops = counter.get_total_flops()
     return trace
 
 
 @torch.no_grad()
-def trace_drawing(
-    denoiser: Denoiser, vae: AutoencoderKL, shape: Shape, images: int, steps: int, half: torch.dtype | None
-) -> Trace:
-    """`images` pictures with guidance: two forwards a step, in one batch, and one decoding."""
+def trace_drawing(denoiser: Denoiser, vae: AutoencoderKL, shape: Shape, images: int, half: torch.dtype | None) -> Trace:
+    """`images` pictures at once in one step with guidance, which takes two forwards, and their decoding."""
     with _traced([denoiser, vae]) as (trace, counter), GpuRules(half):
         denoiser(torch.empty(2 * images, *shape, device="meta"), *_conditions(2 * images))
-        denoising = counter.get_total_flops()
         vae.decode(torch.empty(images, *shape, device="meta"))
-    trace.flops = denoising * steps + counter.get_total_flops() - denoising
+    trace.flops = counter.get_total_flops()
     return trace
 
 
@@ -121,6 +118,5 @@ def _traced(modules: list[torch.nn.Module]) -> Iterator[tuple[Trace, FlopCounter
 
 def _conditions(images: int) -> tuple[Tensor, Tensor]:
     """Timesteps and token ids."""
-    return torch.empty(images, dtype=torch.int64, device="meta"), torch.empty(
-        images, LENGTH, dtype=torch.int64, device="meta"
-    )
+    timesteps = torch.empty(images, dtype=torch.int64, device="meta")
+    return timesteps, torch.empty(images, LENGTH, dtype=torch.int64, device="meta")
