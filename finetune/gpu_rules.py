@@ -10,8 +10,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 # The part of torch.autocast("cuda")'s lists that Stable Diffusion calls; meta tensors have no autocast of their own.
-HALF = {F.conv2d, F.linear, F.scaled_dot_product_attention, torch.baddbmm, torch.bmm, torch.matmul, Tensor.matmul}
-FULL = {F.group_norm, F.layer_norm, F.softmax}
+HALF: set[Callable[..., Any]] = {
+    F.conv2d,
+    F.linear,
+    F.scaled_dot_product_attention,
+    torch.baddbmm,
+    torch.bmm,
+    torch.matmul,
+    Tensor.matmul,
+}
+FULL: set[Callable[..., Any]] = {F.group_norm, F.layer_norm, F.softmax}
 
 
 class GpuRules(TorchFunctionMode):
@@ -33,7 +41,7 @@ class GpuRules(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self._half and func in HALF | FULL:
-            cast = self._to_half if func in HALF else Tensor.float
+            cast: Callable[[Tensor], Tensor] = self._to_half if func in HALF else Tensor.float
             args, kwargs = tree_map_only(
                 Tensor, lambda tensor: cast(tensor) if tensor.is_floating_point() else tensor, (args, kwargs)
             )

@@ -71,7 +71,7 @@ def remedies(train: Train) -> Iterator[dict[str, object]]:
     if train.optimizer == "adamw":
         yield {"optimizer": "adamw-fused"}
     halves = [n for n in range(train.batch_size - 1, 0, -1) if train.batch_size % n == 0]
-    smaller = [
+    smaller: list[dict[str, object]] = [
         {
             "batch_size": n,
             "gradient_accumulation_steps": train.gradient_accumulation_steps * train.batch_size // n,

@@ -107,11 +107,12 @@ def test_a_state_of_8_bits_keeps_a_scale_per_block_and_small_tensors_whole() -> 
 
 
 def test_the_cheapest_change_that_fits_is_found(architecture: Architecture, sample: Params) -> None:
-    memory, _ = training_memory(architecture, sample.train)
-    found = first_that_fits(architecture, sample.train, memory.peak - 1)
+    train = sample.train.model_copy(update={"batch_size": 6})
+    memory, _ = training_memory(architecture, train)
+    found = first_that_fits(architecture, train, memory.peak - 1)
     assert found is not None
     change, smaller = found
-    assert change == {"batch_size": 1, "gradient_accumulation_steps": 2}
+    assert change == {"batch_size": 3, "gradient_accumulation_steps": 2}
     assert smaller.peak < memory.peak
 
 

@@ -43,7 +43,7 @@ def test_a_smaller_gpu_gets_the_key_to_change(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(ROOT)
     sample = plan(load_params(), Device(71.0, 35.6, 0.35, gib=1.18))
     assert "It does not fit in 1.18 GiB" in sample.text
-    assert "Set train.batch_size: 3, train.gradient_accumulation_steps: 2" in sample.text
+    assert "Set train.sample_images: 2, which needs" in sample.text
 
 
 def test_a_run_too_large_for_disk_and_remote_is_told_so(
