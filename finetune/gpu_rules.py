@@ -1,6 +1,7 @@
 """What a GPU does differently, for tensors on the meta device: autocast's casts and attention in one kernel."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -54,6 +55,20 @@ class GpuRules(TorchFunctionMode):
         if id(tensor) not in self._casts:
             self._casts[id(tensor)] = tensor.to(self._half)
         return self._casts[id(tensor)]
+
+
+def backward(loss: Tensor, half: torch.dtype | None) -> None:
+    """`loss.backward()` under the rules, for what gradient checkpointing computes again.
+
+    A call inside them would set them aside, so a hook enters them once the call has begun.
+    """
+    with ExitStack() as stack:
+
+        def enter(_gradient: Tensor) -> None:
+            stack.enter_context(GpuRules(half, keep_casts=False))
+
+        loss.register_hook(enter)
+        loss.backward()
 
 
 def _attention(

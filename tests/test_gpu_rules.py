@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from finetune.gpu_rules import GpuRules
+from finetune.gpu_rules import GpuRules, backward
 
 IMAGES = torch.empty(2, 8, 4, 4, device="meta")
 
@@ -41,7 +41,6 @@ def test_rules_hold_where_checkpointing_computes_again() -> None:
     weight = torch.empty(8, 8, 3, 3, device="meta", requires_grad=True)
     with GpuRules(torch.float16):
         result = checkpoint(lambda images: F.group_norm(F.conv2d(images, weight), 4), IMAGES, use_reentrant=False)
-    with GpuRules(torch.float16, keep_casts=False):
-        torch.autograd.backward(result.sum())
+    backward(result.sum(), torch.float16)
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
