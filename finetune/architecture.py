@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from finetune.denoiser import Denoiser
 from finetune.errors import InputError
+from finetune.gpu_rules import checkpoint_under
 from finetune.params import Base, Train
 from finetune.pixels import SIDE
 
@@ -32,6 +33,8 @@ class Architecture:
             denoiser = Denoiser(UNet2DConditionModel.from_config(self.unet), text_encoder, train)
         if half := half_of(train):
             denoiser.store_frozen_unet_as(half)
+        if train.gradient_checkpointing:
+            denoiser.unet.enable_gradient_checkpointing(checkpoint_under(half))
         return denoiser
 
     def autoencoder(self) -> AutoencoderKL:

@@ -1,7 +1,7 @@
 """What a GPU does differently, for tensors on the meta device: autocast's casts and attention in one kernel."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import checkpoint
 
 # The part of torch.autocast("cuda")'s lists that Stable Diffusion calls; meta tensors have no autocast of their own.
 HALF: set[Callable[..., Any]] = {
@@ -24,13 +25,11 @@ FULL: set[Callable[..., Any]] = {F.group_norm, F.layer_norm, F.softmax}
 
 
 class GpuRules(TorchFunctionMode):
-    """`half` is autocast's type, None for no autocast. A weight is cast once and its copy kept until the end, as
-    autocast does; `keep_casts` is off for a backward, where gradient checkpointing enters autocast again and again.
-    """
+    """`half` is autocast's type, None for no autocast. A weight is cast once and its copy kept until the end."""
 
-    def __init__(self, half: torch.dtype | None, keep_casts: bool = True) -> None:
+    def __init__(self, half: torch.dtype | None) -> None:
         super().__init__()
-        self._half, self._keep_casts = half, keep_casts
+        self._half = half
         self._casts: dict[int, Tensor] = {}
 
     def __exit__(self, *error: Any) -> None:
@@ -50,25 +49,25 @@ class GpuRules(TorchFunctionMode):
 
     def _to_half(self, tensor: Tensor) -> Tensor:
         assert self._half
-        if not (self._keep_casts and tensor.is_leaf and tensor.requires_grad):
+        if not (tensor.is_leaf and tensor.requires_grad):
             return tensor.to(self._half)
         if id(tensor) not in self._casts:
             self._casts[id(tensor)] = tensor.to(self._half)
         return self._casts[id(tensor)]
 
 
-def backward(loss: Tensor, half: torch.dtype | None) -> None:
-    """`loss.backward()` under the rules, for what gradient checkpointing computes again.
+def checkpoint_under(half: torch.dtype | None) -> Callable[..., Any]:
+    """Gradient checkpointing for diffusers that enters the rules anew for what it computes again, as it does autocast.
 
-    A call inside them would set them aside, so a hook enters them once the call has begun.
+    The backward itself runs without them.
     """
-    with ExitStack() as stack:
 
-        def enter(_gradient: Tensor) -> None:
-            stack.enter_context(GpuRules(half, keep_casts=False))
+    def run(module: torch.nn.Module, *inputs: Any) -> Any:
+        return checkpoint(
+            module.__call__, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), GpuRules(half))
+        )
 
-        loss.register_hook(enter)
-        loss.backward()
+    return run
 
 
 def _attention(

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.denoiser import Denoiser
 from finetune.diffusion import loss_per_sample
-from finetune.gpu_rules import GpuRules, backward
+from finetune.gpu_rules import GpuRules
 from finetune.pixels import SIDE
 
 Shape = tuple[int, int, int]  # of an image's latents
@@ -70,7 +70,7 @@ def trace_training_step(denoiser: Denoiser, shape: Shape, images: int, rounds: i
             with GpuRules(half):
                 prediction = denoiser(latents, *_conditions(images))
             loss = loss_per_sample(prediction, latents).mean()
-            backward(loss, half)
+            loss.backward()
             del latents, loss, prediction
     trace.flops = counter.get_total_flops() // min(2, rounds) * rounds
     return trace
