@@ -49,12 +49,10 @@ def _per_image(measured: Measured, images: Path) -> dict[str, dict[str, float]]:
         "resize": seconds_of(lambda: [resize(pixels) for pixels in pictures]),
     }
     shards = {split: sum(file.stat().st_size for file in images.glob(f"{split}-*.tar")) for split in measured.images}
-    return {
-        "seconds": {name: seconds / count for name, seconds in (measured.seconds | others).items()},
-        "bytes": {split: round(size / measured.images[split]) for split, size in shards.items()}
-        | {"index": round((images / INDEX).stat().st_size / count)}
-        | {"tokens": round(measured.bytes["tokenize"] / count)},
-    }
+    sizes: dict[str, float] = {split: round(size / measured.images[split]) for split, size in shards.items()}
+    sizes["index"] = round((images / INDEX).stat().st_size / count)
+    sizes["tokens"] = round(measured.bytes["tokenize"] / count)
+    return {"seconds": {name: spent / count for name, spent in (measured.seconds | others).items()}, "bytes": sizes}
 
 
 def main() -> None:
