@@ -60,7 +60,7 @@ def draw_archive(location: str, name: str, path: Path, picture: Callable[[int], 
 
     Raises InputError for a location or a name that stands for nothing.
     """
-    dataset, seeds = _parse(location)
+    dataset, seeds = scene_seeds(location)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for member, content in _members(dataset, name, seeds, picture):
             info = zipfile.ZipInfo(member, date_time=(1980, 1, 1, 0, 0, 0))
@@ -69,7 +69,11 @@ def draw_archive(location: str, name: str, path: Path, picture: Callable[[int], 
             archive.writestr(info, content)
 
 
-def _parse(location: str) -> tuple[str, Seeds]:
+def scene_seeds(location: str) -> tuple[str, Seeds]:
+    """The data set and, by split, one seed per scene.
+
+    Raises InputError for a location that stands for nothing.
+    """
     parts = urlsplit(location.removeprefix(SCENES))
     counts = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     if parts.path not in ("coco", "flickr8k") or counts.keys() != {"train", "validation"}:
