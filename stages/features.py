@@ -14,7 +14,7 @@ from finetune import paths
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.feature_set import FeatureSet, write_feature_set
-from finetune.features import extract, load_extractor
+from finetune.features import PRECISION, extract, load_extractor
 from finetune.params import Fid, Generate, load_params
 from finetune.real_images import read_real, real_rows
 from finetune.seeding import generator
@@ -78,6 +78,7 @@ def features(pictures: Pictures, source: Path, extractor: Path, out: Path, batch
         "features": values.shape[1],
         "frechet_key": network.frechet_key,
         "kid_key": network.kid_key,
+        "precision": PRECISION,
         "resize": f"clean, {network.input_size} px",
     }
     write_feature_set(out, FeatureSet(rows, values, protocol))

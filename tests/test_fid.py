@@ -122,6 +122,7 @@ def test_the_report_is_a_ladder_with_its_protocol(
         "kid_key": "kid_effnetlite0",
         "n": 12,
         "n_reference": 12,
+        "precision": "float32, TF32 off",
         "precision_neighbors": 3,
         "rank_deficient": True,
         "resize": "clean, 224 px",
