@@ -161,6 +161,17 @@ class Fid(Section):
     seed: Seed
 
 
+class Grounding(Section):
+    images: Positive
+    timestep: Annotated[int, Field(ge=0, lt=1000)]
+    seed: Seed
+
+
+class Sweep(Section):
+    images: Annotated[int, Field(ge=4)]  # its halves need two
+    guidance_scales: Annotated[list[Annotated[float, Field(ge=1, le=50)]], Field(min_length=2)]
+
+
 class Export(Section):
     weights: Literal["best", "last"]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -179,6 +190,8 @@ class Params(Section):
     train: Train
     generate: Generate
     fid: Fid
+    grounding: Grounding
+    sweep: Sweep
     export: Export
 
     @model_validator(mode="after")

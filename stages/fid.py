@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,6 +32,7 @@ from finetune.params import Fid, load_params
 from finetune.pictures import grid
 from finetune.precision_recall import precision, recall
 from finetune.real_images import read_real, real_rows
+from finetune.seeding import generator
 from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
 
@@ -39,6 +41,7 @@ Features = NDArray[np.float32]
 Figures = dict[str, float]
 
 MODELS = ("base", "tuned")
+SIZES = 6  # of the sets in the plot of distance by number of pictures
 GRID_CAPTIONS = 8
 GRID_COLORS = 256  # a palette keeps the grid small enough for git
 
@@ -50,10 +53,12 @@ def fid(
     features: Path,
     metrics: Path,
     ladder: Path,
+    by_n: Path,
     picture: Path,
     params: Fid,
 ) -> None:
-    """Write `metrics` (JSON), `ladder` (the same figures as CSV, for a plot) and `picture` (PNG).
+    """Write `metrics` (JSON), `ladder` (the same figures as CSV, for a plot), `by_n` (CSV: the Frechet distance of ever
+    more pictures) and `picture` (PNG).
 
     The ladder's rungs: floor, what real training images score, the mean of several disjoint sets as large as the
     generated one; reconstructed, the validation images through the autoencoder; base and tuned, the same captions
@@ -80,6 +85,7 @@ def fid(
     with whole_file(picture) as partial:
         sheet.quantize(GRID_COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
     _write_ladder(ladder, report)
+    _write_by_n(by_n, sets, params)
     write_json(metrics, report | {"protocol": protocol})
 
 
@@ -163,6 +169,26 @@ def _write_ladder(path: Path, report: dict[str, Figures]) -> None:
                 writer.writerows((key, name, report[name][key], report[name][f"{key}_sd"]) for name in rungs)
 
 
+def _write_by_n(path: Path, sets: dict[str, FeatureSet], params: Fid) -> None:
+    """With as many of the validation images as pictures: what falls with their number is the number's own part."""
+    reference = sets["real"].of_split("validation")
+    rungs = {"floor": sets["real"].of_split("train")}
+    rungs |= {name: each.features for name, each in sets.items() if name != "real"}
+    most = min(map(len, (reference, *rungs.values())))
+    sizes = sorted({max(2, most * part // SIZES) for part in range(1, SIZES + 1)})
+
+    def some(features: Features, name: str, size: int) -> Features:
+        return features[torch.randperm(len(features), generator=generator(params.seed, "size", name))[:size].numpy()]
+
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("n", *rungs))
+        for size in sizes:
+            real = some(reference, "real", size)
+            distances = (frechet_distance(some(features, name, size), real) for name, features in rungs.items())
+            writer.writerow((size, *map(_six_digits, distances)))
+
+
 def _grid(
     images: Mapping[str, Path], generated: Path, validation: list[Row], drawn: dict[str, list[Row]]
 ) -> Image.Image:
@@ -185,6 +211,7 @@ def main() -> None:
         paths.FEATURES,
         paths.FID_METRICS,
         paths.LADDER,
+        paths.FID_BY_N,
         paths.GRID,
         params.fid,
     )
