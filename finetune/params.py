@@ -153,6 +153,7 @@ class Generate(Section):
 
 class Fid(Section):
     extractor: str
+    clip: Name | None
     batch_size: Positive
     floor_splits: Annotated[int, Field(ge=2)]
     sd_draws: Annotated[int, Field(ge=2)]
@@ -207,6 +208,11 @@ class Params(Section):
             raise ValueError("datasets lists a name twice")
         if self.fid.extractor not in self.fetch.extractor:
             raise ValueError(f"fid.extractor is {self.fid.extractor!r}, which fetch.extractor does not list")
+        if self.fid.clip and f"{self.fid.clip}/model.safetensors" not in self.fetch.extractor:
+            raise ValueError(
+                f"fid.clip is {self.fid.clip!r}, but fetch.extractor lists no {self.fid.clip}/model.safetensors; "
+                "see docs/evaluation.md"
+            )
         for key in ("precision_neighbors", "density_neighbors"):
             neighbors, half = getattr(self.fid, key), -(-self.generate.images // 2)
             if neighbors >= half:

@@ -29,6 +29,8 @@ FIGURES = {  # by the end of the key: name, what better is, what it says
     "recall": ("recall", "higher", "real pictures that have a drawn one nearby: is all of it there?"),
     "density": ("density", "higher", "precision that one odd picture cannot change; about 1 for equal sets"),
     "coverage": ("coverage", "higher", "recall that one odd picture cannot change; about 0.97 for equal sets"),
+    "cmmd": ("CMMD", "lower", "CLIP's distance between the sets; 0 for equal ones"),
+    "clip": ("CLIPScore", "higher", "whether pictures show what their captions say, by CLIP; 100 at most"),
 }
 SAMPLES = 3  # grids of the training
 
@@ -104,7 +106,7 @@ def _name(key: str) -> str:
 
 def _figure(key: str, fid: dict[str, Any]) -> dict[str, Any]:
     name, better, meaning = FIGURES[key.split("_")[0]]
-    values = {rung: (fid[rung][key], fid[rung][f"{key}_sd"]) for rung in RUNGS}
+    values = {rung: (fid[rung][key], fid[rung][f"{key}_sd"]) for rung in RUNGS if key in fid[rung]}
     return {"name": name, "better": better, "meaning": meaning, "values": values, "chart": bars(values)}
 
 

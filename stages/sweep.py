@@ -39,7 +39,7 @@ def sweep(
     pictures. real: the features of the validation images.
     """
     rows = spread(read_index(drawn), params.images)
-    reference = read_feature_set(real).of_split("validation")
+    reference = read_feature_set(real).of_split("validation").features
     network = load_extractor(extractor)
     pipeline = load_pipeline(base, tuned).to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -23,6 +23,7 @@ from tests.image_sets import folders, shapes, write_generated, write_image_set, 
 
 PARAMS = Fid(
     extractor="efficientnet-lite0.pth",
+    clip=None,
     batch_size=8,
     floor_splits=2,
     sd_draws=4,
