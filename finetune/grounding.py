@@ -1,6 +1,7 @@
 """Whether the word for a thing looks at that thing: cross-attention against the outlines of objects."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def word_map(
     """
     maps: list[Tensor] = []
 
-    def record(attention: torch.nn.Module, inputs: tuple[Tensor], options: dict[str, Tensor], _output: Tensor) -> None:
+    def record(attention: Any, inputs: tuple[Tensor], options: dict[str, Tensor], _output: Tensor) -> None:
         query = attention.head_to_batch_dim(attention.to_q(inputs[0]))
         key = attention.head_to_batch_dim(attention.to_k(options["encoder_hidden_states"]))
         seen = attention.get_attention_scores(query, key)[:, :, list(positions)].float().mean(dim=(0, 2))

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 COLORS = {"floor": "#8a8f98", "reconstructed": "#b9bec6", "base": "#e0912f", "tuned": "#2f6fdb"}
 TINTS = ("#b7cdf2", "#7fa7e8", "#2f6fdb", "#173f86")  # of one quantity in four parts
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#c9ccd1",
     "axes.grid": True,
     "axes.labelcolor": "#5b616b",

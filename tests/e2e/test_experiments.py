@@ -33,6 +33,8 @@ def test_an_experiment_in_the_workspace_and_its_comparison(small_copy: Copy) -> 
 
     metrics = json.loads(small_copy.dvc("metrics", "diff", "--json").stdout)
     assert {*metrics} == {"metrics/fid.json", "metrics/grounding.json", "metrics/train.json"}
+    shown_first = min(metrics["metrics/fid.json"])  # what did not change is not shown
+    assert shown_first.startswith("gain.")
     assert all(isinstance(change["diff"], int | float) for file in metrics.values() for change in file.values())
 
     plots = small_copy.dvc("plots", "diff", "HEAD", "workspace", "--out", "plots").stdout
