@@ -8,7 +8,6 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 COLORS = {"floor": "#8a8f98", "reconstructed": "#b9bec6", "base": "#e0912f", "tuned": "#2f6fdb"}
 TINTS = ("#b7cdf2", "#7fa7e8", "#2f6fdb", "#173f86")  # of one quantity in four parts
@@ -50,19 +49,20 @@ def lines(
     y_label: str,
     deviations: Sequence[float] | None = None,
 ) -> str:
-    """Each of `series` over `x`, named at its right end; `deviations` are of the only one."""
+    """Each of `series` over `x`; `deviations` are of the only one."""
 
     def draw(axes: Axes) -> None:
         tints = iter(TINTS)
         for name, y in series.items():
             color = COLORS.get(name) or next(tints)
-            axes.plot(x, y, color=color, marker="o", markersize=3.5, linewidth=2)
-            axes.annotate(name, (x[-1], y[-1]), (7, 0), textcoords="offset points", va="center", color=color)
+            axes.plot(x, y, color=color, marker="o", markersize=3.5, linewidth=2, label=name)
             if deviations is not None:
                 low, high = ([a + sign * d for a, d in zip(y, deviations, strict=True)] for sign in (-1, 1))
                 axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         axes.set(xlabel=x_label, ylabel=y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=x_label != "guidance scale"))
+        axes.set_xticks(x)
+        if len(series) > 1:
+            axes.legend(frameon=False, labelcolor="linecolor")
 
     return _svg(draw, 5.2, 2.9)
 

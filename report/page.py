@@ -57,7 +57,7 @@ def page(params: Params, root: Path = Path()) -> str:
         grounding=grounding,
         protocol=protocol,
         rungs={rung: RUNG_NOTES[rung] for rung in RUNGS},
-        figures=[_figure(key, fid) for key in fid["base"] if f"{key}_sd" in fid["base"]],
+        figures=_figures(fid),
         verdict=verdict(fid, train),
         by_n=_chart(by_n, "n", "pictures on each side", "distance", RUNGS),
         by_timestep=_chart(validation, "step", "optimizer steps", "held-out loss", _bins(validation)),
@@ -104,10 +104,19 @@ def _name(key: str) -> str:
     return FIGURES[key.split("_")[0]][0]
 
 
+def _figures(fid: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those with a deviation, the one to quote first."""
+    keys = [key for key in fid["base"] if f"{key}_sd" in fid["base"]]
+    order = list(FIGURES)
+    headline = fid["protocol"]["headline"]
+    keys.sort(key=lambda key: (key != headline, order.index(key.split("_")[0])))
+    return [_figure(key, fid) for key in keys]
+
+
 def _figure(key: str, fid: dict[str, Any]) -> dict[str, Any]:
     name, better, meaning = FIGURES[key.split("_")[0]]
     values = {rung: (fid[rung][key], fid[rung][f"{key}_sd"]) for rung in RUNGS if key in fid[rung]}
-    return {"name": name, "better": better, "meaning": meaning, "values": values, "chart": bars(values)}
+    return {"name": name, "better": better, "meaning": meaning, "scores": values, "chart": bars(values)}
 
 
 def _bins(columns: dict[str, list[float]]) -> list[str]:
