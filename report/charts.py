@@ -13,6 +13,7 @@ COLORS = {"floor": "#8a8f98", "reconstructed": "#b9bec6", "base": "#e0912f", "tu
 TINTS = ("#b7cdf2", "#7fa7e8", "#2f6fdb", "#173f86")  # of one quantity in four parts
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#c9ccd1",
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelcolor": "#5b616b",
     "axes.spines.right": False,

@@ -24,7 +24,7 @@ RUNG_NOTES = {
 FIGURES = {  # by the end of the key: name, what better is, what it says
     "fid": ("FID", "lower", "how far apart the two clouds of features are"),
     "fd": ("Frechet distance", "lower", "how far apart the two clouds of features are; these are not Inception's"),
-    "kid": ("KID", "lower", "the same, and its average does not depend on the number of pictures; 0 for equal sets"),
+    "kid": ("KID", "lower", "how far apart the two clouds of features are; 0 on average for equal sets of any size"),
     "precision": ("precision", "higher", "drawn pictures that have a real one nearby: are they any good?"),
     "recall": ("recall", "higher", "real pictures that have a drawn one nearby: is all of it there?"),
     "density": ("density", "higher", "precision that one odd picture cannot change; about 1 for equal sets"),
