@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test setup lint app plan preset lock
+.PHONY: help repro test setup lint app plan report preset lock
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
@@ -28,6 +28,9 @@ app: $(READY) ## the demo on models/export at http://127.0.0.1:7860
 
 plan: $(READY) ## what a run costs, before it starts: make plan, or make plan P=rtx3090
 	@python -m finetune.planner $(if $(P),presets/$(P).yaml)
+
+report: $(READY) ## the evaluation of the last run as one page, report.html
+	python -m report
 
 preset: ## switch params.yaml: make preset P=rtx3090 (FORCE=1 drops your own edits)
 	@test -f "presets/$(P).yaml" || { echo "error: no preset '$(P)'; known: $(patsubst presets/%.yaml,%,$(wildcard presets/*.yaml))"; exit 1; }

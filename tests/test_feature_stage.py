@@ -45,8 +45,8 @@ def test_all_validation_images_and_as_many_training_images_as_the_floor_needs(
     images: Path, extractor: Path, tmp_path: Path
 ) -> None:
     made = run(real(images, tmp_path), extractor, tmp_path)
-    assert len(made.of_split("validation")) == 12
-    assert len(made.of_split("train")) == 2 * 6
+    assert len(made.of_split("validation").rows) == 12
+    assert len(made.of_split("train").rows) == 2 * 6
     assert {row["dataset"] for row in made.rows if row["split"] == "train"} == {"coco", "flickr8k"}
 
 

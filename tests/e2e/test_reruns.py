@@ -11,7 +11,7 @@ from tests.e2e.conftest import Copy
 AFTER_FID = {"fid", "export"}
 TUNED = {"generate-tuned", "features-tuned"}
 BASE = {"generate-base", "features-base"}
-AFTER_TRAINING = {"train-fp16"} | TUNED | AFTER_FID
+AFTER_TRAINING = {"train-fp16", "grounding", "sweep"} | TUNED | AFTER_FID
 AFTER_TOKENS = {"features-real"} | AFTER_TRAINING
 AFTER_IMAGES = {"tokenize"} | BASE | AFTER_TOKENS
 LATENTS = {"latents@coco", "latents@flickr8k"}
@@ -38,10 +38,12 @@ def reran(copy: Copy) -> set[str]:
         (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TOKENS),
         (("tokenize", "near_duplicate_bits"), None, {"tokenize"} | AFTER_TOKENS),
         (("train", "lr"), 1e-5, AFTER_TRAINING),
-        (("generate", "guidance_scale"), 4.5, BASE | TUNED | AFTER_FID),
+        (("generate", "guidance_scale"), 4.5, {"sweep"} | BASE | TUNED | AFTER_FID),
         (("fid", "density_neighbors"), 4, AFTER_FID),
+        (("grounding", "timestep"), 200, {"grounding"}),
+        (("sweep", "images"), 9, {"sweep"}),
         (("export", "name"), "another", {"export"}),
-        (("export", "weights"), "best", TUNED | AFTER_FID),
+        (("export", "weights"), "best", {"grounding", "sweep"} | TUNED | AFTER_FID),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )
@@ -57,8 +59,11 @@ def test_a_parameter_reruns_what_it_affects(
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("finetune/kid.py", {"fid"}),
-        ("finetune/features.py", {"features-real", "features-reconstructed", "features-base", "features-tuned"}),
+        ("finetune/kid.py", {"fid", "sweep"}),
+        (
+            "finetune/features.py",
+            {"features-real", "features-reconstructed", "features-base", "features-tuned", "sweep"},
+        ),
         ("finetune/flickr8k.py", {"preprocess-512@coco", "preprocess-512@flickr8k"}),
         ("stages/latents.py", LATENTS),
         ("finetune/paths.py", set()),
