@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finetune import checkpoint
 from finetune.checkpoint import load_checkpoint, save_checkpoint
+from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.models import LORA, load_pipeline
 from finetune.params import Train
@@ -51,7 +53,7 @@ def run(
     """Train into `out` with the repository root at `root`, where checkpoints and MLflow's store go."""
     root.mkdir(exist_ok=True)
     monkeypatch.setenv("DVC_ROOT", str(root))
-    train(**inputs, **outputs_below(out), params=params)
+    train(**inputs, **outputs_below(out), params=params, experiment=params.model_dump())
     return results(out)
 
 
@@ -154,6 +156,37 @@ def test_a_finished_run_keeps_its_last_checkpoint_until_another_run(
     monkeypatch.undo()
     run(inputs, params.model_copy(update={"epochs": 1}), tmp_path / "other", tmp_path / "root", monkeypatch)
     assert not kept.exists()
+
+
+def test_mlflow_has_parameters_inputs_curves_grids_and_what_became_of_it(
+    inputs: dict[str, Any], params: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with interrupted_at(7):
+        run(inputs, params, tmp_path / "out", tmp_path / "root", monkeypatch)
+    run(inputs, params, tmp_path / "out", tmp_path / "root", monkeypatch)
+    client = MlflowClient()
+    (experiment,) = (e for e in client.search_experiments() if e.name == "sd15-finetune")
+    (kept,) = client.search_runs([experiment.experiment_id])  # one, although it was stopped
+    assert kept.info.status == "FINISHED"
+    assert kept.data.params == {name: str(value) for name, value in params.model_dump().items()}
+    curves = {
+        "loss",
+        "lr",
+        "grad_norm",
+        "images_per_second",
+        "memory_gib",
+        "validation_loss",
+        "validation_caption_gain",
+    }
+    assert curves <= kept.data.metrics.keys()
+    assert [point.step for point in client.get_metric_history(kept.info.run_id, "validation_loss")] == [0, 6, 12]
+    tuned = {name: sha256_of(tmp_path / "out/models/tuned" / name / WEIGHTS) for name in ("last", "best")}
+    assert {f"sha256.tuned.{name}": digest for name, digest in tuned.items()}.items() <= kept.data.tags.items()
+    data = {"sha256.tokens.ids.npy", "sha256.tokens.images.parquet", "sha256.latents.coco", "sha256.latents.flickr8k"}
+    assert data <= kept.data.tags.keys()
+    images = {image.path.split("+timestamp")[0] for image in client.list_artifacts(kept.info.run_id, "images")}
+    assert images == {f"images/samples+step+{step}" for step in (0, 6, 12)}
 
 
 def test_a_run_whose_mlflow_store_is_gone_goes_on_in_a_new_one(
