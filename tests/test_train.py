@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from finetune import checkpoint
+from finetune import checkpoint, tracking
 from finetune.checkpoint import load_checkpoint, save_checkpoint
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
@@ -161,13 +161,15 @@ def test_a_finished_run_keeps_its_last_checkpoint_until_another_run(
 def test_mlflow_has_parameters_inputs_curves_grids_and_what_became_of_it(
     inputs: dict[str, Any], params: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 600.0)  # the store may be new, and the machine busy
     with interrupted_at(7):
         run(inputs, params, tmp_path / "out", tmp_path / "root", monkeypatch)
+    (checkpoint_file,) = (tmp_path / "root").rglob("step-*")
+    training_id = load_checkpoint(checkpoint_file)[1]["training_id"]
     run(inputs, params, tmp_path / "out", tmp_path / "root", monkeypatch)
-    client = MlflowClient()
-    (experiment,) = (e for e in client.search_experiments() if e.name == "sd15-finetune")
-    (kept,) = client.search_runs([experiment.experiment_id])  # one, although it was stopped
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (kept,) = client.search_runs(experiments, f"tags.training_id = '{training_id}'")  # one, although it was stopped
     assert kept.info.status == "FINISHED"
     assert kept.data.params == {name: str(value) for name, value in params.model_dump().items()}
     curves = {
@@ -197,6 +199,19 @@ def test_a_run_whose_mlflow_store_is_gone_goes_on_in_a_new_one(
         run(inputs, params, tmp_path / "out", tmp_path / "root2", monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'another.db'}")
     assert run(inputs, params, tmp_path / "out", tmp_path / "root2", monkeypatch) == straight
+
+
+def test_an_mlflow_server_that_is_not_there_changes_no_byte(
+    inputs: dict[str, Any],
+    params: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    straight = run(inputs, params, tmp_path / "straight", tmp_path / "root1", monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the port of "discard": nobody listens
+    assert run(inputs, params, tmp_path / "out", tmp_path / "root2", monkeypatch) == straight
+    assert "MLflow at http://127.0.0.1:9: no record for now, and training goes on" in caplog.text
 
 
 def test_a_run_neither_takes_nor_gives_randomness(
