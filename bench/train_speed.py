@@ -12,9 +12,9 @@ import runpy
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from threading import Semaphore, Thread
+from threading import Semaphore, Thread, current_thread
 from typing import Any
 
 import numpy as np
@@ -53,16 +53,52 @@ def our_steps(trainer: Trainer) -> Iterator[float]:
         yield trainer.seconds[-1]
 
 
-def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_size: int, workers: int) -> Iterator[int]:
-    """The example itself, held after each step until the next one is asked for."""
-    asked, done = Semaphore(0), Semaphore(0)
+class HeldScript(Thread):
+    """The example itself in a thread of its own, held after each step until the next one is asked for."""
+
+    def __init__(self, script: Path, options: dict[str, Any]) -> None:
+        super().__init__(daemon=True)
+        self._script, self._options = script, options
+        self._asked, self._done, self._ended = Semaphore(0), Semaphore(0), False
+
+    def run(self) -> None:
+        flags = ["--center_crop", "--random_flip", "--use_ema"]
+        sys.argv = [str(self._script), *flags, *(f"--{name}={value}" for name, value in self._options.items())]
+        try:
+            runpy.run_path(str(self._script), run_name="__main__")
+        finally:
+            self._ended = True
+            self._done.release()
+
+    def hold(self) -> None:
+        self._done.release()
+        self._asked.acquire()
+
+    def steps(self) -> Iterator[int]:
+        self.start()
+        for step in count():
+            self._done.acquire()
+            if self._ended:
+                raise RuntimeError(f"{self._script} ended at step {step}")
+            yield step
+            self._asked.release()
+
+
+def hold_scripts_when_they_log() -> None:
+    """They do so once, at the end of each step."""
     log = Accelerator.log
 
-    def hold(self: Accelerator, values: dict[str, Any], step: int | None = None, **options: Any) -> None:
+    def log_and_hold(self: Accelerator, values: dict[str, Any], step: int | None = None, **options: Any) -> None:
         log(self, values, step, **options)
-        done.release()
-        asked.acquire()
+        script = current_thread()
+        if isinstance(script, HeldScript):
+            script.hold()
 
+    Accelerator.log = log_and_hold
+
+
+def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_size: int, workers: int) -> Iterator[int]:
+    """The example's training in the same terms as ours."""
     options = {
         "pretrained_model_name_or_path": model,
         "train_data_dir": pictures,
@@ -80,14 +116,7 @@ def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_siz
         "dataloader_num_workers": workers,
         "output_dir": out,
     }
-    flags = ["--center_crop", "--random_flip", "--use_ema"]
-    sys.argv = [str(script), *flags, *(f"--{name}={value}" for name, value in options.items())]
-    Accelerator.log = hold
-    Thread(target=runpy.run_path, args=(str(script),), kwargs={"run_name": "__main__"}, daemon=True).start()
-    for step in range(100_000):
-        done.acquire()
-        yield step
-        asked.release()
+    return HeldScript(script, options).steps()
 
 
 def prepare(pictures: Path, model: Path) -> Iterator[Any]:
@@ -165,6 +194,7 @@ def main() -> None:
     parser.add_argument("--script", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    hold_scripts_when_they_log()
     with tempfile.TemporaryDirectory() as folder:
         result = compare(Path(folder), options.script, options.rounds, STEPS)
     packages = ["accelerate", "diffusers", "torch", "transformers"]
