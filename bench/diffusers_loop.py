@@ -23,7 +23,10 @@ from transformers import CLIPTextModel
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Pixels [3, side, side] in -1..1 of a folder of bench.inputs.write_pictures, and token ids [77]."""
+    """Pixels [3, side, side] in -1..1 of a folder of bench.inputs.write_pictures, and token ids [77].
+
+    ids: of the pictures that come first; the others repeat them.
+    """
 
     def __init__(self, folder: Path, ids: list[list[int]], side: int) -> None:
         lines = (folder / "metadata.jsonl").read_text().splitlines()
@@ -44,7 +47,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         with Image.open(self._files[index]) as image:
-            return self._transform(image.convert("RGB")), self._ids[index]
+            return self._transform(image.convert("RGB")), self._ids[index % len(self._ids)]
 
 
 def train_steps(

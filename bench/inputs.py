@@ -15,19 +15,25 @@ from finetune.scenes import captions, draw, make_scene
 DATASET = "bench"
 
 
-def write_pictures(folder: Path, count: int) -> list[str]:
-    """Drawn scenes as JPEG files beside a metadata.jsonl, in the form that Hugging Face's imagefolder reads.
+EPOCH = 3000  # files of a folder of pictures, links to a few: a data loader that begins anew waits for its workers
 
-    Returns a caption of each.
+
+def write_pictures(folder: Path, count: int) -> list[str]:
+    """`count` drawn scenes, again and again, as JPEG files beside a metadata.jsonl: Hugging Face's imagefolder.
+
+    Returns a caption of each of the `count` pictures, which come first.
     """
     folder.mkdir(parents=True)
-    texts = []
+    scenes = [make_scene(seed, "plain") for seed in range(count)]
+    texts = [captions(scene)[0] for scene in scenes]
     with (folder / "metadata.jsonl").open("w") as metadata:
-        for seed in range(count):
-            scene = make_scene(seed, "plain")
-            draw(scene).save(folder / f"{seed:06d}.jpg", quality=95)
-            texts.append(captions(scene)[0])
-            metadata.write(json.dumps({"file_name": f"{seed:06d}.jpg", "text": texts[-1]}) + "\n")
+        for number in range(max(count, EPOCH)):
+            name = f"{number:06d}.jpg"
+            if number < count:
+                draw(scenes[number]).save(folder / name, quality=95)
+            else:
+                (folder / name).hardlink_to(folder / f"{number % count:06d}.jpg")
+            metadata.write(json.dumps({"file_name": name, "text": texts[number % count]}) + "\n")
     return texts
 
 

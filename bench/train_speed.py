@@ -119,10 +119,10 @@ def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_siz
     return HeldScript(script, options).steps()
 
 
-def prepare(pictures: Path, model: Path) -> Iterator[Any]:
+def prepare(pictures: Path, count: int, model: Path) -> Iterator[Any]:
     """What our stages do once to every picture: decode, resize, encode it and its mirror image."""
     vae = load_vae(model / "vae").to(memory_format=torch.channels_last)
-    for file in sorted(pictures.glob("*.jpg")):
+    for file in sorted(pictures.glob("*.jpg"))[:count]:
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
         yield encode_moments(vae, pixels)
@@ -136,10 +136,9 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
     write_model(SMALL, model)
     tokenizer = load_tokenizer(Path("sample/base/tokenizer"))
     tokenizer.save_pretrained(model / "tokenizer")
-    (model / "model_index.json").write_text(MODEL_INDEX)
     texts = write_pictures(pictures, images)
     ids = tokenizer(texts, padding="max_length", max_length=77, truncation=True).input_ids
-    data = write_training_inputs(folder / "ours", prepare(pictures, model), ids)
+    data = write_training_inputs(folder / "ours", prepare(pictures, images, model), ids)
     denoiser = Denoiser(load_unet(model / "unet"), load_text_encoder(model / "text_encoder"), params)
     ours = our_steps(Trainer(Accelerator(**CPU), denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR))
 
@@ -156,7 +155,7 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
         return lambda: list(islice(steps_of, steps))
 
     peers = {f"{workers} workers": peer(workers) for workers in (0, 2)}
-    contestants = {"ours": take(ours), "prepare": lambda: list(prepare(pictures, model))}
+    contestants = {"ours": take(ours), "prepare": lambda: list(prepare(pictures, images, model))}
     seconds = interleaved(contestants | {name: take(steps_of) for name, steps_of in peers.items()}, rounds)
     cold = [EPOCHS * warm + once for warm, once in zip(seconds["ours"], seconds["prepare"], strict=True)]
     work = flops(SMALL, SIDE)
@@ -176,17 +175,6 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
 
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-MODEL_INDEX = """{
-  "_class_name": "StableDiffusionPipeline",
-  "scheduler": ["diffusers", "DDPMScheduler"],
-  "text_encoder": ["transformers", "CLIPTextModel"],
-  "tokenizer": ["transformers", "CLIPTokenizer"],
-  "unet": ["diffusers", "UNet2DConditionModel"],
-  "vae": ["diffusers", "AutoencoderKL"]
-}
-"""
 
 
 def main() -> None:
