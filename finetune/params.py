@@ -241,6 +241,17 @@ def load_params(path: Path = PARAMS) -> Params:
         raise InputError(f"{path}: " + f"\n{path}: ".join(faults)) from None
 
 
+def dotted(content: dict[str, Any]) -> dict[str, Any]:
+    """Nested keys as DVC names them on its command line, `train.lr` and so on."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": leaf for name, leaf in dotted(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 def _describe(fault: dict[str, Any]) -> str:
     key = ".".join(map(str, fault["loc"])) or "the file"
     if fault["type"] == "missing":
