@@ -1,8 +1,7 @@
 """What a GPU would compute and hold in memory, counted by running the real networks on the meta device."""
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,55 +63,65 @@ class LiveBytes(TorchDispatchMode):
 
 def trace_training_step(denoiser: Denoiser, shape: Shape, images: int, rounds: int, half: torch.dtype | None) -> Trace:
     """Forward and backward of `images`, `rounds` times before the gradients are used."""
-    with _traced([denoiser]) as (trace, counter):
+
+    def work() -> None:
         for _ in range(min(2, rounds)):  # the second finds the gradients of the first; a third needs no more
             latents = torch.empty(images, *shape, device="meta")
             with GpuRules(half):
                 prediction = denoiser(latents, *_conditions(images))
-            loss = loss_per_sample(prediction, latents).mean()
-            loss.backward()
-            del latents, loss, prediction
-    trace.flops = counter.get_total_flops() // min(2, rounds) * rounds
+            loss_per_sample(prediction, latents).mean().backward()
+            del latents, prediction
+
+    trace = _traced([denoiser], work)
+    trace.flops = trace.flops // min(2, rounds) * rounds
     return trace
 
 
 @torch.no_grad()
 def trace_forward(denoiser: Denoiser, shape: Shape, half: torch.dtype | None) -> Trace:
     """Of one image, as drawing and validation do it many times."""
-    with _traced([denoiser]) as (trace, counter), GpuRules(half):
-        denoiser(torch.empty(1, *shape, device="meta"), *_conditions(1))
-    trace.flops = counter.get_total_flops()
-    return trace
+
+    def work() -> None:
+        with GpuRules(half):
+            denoiser(torch.empty(1, *shape, device="meta"), *_conditions(1))
+
+    return _traced([denoiser], work)
 
 
 @torch.no_grad()
 def trace_drawing(denoiser: Denoiser, vae: AutoencoderKL, shape: Shape, images: int, half: torch.dtype | None) -> Trace:
     """`images` pictures at once in one step with guidance, which takes two forwards, and their decoding."""
-    with _traced([denoiser, vae]) as (trace, counter), GpuRules(half):
-        denoiser(torch.empty(2 * images, *shape, device="meta"), *_conditions(2 * images))
-        vae.decode(torch.empty(images, *shape, device="meta"))
-    trace.flops = counter.get_total_flops()
-    return trace
+
+    def work() -> None:
+        with GpuRules(half):
+            denoiser(torch.empty(2 * images, *shape, device="meta"), *_conditions(2 * images))
+            vae.decode(torch.empty(images, *shape, device="meta"))
+
+    return _traced([denoiser, vae], work)
 
 
 @torch.no_grad()
 def trace_autoencoder(vae: AutoencoderKL, shape: Shape, decode: bool) -> Trace:
     """An image and its mirror image to moments, or one image from its latents; both in fp32, as the stages do."""
-    with _traced([vae]) as (trace, counter), GpuRules(None):
-        if decode:
-            vae.decode(torch.empty(1, *shape, device="meta"))
-        else:
-            vae.encode(torch.empty(2, 3, SIDE, SIDE, device="meta"))
-    trace.flops = counter.get_total_flops()
-    return trace
+
+    def work() -> None:
+        with GpuRules(None):
+            if decode:
+                vae.decode(torch.empty(1, *shape, device="meta"))
+            else:
+                vae.encode(torch.empty(2, 3, SIDE, SIDE, device="meta"))
+
+    return _traced([vae], work)
 
 
-@contextmanager
-def _traced(modules: list[torch.nn.Module]) -> Iterator[tuple[Trace, FlopCounterMode]]:
-    trace, live, counter = Trace(), LiveBytes(modules), FlopCounterMode(display=False)
-    with live, counter:
-        yield trace, counter
-    trace.peak, trace.kept = live.peak, live.now
+def _traced(modules: list[torch.nn.Module], work: Callable[[], None]) -> Trace:
+    """Twice over: the counter of operations would keep alive what checkpointing lets go."""
+    live, counter = LiveBytes(modules), FlopCounterMode(display=False)
+    with live:
+        work()
+    with counter:
+        work()
+    return Trace(counter.get_total_flops(), live.peak, live.now)
 
 
 def _conditions(images: int) -> tuple[Tensor, Tensor]:
