@@ -59,7 +59,7 @@ def compare(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
     with tracked_run(dotted(params.model_dump()), git_tags(), None) as run:
         contestants = {
             "off": lambda: train(lambda _: None),
-            "on": lambda: train(lambda row: run.metric(int(row["step"]), **row)),
+            "on": lambda: train(lambda row: run.metric(int(row.pop("step")), **row)),
         }
         processor = interleaved(contestants, rounds, time.process_time)
         elapsed = interleaved(contestants, rounds)
