@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from finetune.coco import ANNOTATIONS
 from finetune.errors import InputError
 from finetune.pixels import Crop, to_square
-from finetune.zip_archive import open_text
+from finetune.zip_archive import members, open_text
 
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]  # width and height, pixels
@@ -43,9 +43,11 @@ Entry = TypeVar("Entry", bound=BaseModel)
 def read_masks(folder: Path, half: str, sizes: Mapping[int, Size], crop: Crop, side: int) -> dict[int, dict[str, Mask]]:
     """Where the images named by `sizes` show each category, on a grid `[side, side]` over the prepared picture.
 
-    sizes: of the original pictures by image number. Images without objects are missing in the result. Raises
-    InputError where the archive does not hold what COCO publishes.
+    sizes: of the original pictures by image number. Images without objects are missing in the result, all of them
+    where the archive holds captions alone. Raises InputError for outlines that cannot be read.
     """
+    if not any(member.name == _member(half) for member in members(folder / ANNOTATIONS)):
+        return {}
     names = {category.id: category.name for category in _entries(folder, half, "categories", _Category)}
     masks: dict[int, dict[str, Mask]] = {}
     for instance in _entries(folder, half, "annotations", _Instance):
@@ -70,8 +72,12 @@ def _draw(segmentation: list[list[float]] | _Runs, size: Size) -> Image.Image:
     return mask
 
 
+def _member(half: str) -> str:
+    return f"annotations/instances_{half}.json"
+
+
 def _entries(folder: Path, half: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
-    member = f"annotations/instances_{half}.json"
+    member = _member(half)
     try:
         with open_text(folder / ANNOTATIONS, member) as text:
             for entry in ijson.items(text, f"{key}.item", use_float=True):

@@ -178,3 +178,9 @@ def test_the_same_inputs_give_the_same_bytes(scene_set: dict[str, Path], tiny_ba
 
 def test_without_outlines_nothing_is_claimed(scene_set: dict[str, Path], tiny_base: Path, tmp_path: Path) -> None:
     assert run(scene_set, tiny_base, tmp_path, formats="imagefolder") == {"images": 0, "timestep": 400}
+
+
+def test_an_archive_of_captions_alone_has_no_outlines(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / ARCHIVE, "w") as archive:
+        archive.writestr(f"annotations/captions_{HALF}.json", "{}")
+    assert read_masks(tmp_path, HALF, {1: (64, 64)}, "center", 8) == {}

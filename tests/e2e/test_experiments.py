@@ -57,7 +57,9 @@ def test_metrics_are_few_and_numbers(small_copy: Copy) -> None:
     values = {f"{file}:{key}": value for file, entry in shown.items() for key, value in leaves(entry["data"])}
     assert len(values) < 120
     names = [key.split(":")[1] for key in values]
-    assert not [name for name in names if re.search(r"(?<![a-z])(time|date|host|path)(?![a-z])", name)], "would differ from run to run"
+    assert not [name for name in names if re.search(r"(?<![a-z])(time|date|host|path)(?![a-z])", name)], (
+        "would differ from run to run"
+    )
     assert not [key for key, value in values.items() if isinstance(value, str) and re.fullmatch(r"[-+.\de]+", value)]
 
 
