@@ -42,6 +42,7 @@ def _draw(
 ) -> NDArray[np.uint8]:
     own = copy.copy(pipeline)
     own.scheduler = copy.deepcopy(pipeline.scheduler)  # it counts the steps
+    own.tokenizer = copy.deepcopy(pipeline.tokenizer)  # it remembers how the last call padded
     prompts, seeds = zip(*batch, strict=True)
     device = pipeline.unet.device.type
     with torch.autocast(device, torch.float16, enabled=device == "cuda"):
