@@ -4,17 +4,16 @@ A folder in the main repository's .dvc/tmp, named by a hash of address and check
 whatever ends a run, and is found again by `dvc repro`, `--temp` and the queue alike.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypedDict
 
-from finetune.errors import InputError
+from finetune.locks import exclusive_lock
 from finetune.outputs import write_json
 from finetune.repository import repository_root
 
@@ -75,18 +74,9 @@ class PartialDownload:
         except OSError:  # another disk, or one without links
             shutil.copyfile(self.content, destination)
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Raises InputError while another process downloads this, such as one orphaned by a killed `dvc`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"{self.url}: another process is downloading it; wait or stop it (`fuser {lock.name}`)"
-                ) from None
-            yield
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Raises InputError while another process downloads this."""
+        return exclusive_lock(self.folder / "lock", f"{self.url}: another process is downloading it")
 
 
 def forget_placed(keep: Collection[PartialDownload]) -> None:

@@ -20,7 +20,7 @@ from finetune.params import Params, load_params
 from finetune.paths import PARAMS
 from finetune.remote_guard import refuse_large_run
 from finetune.stage import run_stage
-from finetune.stage_plan import checkpoint_bytes, downloads, stage_plans, training_steps, units_of
+from finetune.stage_plan import StagePlan, checkpoint_bytes, downloads, stage_plans, training_steps, units_of
 
 GIB = 2**30
 HOUR = 3600
@@ -54,40 +54,15 @@ def plan(params: Params, device: Device) -> Plan:
     memory, step = training_memory(architecture, params.train)
     steps = training_steps(params, images, step)
     stages = stage_plans(params, images, architecture.latent_shape, units, costs, steps)
-    half_rate, full_rate = (rate * 1e12 * device.utilization for rate in (device.tflops, device.tflops_fp32))
-    outputs, temporary = sum(stage.cost.bytes for stage in stages), checkpoint_bytes(memory)
-    disk = round(2 * outputs + temporary)
-    gpu = sum(stage.gpu_seconds(half_rate, full_rate) for stage in stages)
+    temporary = checkpoint_bytes(memory)
+    disk = round(2 * sum(stage.cost.bytes for stage in stages) + temporary)
     sections = [
         _table(
             ("images", "train", "validation", "told by"),
             [(name, f"{each.train:,}", f"{each.validation:,}", each.told_by) for name, each in images.items()],
         ),
         _table(("download", "bytes"), [(name, _bytes(size)) for name, size in sizes.items()]),
-        _table(
-            ("stage", "disk GB", "core hours", "PFLOP", "GPU hours"),
-            [
-                (
-                    stage.name,
-                    _gb(stage.cost.bytes),
-                    _hours(stage.cost.seconds),
-                    _number((stage.half + stage.full) / 1e15),
-                    _hours(stage.gpu_seconds(half_rate, full_rate)),
-                )
-                for stage in stages
-            ]
-            + [
-                ("DVC's cache: all once more", _gb(outputs), "", "", ""),
-                ("checkpoints while training", _gb(temporary), "", "", ""),
-                (
-                    "total",
-                    _gb(disk),
-                    _hours(sum(stage.cost.seconds for stage in stages)),
-                    _number(sum(stage.half + stage.full for stage in stages) / 1e15),
-                    _hours(gpu),
-                ),
-            ],
-        ),
+        _table(("stage", "disk GB", "core hours", "PFLOP", "GPU hours"), _stage_rows(stages, temporary, device)),
         _table(
             ("training", ""),
             [
@@ -135,6 +110,25 @@ def _verdict(params: Params, memory: Memory, device: Device) -> Iterator[str]:
     change, smaller = found
     settings = ", ".join(f"train.{key}: {str(value).lower()}" for key, value in change.items())
     yield f"Set {settings}, which needs {smaller.peak / GIB:.1f} GiB."
+
+
+def _stage_rows(stages: Sequence[StagePlan], temporary: float, device: Device) -> list[Row]:
+    """The stages, what DVC and the checkpoints take beside them, and the sum."""
+    rates = [rate * 1e12 * device.utilization for rate in (device.tflops, device.tflops_fp32)]
+
+    def row(name: str, size: float, *parts: StagePlan) -> Row:
+        operations = sum(stage.half + stage.full for stage in parts)
+        gpu = sum(stage.gpu_seconds(*rates) for stage in parts)
+        seconds = sum(stage.cost.seconds for stage in parts)
+        return (name, _gb(size), _hours(seconds), _number(operations / 1e15), _hours(gpu))
+
+    outputs = sum(stage.cost.bytes for stage in stages)
+    return [
+        *(row(stage.name, stage.cost.bytes, stage) for stage in stages),
+        ("DVC's cache: all once more", _gb(outputs), "", "", ""),
+        ("checkpoints while training", _gb(temporary), "", "", ""),
+        row("total", 2 * outputs + temporary, *stages),
+    ]
 
 
 def _memory_rows(memory: Memory) -> list[Row]:

@@ -5,7 +5,6 @@ main repository's .dvc/tmp, named by a hash of everything that determines the ru
 and the queue alike, and a run with other parameters or inputs cannot see it.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -21,6 +20,7 @@ from torch import Tensor
 from finetune.checkpoint import load_checkpoint, save_checkpoint
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
+from finetune.locks import exclusive_lock
 from finetune.repository import repository_root
 
 FINISHED = "finished"
@@ -101,9 +101,9 @@ class Checkpoints:
 
 @contextmanager
 def exclusive(key: str) -> Iterator[Checkpoints]:
-    """The checkpoints of a run, for one process at a time.
+    """The checkpoints of a run, for one process at a time; those of finished runs go.
 
-    Raises InputError while another process trains the same run, such as one orphaned by a killed `dvc`.
+    Raises InputError while another process trains the same run.
     """
     checkpoints = Checkpoints(key)
     folder = checkpoints.folder
@@ -111,11 +111,5 @@ def exclusive(key: str) -> Iterator[Checkpoints]:
     for other in folder.parent.glob(f"*/{FINISHED}"):
         if other.parent != folder:
             shutil.rmtree(other.parent)
-    with folder.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{lock.name}: another process is training this very run; wait for it or stop it (`fuser {lock.name}`)"
-            ) from None
+    with exclusive_lock(folder.with_suffix(".lock"), f"{folder}: another process is training this very run"):
         yield checkpoints

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
 from finetune.shards import spread
 from finetune.stage import run_stage
-from finetune.tracking import git_tags, tracked_run
+from finetune.tracking import Run, git_tags, tracked_run
 from finetune.training import History, Trainer
 from finetune.validation import validate
 from finetune.watch import Watch, run_steps
@@ -54,13 +55,10 @@ def train(
     experiment: all of params.yaml by dotted key, for the MLflow record alone.
     """
     require_writable(tuned, metrics, curves, samples)
-    on_gpu = torch.cuda.is_available()
-    accelerator = Accelerator(mixed_precision=params.mixed_precision if on_gpu else "no", cpu=not on_gpu)
+    accelerator = accelerator_of(params)
     main = accelerator.is_main_process
     if not main:
         logging.disable(logging.INFO)  # one process tells
-    if not on_gpu and params.mixed_precision != "no":
-        log.info("no GPU: train.mixed_precision %s is not used, every step computes in fp32", params.mixed_precision)
     check_match(tokens, latents, base)
     data = CaptionedLatents(tokens, latents)
     inputs = [folder / "manifest.json" for folder in (tokens, *latents.values())]
@@ -80,20 +78,8 @@ def train(
         # weights, averages and the optimizer's two moments
         checkpoints.require_space(4 * sum(weight.nbytes for weight in denoiser.learned().values()))
         grids = checkpoints.folder / "samples"
-        pipeline.unet, pipeline.text_encoder = trainer.averaged.unet, trainer.averaged.text_encoder
-        pipeline.to(accelerator.device)
-        rows = spread(data.of_split("validation"), params.sample_images)
-        captions = pipeline.tokenizer.batch_decode([data.caption_ids(row, 0) for row in rows], skip_special_tokens=True)
-
         with tracked_run(experiment, git_tags() | input_tags(tokens, latents), training_id) as run:
-
-            def look(step: int) -> dict[str, float]:
-                sheet = grids / f"step_{step:06d}.png"
-                draw_samples(pipeline, captions, params, sheet)
-                run.picture("samples", step, sheet)
-                return validate(trainer, trainer.averaged, params.validation_images)
-
-            watch = Watch(trainer, history, checkpoints, run, look)
+            watch = Watch(trainer, history, checkpoints, run, looks(trainer, pipeline, run, grids))
             if first == 0:
                 watch.look(0)
             run_steps(trainer, history, first, watch)
@@ -104,6 +90,33 @@ def train(
                 run.tag({f"sha256.tuned.{name}": sha256_of(partial / name / UNET_WEIGHTS) for name in ("last", "best")})
             write_records(trainer, history, grids, metrics, curves, samples)
         checkpoints.finish()
+
+
+def accelerator_of(params: Train) -> Accelerator:
+    on_gpu = torch.cuda.is_available()
+    accelerator = Accelerator(mixed_precision=params.mixed_precision if on_gpu else "no", cpu=not on_gpu)
+    if not on_gpu and params.mixed_precision != "no" and accelerator.is_main_process:
+        log.info("no GPU: train.mixed_precision %s is not used, every step computes in fp32", params.mixed_precision)
+    return accelerator
+
+
+def looks(
+    trainer: Trainer, pipeline: StableDiffusionPipeline, run: Run, grids: Path
+) -> Callable[[int], dict[str, float]]:
+    """What is done between steps: a sheet of pictures by the averaged weights, and their held-out scores."""
+    params, data = trainer.params, trainer.data
+    pipeline.unet, pipeline.text_encoder = trainer.averaged.unet, trainer.averaged.text_encoder
+    pipeline.to(trainer.accelerator.device)
+    rows = spread(data.of_split("validation"), params.sample_images)
+    captions = pipeline.tokenizer.batch_decode([data.caption_ids(row, 0) for row in rows], skip_special_tokens=True)
+
+    def look(step: int) -> dict[str, float]:
+        sheet = grids / f"step_{step:06d}.png"
+        draw_samples(pipeline, captions, params, sheet)
+        run.picture("samples", step, sheet)
+        return validate(trainer, trainer.averaged, params.validation_images)
+
+    return look
 
 
 def input_tags(tokens: Path, latents: dict[str, Path]) -> dict[str, str]:

@@ -48,6 +48,7 @@ PLUMBING = {
     "partial_download",
     "source",
     "disk",
+    "locks",
     "progress",
     "stopping",
 }

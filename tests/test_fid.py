@@ -98,6 +98,10 @@ def compare(images: Path, generated: Path, out: Path, params: Fid = PARAMS) -> d
     return report
 
 
+def read_csv(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
 def test_the_report_is_a_ladder_with_its_protocol(
     images: Path, generated: Path, efficientnet_weights: Path, tmp_path: Path
 ) -> None:
@@ -171,8 +175,7 @@ def test_the_plot_s_rows_are_the_figures_of_the_report(
     images: Path, generated: Path, extractor: Path, tmp_path: Path
 ) -> None:
     report = run(images, generated, extractor, tmp_path)
-    with (tmp_path / "ladder.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "ladder.csv")
     assert len(rows) == 6 * len(RUNGS)
     for row in rows:
         assert float(row["value"]) == report[row["pictures"]][row["figure"]]
@@ -183,8 +186,7 @@ def test_the_distance_is_told_for_ever_more_pictures(
     images: Path, generated: Path, extractor: Path, tmp_path: Path
 ) -> None:
     report = run(images, generated, extractor, tmp_path)
-    with (tmp_path / "by_n.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "by_n.csv")
     assert [int(row["n"]) for row in rows] == [2, 4, 6, 8, 10, 12]
     for name in ("reconstructed", "base", "tuned"):  # of all pictures it is the report's
         assert float(rows[-1][name]) == pytest.approx(report[name]["fd_quick"], rel=1e-5)
