@@ -18,6 +18,7 @@ from torchvision.models import Inception3
 from finetune import efficientnet_lite
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
+from finetune.threads import one_thread_each
 
 EFFICIENTNET = "efficientnet-lite0.pth"
 TORCHSCRIPT = "inception-2015-12-05.pt"  # clean-fid's
@@ -93,19 +94,22 @@ class _Inception(nn.Module):
 def extract(extractor: Extractor, images: Iterable[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
     """Features `[n, d]` of RGB images `uint8 [height, width, 3]`, resized as clean-fid does (Parmar et al., 2022).
 
-    That is PIL's antialiased bicubic filter on floats, without rounding back to bytes. Only one batch of images is
-    in memory. Raises InputError for features that are not finite.
+    That is PIL's antialiased bicubic filter on floats, without rounding back to bytes. Only a batch of images per
+    core is in memory. Raises InputError for features that are not finite.
     """
     side = extractor.input_size
     resize = make_resizer("PIL", False, "bicubic", (side, side))
     remaining = iter(images)
-    batches = []
+
+    @torch.no_grad()
+    def look(batch: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        inputs = torch.from_numpy(np.stack([resize(image) for image in batch])).permute(0, 3, 1, 2).contiguous()
+        return extractor.network(inputs.to(_device())).cpu().numpy()
+
+    batches = iter(lambda: list(islice(remaining, batch_size)), [])
     # TF32 would move features by a thousandth on a GPU; convolutions use it unless told not to
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        while batch := [resize(image) for image in islice(remaining, batch_size)]:
-            inputs = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).contiguous()
-            batches.append(extractor.network(inputs.to(_device())).cpu().numpy())
-    features = np.concatenate(batches)
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        features = np.concatenate(list(one_thread_each(look, batches, _device())))
     if not np.isfinite(features).all():
         raise InputError("the extractor's features are not finite; fetch models/extractor again")
     return features

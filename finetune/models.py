@@ -1,5 +1,6 @@
 """The parts of a Stable Diffusion model, loaded from a folder in diffusers layout."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.nonfinite import first_not_finite
 
@@ -57,6 +59,18 @@ def load_pipeline(base: Path, tuned: Path | None = None) -> StableDiffusionPipel
 def tuned_part(base: Path, tuned: Path | None, part: str) -> Path:
     """Where a part of the model lies: training writes those alone that it changed, the U-Net always."""
     return tuned / part if tuned and (part == "unet" or (tuned / part).is_dir()) else base / part
+
+
+def model_sha256(base: Path, tuned: Path | None = None) -> str:
+    """Of every file of `load_pipeline`'s model."""
+    folders = [
+        *(base / part for part in ("vae", "tokenizer", "scheduler")),
+        *(tuned_part(base, tuned, part) for part in ("text_encoder", "unet")),
+    ]
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise InputError(f"{missing[0]}: no such folder; run `dvc repro`")
+    files = [file for folder in folders for file in sorted(folder.iterdir())]
+    return sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
 
 
 def _load(kind: Any, folder: Path, **options: Any) -> Any:

@@ -2,35 +2,67 @@
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from finetune import paths
 from finetune.checksums import sha256_of
 from finetune.clip import Clip
 from finetune.errors import InputError
 from finetune.feature_set import FeatureSet, write_feature_set
-from finetune.features import PRECISION, extract, load_extractor
+from finetune.features import PRECISION, Extractor, extract, load_extractor
+from finetune.parallel import model_pool
 from finetune.params import Fid, Generate, load_params
-from finetune.real_images import read_real, real_rows
+from finetune.real_images import real_rows
 from finetune.seeding import generator
 from finetune.shards import read_images, read_index
 from finetune.stage import run_stage
 
 Row = dict[str, Any]
-Pictures = Iterable[tuple[Row, NDArray[np.uint8]]]
 
 MAX_CONSTANT = (
     0.01  # fraction of pictures of one color; black ones are what a broken fp16 run or a safety filter leaves
 )
 
 
-def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: Generate) -> Pictures:
+@dataclass(frozen=True)
+class Part:
+    """Some pictures of one shard."""
+
+    folder: Path
+    rows: list[Row]  # of the folder's index, with a "split"
+
+
+@dataclass(frozen=True)
+class Networks:
+    extractor: Path
+    extractor_sha256: str
+    clip: Path | None  # a folder
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class View:
+    """What the networks see in a part, in its order."""
+
+    rows: list[Row]
+    features: NDArray[np.float32]
+    constant: int  # pictures of one color
+    clip_pictures: NDArray[np.float32] | None
+    clip_captions: NDArray[np.float32] | None
+
+
+def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: Generate) -> list[Part]:
     """All validation images, and the training images for the floor: `fid.floor_splits` sets as large as generated."""
     rows = real_rows(images, tokens)
     training = [i for i, row in enumerate(rows) if row["split"] == "train"]
@@ -42,59 +74,91 @@ def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: 
         )
     order = torch.randperm(len(training), generator=generator(fid.seed, "floor"))
     chosen = {training[i] for i in order[:wanted].tolist()}
-    return read_real(images, (row for i, row in enumerate(rows) if i in chosen or row["split"] == "validation"))
+    used = [row for i, row in enumerate(rows) if i in chosen or row["split"] == "validation"]
+    return [
+        part
+        for dataset, folder in images.items()
+        for part in _parts(folder, [row for row in used if row["dataset"] == dataset])
+    ]
 
 
-def drawn_pictures(folder: Path, model: str) -> Pictures:
-    for row, pixels in read_images(folder, read_index(folder)):
-        yield row | {"split": model}, pixels
+def drawn_pictures(folder: Path, model: str) -> list[Part]:
+    return _parts(folder, [row | {"split": model} for row in read_index(folder)])
+
+
+def _parts(folder: Path, rows: list[Row]) -> list[Part]:
+    return [Part(folder, list(members)) for _, members in groupby(rows, itemgetter("shard"))]
 
 
 def features(
-    pictures: Pictures, source: Path, extractor: Path, out: Path, batch_size: int, clip: Path | None = None
+    parts: list[Part], source: Path, extractor: Path, out: Path, batch_size: int, clip: Path | None = None
 ) -> None:
     """Fill `out`. source: what a message about the pictures names. clip: folder of a CLIP model that looks as well.
 
     Raises InputError for features that are not finite and for too many pictures of one color.
     """
     network = load_extractor(extractor)
-    viewer = Clip(clip, batch_size) if clip else None
-    rows: list[Row] = []
-    captions: list[str] = []
-    constant = 0
-
-    def noted() -> Iterator[NDArray[np.uint8]]:
-        nonlocal constant
-        for row, pixels in pictures:
-            digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-            rows.append({key: row[key] for key in ("id", "dataset", "split")} | {"sha256": digest})
-            constant += bool((pixels == pixels[0, 0]).all())
-            captions.extend(_caption(row))
-            if viewer:
-                viewer.see(pixels)
-            yield pixels
-
-    values = extract(network, noted(), batch_size)
+    networks = Networks(extractor, sha256_of(extractor), clip, batch_size)
+    with model_pool() as ordered_map:
+        views = list(
+            tqdm(ordered_map(partial(view, networks), parts), "features", len(parts), unit="shard", disable=None)
+        )
+    rows = [row for each in views for row in each.rows]
+    constant = sum(each.constant for each in views)
     if constant > MAX_CONSTANT * len(rows):
         raise InputError(
             f"{source}: {constant} of {len(rows)} pictures are of one color, more than {MAX_CONSTANT:.0%}; "
             "see what made them"
         )
+    values = np.concatenate([each.features for each in views])
     protocol = {
         "extractor": extractor.name,
-        "extractor_sha256": sha256_of(extractor),
+        "extractor_sha256": networks.extractor_sha256,
         "features": values.shape[1],
         "frechet_key": network.frechet_key,
         "kid_key": network.kid_key,
         "precision": PRECISION,
         "resize": f"clean, {network.input_size} px",
     }
-    if clip is None or viewer is None:
-        write_feature_set(out, FeatureSet(rows, values, protocol))
-        return
-    protocol |= {"clip": clip.name, "clip_sha256": sha256_of(clip / "model.safetensors")}
-    read = viewer.read(captions) if captions else None
-    write_feature_set(out, FeatureSet(rows, values, protocol, viewer.seen(), read))
+    if clip:
+        protocol |= {"clip": clip.name, "clip_sha256": sha256_of(clip / "model.safetensors")}
+    pictures, captions = (
+        np.concatenate(arrays) if arrays else None
+        for arrays in (
+            [each.clip_pictures for each in views if each.clip_pictures is not None],
+            [each.clip_captions for each in views if each.clip_captions is not None],
+        )
+    )
+    write_feature_set(out, FeatureSet(rows, values, protocol, pictures, captions))
+
+
+def view(networks: Networks, part: Part) -> View:
+    """Decodes each picture once, and holds no more than a few batches of them."""
+    extractor, clip = _load_networks(networks)
+    rows: list[Row] = []
+    captions: list[str] = []
+    constant = 0
+
+    def noted() -> Iterator[NDArray[np.uint8]]:
+        nonlocal constant
+        for row, pixels in read_images(part.folder, part.rows):
+            digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+            rows.append({key: row[key] for key in ("id", "dataset", "split")} | {"sha256": digest})
+            constant += bool((pixels == pixels[0, 0]).all())
+            captions.extend(_caption(row))
+            if clip:
+                clip.see(pixels)
+            yield pixels
+
+    values = extract(extractor, noted(), networks.batch_size)
+    seen, read = (clip.seen(), clip.read(captions) if captions else None) if clip else (None, None)
+    return View(rows, values, constant, seen, read)
+
+
+@lru_cache(maxsize=1)
+def _load_networks(networks: Networks) -> tuple[Extractor, Clip | None]:
+    """A process that looks at many shards loads them once."""
+    return load_extractor(networks.extractor), Clip(networks.clip, networks.batch_size) if networks.clip else None
 
 
 def _caption(row: Row) -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune import paths
-from finetune.clip import clip_score, cmmd
+from finetune.clip_figures import clip_score, cmmd
 from finetune.density_coverage import coverage, density
 from finetune.feature_set import FeatureSet, read_feature_set
 from finetune.fid_infinity import fid_infinity, is_extrapolable

@@ -1,27 +1,37 @@
 """generate: draw one picture per chosen validation image from its first caption, with the base or the tuned UNet."""
 
 import argparse
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import pyarrow as pa
 import torch
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from finetune import paths
+from finetune import models, paths, sampling, shards, threads
+from finetune.checksums import sha256_of
 from finetune.errors import InputError
-from finetune.models import load_pipeline
+from finetune.finished import Finished, finished_key
+from finetune.models import load_pipeline, model_sha256
 from finetune.outputs import whole_directory
+from finetune.parallel import model_pool
 from finetune.params import Generate, load_params
 from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
 from finetune.shards import INDEX, encode_png, read_batches, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
 
-SHARD_IMAGES = 1000
+SHARD_IMAGES = 250  # minutes of a GPU, which is what a kill costs at most
+# what a shard's bytes come from
+MAKERS = (__file__, models.__file__, sampling.__file__, shards.__file__, threads.__file__)
+PACKAGES = ("diffusers", "numpy", "pillow", "torch", "transformers")
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -34,30 +44,70 @@ SCHEMA = pa.schema(
 )
 
 
-def generate(images: Mapping[str, Path], base: Path, tuned: Path | None, generated: Path, params: Generate) -> None:
+@dataclass(frozen=True)
+class Job:
+    """What all shards of a model's pictures have in common."""
+
+    base: Path
+    tuned: Path | None
+    sha256: str  # of the model
+    images: int  # in all shards
+    folder: Path
+    params: Generate
+    finished: Finished
+
+
+def generate(
+    images: Mapping[str, Path], base: Path, tuned: Path | None, generated: Path, params: Generate, finished: Finished
+) -> None:
     """Fill `generated` with lossless pictures by `base`, or by `base` with the parts in `tuned` for its own.
 
-    images: data set -> its folder.
+    images: data set -> its folder. Shards that an earlier run finished, before it was killed, are taken over.
     """
     rows = _plan(images, params)
-    pipeline = load_pipeline(base, tuned)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    pictures = sample_images(
-        pipeline,
-        prompts=[row["prompt"] for row in rows],
-        seeds=[row["seed"] for row in rows],
-        num_inference_steps=params.num_inference_steps,
-        guidance_scale=params.guidance_scale,
-        batch_size=params.batch_size,
-    )
-    members = (
-        (row["member"], encode_png(Image.fromarray(picture)))
-        for row, picture in tqdm(zip(rows, pictures, strict=True), "generate", len(rows), unit="image", disable=None)
-    )
-    with whole_directory(generated) as folder:
-        for number in range(-(-len(rows) // SHARD_IMAGES)):
-            write_shard(folder / shard_name(number), islice(members, SHARD_IMAGES))
+    with whole_directory(generated) as folder, model_pool() as ordered_map:
+        job = Job(base, tuned, model_sha256(base, tuned), len(rows), folder, params, finished)
+        of_shards = [rows[start : start + SHARD_IMAGES] for start in range(0, len(rows), SHARD_IMAGES)]
+        keys = list(ordered_map(partial(draw_shard, job), of_shards))
         write_index(folder / INDEX, rows, SCHEMA)
+    finished.keep_only(keys)
+
+
+def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
+    """Draw the pictures of one shard, or take them over from an earlier run. Returns their key."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    file = job.folder / rows[0]["shard"]
+    drawn_by = job.params.model_dump(exclude={"images", "seed"})  # each row has its seed
+    key = finished_key({"device": device, "model": job.sha256, "params": drawn_by, "rows": rows}, MAKERS, PACKAGES)
+    if job.finished.take(key, file) is None:
+        pictures = sample_images(
+            _load_model(job.base, job.tuned, job.sha256, device),
+            prompts=[row["prompt"] for row in rows],
+            seeds=[row["seed"] for row in rows],
+            num_inference_steps=job.params.num_inference_steps,
+            guidance_scale=job.params.guidance_scale,
+            batch_size=job.params.batch_size,
+        )
+        first = SHARD_IMAGES * int(file.stem)
+        with tqdm(desc="generate", initial=first, total=job.images, unit="image", disable=None) as bar:
+            write_shard(file, _members(rows, pictures, bar))
+        job.finished.keep(key, file, {"sha256": sha256_of(file)})
+    return key
+
+
+@lru_cache(maxsize=1)
+def _load_model(base: Path, tuned: Path | None, digest: str, device: str) -> StableDiffusionPipeline:
+    """The model of this `model_sha256`; a process that draws many shards loads it once."""
+    assert digest == model_sha256(base, tuned), f"{tuned or base} was changed meanwhile"
+    return load_pipeline(base, tuned).to(device)
+
+
+def _members(
+    rows: list[dict[str, Any]], pictures: Iterable[NDArray[np.uint8]], bar: "tqdm[NoReturn]"
+) -> Iterator[tuple[str, bytes]]:
+    for row, picture in zip(rows, pictures, strict=True):
+        yield row["member"], encode_png(Image.fromarray(picture))
+        bar.update()
 
 
 def _plan(images: Mapping[str, Path], params: Generate) -> list[dict[str, Any]]:
@@ -95,7 +145,8 @@ def main() -> None:
     params = load_params()
     tuned = paths.TUNED / params.export.weights if model == "tuned" else None
     images = paths.of_datasets(paths.IMAGES, params.datasets)
-    generate(images, paths.BASE, tuned, paths.GENERATED / model, params.generate)
+    finished = Finished.of_stage("generate", model)
+    generate(images, paths.BASE, tuned, paths.GENERATED / model, params.generate, finished)
 
 
 if __name__ == "__main__":

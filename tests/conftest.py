@@ -129,6 +129,7 @@ def ray_address() -> Iterator[str]:
     """A Ray cluster of two nodes with a CPU each, both on this machine."""
     with pytest.MonkeyPatch.context() as patched, TemporaryDirectory(prefix="ray-") as folder:  # its sockets' paths
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")  # must be short, so not below pytest's folder
+        patched.setenv("RAY_worker_niceness", "0")  # else whatever else runs here comes first
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -68,20 +69,21 @@ def write_token_table(tokens: Path, images: dict[str, Path], left_out: Container
 
 def write_generated(folder: Path, images: Path, pictures: list[NDArray[np.uint8]], seed: int = 0) -> None:
     """One of `pictures` for each validation image, as generate leaves them."""
-    folder.mkdir(parents=True)
     validation = [
         row for dataset in ("coco", "flickr8k") for row in read_index(images / dataset) if row["split"] == "validation"
     ]
-    rows: list[dict[str, Any]] = [
-        {
-            "id": row["id"],
-            "dataset": row["dataset"],
-            "shard": "00000.tar",
-            "member": f"{row['dataset']}-{row['id']}.png",
-            "prompt": row["captions"][0].strip(),
-            "seed": seed,
-        }
+    rows = [
+        {"id": row["id"], "dataset": row["dataset"], "prompt": row["captions"][0].strip(), "seed": seed}
         for row in validation
     ]
+    write_drawn(folder, rows, pictures)
+
+
+def write_drawn(
+    folder: Path, rows: list[dict[str, Any]], pictures: list[NDArray[np.uint8]], schema: pa.Schema = GENERATED_SCHEMA
+) -> None:
+    """Pictures of `rows` in one shard, as generate and reconstruct leave them."""
+    folder.mkdir(parents=True)
+    rows = [row | {"shard": "00000.tar", "member": f"{row['dataset']}-{row['id']}.png"} for row in rows]
     write_shard(folder / "00000.tar", [(row["member"], png(p)) for row, p in zip(rows, pictures, strict=True)])
-    write_index(folder / INDEX, rows, GENERATED_SCHEMA)
+    write_index(folder / INDEX, rows, schema)

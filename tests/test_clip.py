@@ -1,4 +1,4 @@
-"""CLIPScore and CMMD by hand-computed values; a small CLIP of random weights for what lies between."""
+"""A small CLIP of random weights: its embeddings, and where they go."""
 
 import shutil
 from pathlib import Path
@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from finetune.clip import DEVIATION, MEAN, Clip, clip_score, cmmd
+from finetune.clip import DEVIATION, MEAN, Clip
 from finetune.errors import InputError
 from finetune.feature_set import read_feature_set
 from finetune.features import Extractor
-from stages.features import features
-from tests.image_sets import shapes
+from stages.features import drawn_pictures, features
+from stages.generate import SCHEMA as GENERATED_SCHEMA
+from stages.reconstruct import SCHEMA as RECONSTRUCTED_SCHEMA
+from tests.image_sets import shapes, write_drawn
 
 
 @pytest.fixture(scope="module")
@@ -33,31 +35,6 @@ def clip_folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         if not (folder / name).exists():
             shutil.copy(tiny_base / "tokenizer" / name, folder / name)
     return folder
-
-
-def unit(*rows: tuple[float, ...]) -> np.ndarray:
-    values = np.array(rows, np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
-
-
-def test_clip_score_is_a_hundred_times_the_mean_cosine_and_never_negative() -> None:
-    pictures, captions = unit((1, 0), (1, 0), (1, 0)), unit((3, 4), (1, 0), (-1, 0))
-    assert clip_score(pictures, captions) == pytest.approx(100 * (0.6 + 1 + 0) / 3)
-
-
-def test_cmmd_of_two_pairs_by_hand() -> None:
-    """Within a pair all is equal; between them the squared distance is 2: 1000 (1 + 1 - 2 exp(-2 / 200))."""
-    a, b = unit((1, 0), (1, 0)), unit((0, 1), (0, 1))
-    assert cmmd(a, b) == pytest.approx(1000 * (2 - 2 * np.exp(-0.01)), rel=1e-9)
-    assert cmmd(a, a) == pytest.approx(0, abs=1e-9)
-
-
-def test_cmmd_is_0_on_average_for_equal_distributions() -> None:
-    rng = np.random.default_rng(0)
-    sets = [unit(*rng.normal(size=(40, 4)).tolist()) for _ in range(40)]
-    values = [cmmd(a, b) for a, b in zip(sets[::2], sets[1::2], strict=True)]
-    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
-    assert min(values) < 0 < max(values)
 
 
 def test_embeddings_are_of_length_one_and_those_of_the_model(clip_folder: Path) -> None:
@@ -92,10 +69,11 @@ def test_the_feature_stage_keeps_what_clip_sees_and_reads(
     quick = Extractor("fd_quick", "kid_quick", 8, lambda images: images.mean(dim=(2, 3)))
     monkeypatch.setattr("stages.features.load_extractor", lambda _: quick)
     (tmp_path / "quick.pth").write_bytes(b"weights")
-    row = {"id": "", "dataset": "coco", "split": "tuned"}
-    for name, rows in {"drawn": row | {"prompt": "a star"}, "reconstructed": row}.items():
-        pictures = iter([(rows, picture) for picture in shapes(1, 5)])
-        features(pictures, tmp_path, tmp_path / "quick.pth", tmp_path / name, 2, clip_folder)
+    rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(5)]
+    for name, schema in {"drawn": GENERATED_SCHEMA, "reconstructed": RECONSTRUCTED_SCHEMA}.items():
+        write_drawn(tmp_path / "pictures" / name, rows, shapes(1, 5), schema)
+        parts = drawn_pictures(tmp_path / "pictures" / name, name)
+        features(parts, tmp_path, tmp_path / "quick.pth", tmp_path / name, 2, clip_folder)
     drawn, reconstructed = (read_feature_set(tmp_path / name) for name in ("drawn", "reconstructed"))
     assert drawn.clip_pictures is not None
     assert np.array_equal(drawn.clip_pictures, reconstructed.clip_pictures)

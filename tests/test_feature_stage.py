@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +11,9 @@ from finetune.errors import InputError
 from finetune.feature_set import FeatureSet, read_feature_set
 from finetune.features import Extractor
 from finetune.params import Fid, load_params
-from finetune.shards import read_index
-from stages.features import drawn_pictures, features, real_pictures
-from tests.image_sets import folders, shapes, write_generated, write_token_table
+from finetune.shards import read_images, read_index
+from stages.features import Part, drawn_pictures, features, real_pictures
+from tests.image_sets import folders, shapes, write_drawn, write_generated, write_token_table
 
 PARAMS = load_params()
 FID = PARAMS.fid.model_copy(update={"floor_splits": 2})
@@ -30,13 +29,13 @@ def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "quick.pth"
 
 
-def real(images: Path, tmp_path: Path, fid: Fid = FID) -> Any:
+def real(images: Path, tmp_path: Path, fid: Fid = FID) -> list[Part]:
     if not (tmp_path / "tokens").exists():
         write_token_table(tmp_path / "tokens", folders(images))
     return real_pictures(folders(images), tmp_path / "tokens", fid, GENERATE)
 
 
-def run(pictures: Any, extractor: Path, tmp_path: Path) -> FeatureSet:
+def run(pictures: list[Part], extractor: Path, tmp_path: Path) -> FeatureSet:
     features(pictures, tmp_path / "source", extractor, tmp_path / "features", batch_size=4)
     return read_feature_set(tmp_path / "features")
 
@@ -51,8 +50,9 @@ def test_all_validation_images_and_as_many_training_images_as_the_floor_needs(
 
 
 def test_rows_and_features_are_in_one_order(images: Path, extractor: Path, tmp_path: Path) -> None:
-    pictures = list(real(images, tmp_path))
-    made = run(pictures, extractor, tmp_path)
+    parts = real(images, tmp_path)
+    made = run(parts, extractor, tmp_path)
+    pictures = [picture for part in parts for picture in read_images(part.folder, part.rows)]
     assert [row["id"] for row in made.rows] == [row["id"] for row, _ in pictures]
     assert [row["sha256"] for row in made.rows] == [hashlib.sha256(p.tobytes()).hexdigest() for _, p in pictures]
     tiles = [p.reshape(4, 16, 4, 16, 3).mean(axis=(1, 3)) for _, p in pictures]
@@ -96,12 +96,12 @@ def test_pictures_of_one_color_are_refused(images: Path, extractor: Path, tmp_pa
 
 
 def test_one_picture_of_one_color_in_a_hundred_is_let_pass(extractor: Path, tmp_path: Path) -> None:
-    row = {"id": "", "dataset": "coco", "split": "tuned"}
-    pictures = [(row, picture) for picture in [*shapes(8, 99), np.zeros((64, 64, 3), np.uint8)]]
-    assert len(run(pictures, extractor, tmp_path).rows) == 100
+    rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(100)]
+    write_drawn(tmp_path / "tuned", rows, [*shapes(8, 99), np.zeros((64, 64, 3), np.uint8)])
+    assert len(run(drawn_pictures(tmp_path / "tuned", "tuned"), extractor, tmp_path).rows) == 100
 
 
 def test_a_floor_of_more_images_than_there_are_is_refused_by_key(images: Path, tmp_path: Path) -> None:
     many = FID.model_copy(update={"floor_splits": 5})
     with pytest.raises(InputError, match=r"fid\.floor_splits is 5, .* needs 30 of 24 training images; lower"):
-        next(iter(real(images, tmp_path, many)))
+        real(images, tmp_path, many)

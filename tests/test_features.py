@@ -77,7 +77,24 @@ def test_features_are_float32_rows_in_the_order_of_the_images() -> None:
     assert features == pytest.approx(np.array([(1, 2, 3), (40, 50, 60), (255, 0, 255)]), abs=1e-4)
 
 
-def test_no_more_than_a_batch_is_taken_from_the_images() -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_no_feature_depends_on_the_number_of_threads(inception: Path) -> None:
+    extractor, images = load_extractor(inception), pictures(5, side=96)
+    alone = extract(extractor, images, batch_size=2)
+    torch.set_num_threads(3)
+    assert np.array_equal(extract(extractor, images, batch_size=2), alone)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_no_more_than_a_batch_for_each_thread_is_taken_from_the_images() -> None:
     taken = 0
 
     def counted() -> Iterator[np.ndarray]:
@@ -103,6 +120,7 @@ def test_features_that_are_not_finite_are_an_error() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit, which the Inception file needs
+@pytest.mark.usefixtures("one_thread")  # clean-fid's own bits depend on their number
 def test_inception_features_equal_clean_fid_s_own_bit_for_bit(inception: Path, tmp_path: Path) -> None:
     images = pictures(5, side=96)
     folder = tmp_path / "pictures"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,15 @@ from typing import Any
 
 import pytest
 
+from finetune.features import EFFICIENTNET
 from finetune.finished import Finished
+from finetune.params import load_params
+from stages import generate as generate_stage
 from stages import latents as latents_stage
 from stages import preprocess as preprocess_stage
+from stages.features import drawn_pictures, features
 from tests.archives import ROOT, picture, write_coco
+from tests.image_sets import folders
 from tests.test_preprocess import PARAMS, contents
 
 
@@ -87,6 +93,31 @@ def test_a_worker_killed_in_the_middle_of_latents_costs_its_shard_alone(
     run(tmp_path / "there")
     assert contents(tmp_path / "there" / "out") == contents(tmp_path / "here" / "out")
     assert Counter((tmp_path / "there" / "log").read_text().split()) == {"0": 1, "1": 2}
+
+
+def test_pictures_and_features_are_the_same_wherever_they_are_made(
+    ray_address: str,
+    images: Path,
+    tiny_base: Path,
+    efficientnet_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generate_stage, "SHARD_IMAGES", 2)
+    params = load_params().generate.model_copy(update={"images": 4, "num_inference_steps": 2})
+    extractor = shutil.copy(efficientnet_weights, tmp_path / EFFICIENTNET)
+
+    def run(folder: Path) -> None:
+        finished = Finished(folder / "finished")
+        generate_stage.generate(folders(images), tiny_base, None, folder / "base", params, finished)
+        drawn = drawn_pictures(folder / "base", "base")
+        features(drawn, folder / "base", extractor, folder / "features", batch_size=3)
+
+    run(tmp_path / "here")
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    run(tmp_path / "there")
+    for output in ("base", "features"):
+        assert contents(tmp_path / "there" / output) == contents(tmp_path / "here" / output)
 
 
 def test_the_stages_commands_run_on_the_cluster(ray_address: str, tiny_base: Path, tmp_path: Path) -> None:
