@@ -29,8 +29,9 @@ from bench.inputs import write_pictures, write_training_inputs
 from bench.models import NOISE, SCALING_FACTOR, SMALL, flops, write_model
 from finetune.denoiser import Denoiser
 from finetune.latents import encode_moments
-from finetune.models import load_text_encoder, load_tokenizer, load_unet, load_vae
+from finetune.models import load_text_encoder, load_unet, load_vae
 from finetune.params import Train, load_params
+from finetune.tokenizer import load_tokenizer
 from finetune.training import History, Trainer
 
 SIDE = 256  # pixels

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
 
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.nonfinite import first_not_finite
+from finetune.tokenizer import load_tokenizer
 
 disable_progress_bar()  # of transformers, for loading: a stage shows progress of its own
 
@@ -31,10 +32,6 @@ def load_vae(folder: Path) -> AutoencoderKL:
 def load_text_encoder(folder: Path) -> CLIPTextModel:
     """Frozen, fp32."""
     return _load(CLIPTextModel, folder, dtype=torch.float32).requires_grad_(False).eval()
-
-
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    return _load(CLIPTokenizer, folder)
 
 
 def load_scheduler(folder: Path) -> DDIMScheduler:
@@ -76,7 +73,7 @@ def model_sha256(base: Path, tuned: Path | None = None) -> str:
 def _load(kind: Any, folder: Path, **options: Any) -> Any:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; run `dvc repro`")
-    extra = {} if kind in (CLIPTokenizer, DDIMScheduler) else {"use_safetensors": True}
+    extra = {} if kind is DDIMScheduler else {"use_safetensors": True}
     try:
         part = kind.from_pretrained(folder, local_files_only=True, **extra, **options)
     except (OSError, ValueError) as error:

@@ -22,10 +22,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from finetune.checkpoint import load_checkpoint, save_checkpoint
-from finetune.models import load_text_encoder, load_tokenizer, load_vae
+from finetune.models import load_text_encoder, load_vae
 from finetune.outputs import write_json
 from finetune.scenes import captions, draw, make_scene
 from finetune.seeding import generator
+from finetune.tokenizer import load_tokenizer
 from sample.progress import Progress
 
 BASE = Path("sample/base")

@@ -18,11 +18,11 @@ from finetune.arrays import array_writer
 from finetune.checksums import sha256_of
 from finetune.duplicates import HeldOut
 from finetune.errors import InputError
-from finetune.models import load_tokenizer
 from finetune.outputs import whole_directory, write_json
 from finetune.params import Tokenize, load_params
 from finetune.shards import INDEX, index_writer, read_batches
 from finetune.stage import run_stage
+from finetune.tokenizer import load_tokenizer
 
 LENGTH = 77  # positions of CLIP's text encoder, start and end included
 SCHEMA = pa.schema(

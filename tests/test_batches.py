@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from finetune.batches import Batch, CaptionedLatents, Schedule, training_batch
-from finetune.models import load_tokenizer
 from finetune.seeding import derive_seed, generator
 from finetune.shards import spread
+from finetune.tokenizer import load_tokenizer
 
 
 def test_every_epoch_is_a_permutation_of_its_own() -> None:

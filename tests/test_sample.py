@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from finetune.models import load_tokenizer, load_vae
+from finetune.models import load_vae
 from finetune.scenes import make_scene
+from finetune.tokenizer import load_tokenizer
 from sample import train_vae
 from sample.train_text import labels_of
 

@@ -13,9 +13,9 @@ from transformers import CLIPTokenizer
 
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
-from finetune.models import load_tokenizer
 from finetune.params import Tokenize
 from finetune.shards import INDEX, write_index
+from finetune.tokenizer import load_tokenizer
 from stages.preprocess import SCHEMA
 from stages.tokenize_captions import LENGTH, clean_captions, count_truncated, token_ids, tokenize
 from tests.archives import PHOTOS, needs_photos

@@ -12,8 +12,8 @@ import yaml
 
 from finetune import paths
 from finetune.latents import vae_sha256
-from finetune.models import load_tokenizer
 from finetune.params import Train, load_params
+from finetune.tokenizer import load_tokenizer
 
 IMAGES = {"coco": (10, 4), "flickr8k": (6, 2)}  # training and validation images
 STEPS = 12
