@@ -13,8 +13,8 @@ help: ## this list
 repro: $(READY) ## run every stage whose inputs changed (dvc repro)
 	dvc repro
 
-test: lint ## ruff, mypy and all tests
-	pytest
+test: lint ## ruff, mypy and all tests, some files at a time
+	OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/e2e tests
 
 setup: $(READY) ## the virtual environment with the locked packages
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from diffusers import AutoencoderKL
 
 from finetune.architecture import Architecture, half_of
+from finetune.denoiser import Denoiser
 from finetune.params import Train
 from finetune.traces import Trace, trace_drawing, trace_training_step
 
@@ -43,13 +45,12 @@ def training_memory(architecture: Architecture, train: Train) -> tuple[Memory, T
     half, shape = half_of(train), architecture.latent_shape
     step = trace_training_step(denoiser, shape, train.batch_size, train.gradient_accumulation_steps, half)
     look = trace_drawing(denoiser, vae, shape, train.sample_images, half)
-    learned = [*denoiser.learned().values()]
-    size = sum(weight.nbytes for weight in learned)
+    weights, optimizer, size = lasting_bytes(denoiser, vae, train)
     # PyTorch's plain AdamW makes the square roots of all its second moments at once
     roots = size if train.optimizer == "adamw" else 0
     memory = Memory(
-        weights=size_of(denoiser) + size_of(vae),
-        optimizer=sum(optimizer_bytes(weight.numel(), train.optimizer) for weight in learned),
+        weights=weights,
+        optimizer=optimizer,
         average=size,
         gradients=size,
         step=step.peak,
@@ -57,6 +58,13 @@ def training_memory(architecture: Architecture, train: Train) -> tuple[Memory, T
         look=look.peak,
     )
     return memory, step
+
+
+def lasting_bytes(denoiser: Denoiser, vae: AutoencoderKL, train: Train) -> tuple[int, int, int]:
+    """Of all weights, of the optimizer's state, and of the weights that learn."""
+    learned = [*denoiser.learned().values()]
+    state = sum(optimizer_bytes(weight.numel(), train.optimizer) for weight in learned)
+    return size_of(denoiser) + size_of(vae), state, sum(weight.nbytes for weight in learned)
 
 
 def optimizer_bytes(weights: int, kind: str) -> int:
@@ -94,7 +102,10 @@ def remedies(train: Train) -> Iterator[dict[str, object]]:
 
 def first_that_fits(architecture: Architecture, train: Train, limit: int) -> tuple[dict[str, object], Memory] | None:
     for change in remedies(train):
-        memory, _ = training_memory(architecture, train.model_copy(update=change))
+        changed = train.model_copy(update=change)
+        if sum(lasting_bytes(architecture.denoiser(changed), architecture.autoencoder(), changed)) > limit:
+            continue  # no need to trace its step
+        memory, _ = training_memory(architecture, changed)
         if memory.peak <= limit:
             return change, memory
     return None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.e2e.conftest import ROOT, Copy
+from tests.e2e.conftest import ROOT, SMALL, Copy
 
 PHOTOS = Path(os.environ.get("PHOTOS", ROOT.parent / "shared" / "photos"))
 
@@ -16,6 +16,9 @@ PHOTOS = Path(os.environ.get("PHOTOS", ROOT.parent / "shared" / "photos"))
 def test_real_photos_go_through_every_stage(copy: Copy) -> None:
     (copy.root / "photos").symlink_to(PHOTOS.resolve())
     copy.run("make", "preset", "P=photos")
+    for section, values in SMALL.items():
+        for key, value in values.items():
+            copy.set_param(section, key, value=value)
     copy.dvc("repro")
 
     # of 120 and 58 photos, 1 and 5 have a side below 256 pixels
