@@ -1,4 +1,7 @@
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import combinations
 
@@ -20,7 +23,7 @@ from finetune.pixels import (
     to_square,
 )
 from finetune.shards import encode_png
-from tests.archives import PHOTOS, needs_photos
+from tests.archives import PHOTOS, ROOT, needs_photos
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -168,6 +171,26 @@ def test_resizing_is_pillow_s_bicubic_filter_to_two_levels(size: tuple[int, int]
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
     expected = image.crop(crop_box(size, crop)).resize((SIDE, SIDE), Resampling.BICUBIC)
     assert abs(np.asarray(to_square(image, crop)).astype(int) - np.asarray(expected)).max() <= 2
+
+
+NOISE = """
+import hashlib, numpy as np
+from PIL import Image
+from finetune.pixels import to_square
+pixels = np.random.default_rng(0).integers(0, 256, (900, 700, 3), np.uint8)
+squares = [to_square(Image.fromarray(pixels).crop((0, 0, *size)), "center") for size in ((300, 333), (700, 900))]
+print(hashlib.sha256(b"".join(square.tobytes() for square in squares)).hexdigest())
+"""
+
+
+def test_the_same_bytes_with_a_processor_s_vector_instructions_and_without() -> None:
+    digests = {
+        subprocess.check_output(
+            [sys.executable, "-c", NOISE], cwd=ROOT, env=os.environ | {"ATEN_CPU_CAPABILITY": instructions}
+        )
+        for instructions in ("default", "avx2", "avx512")
+    }
+    assert len(digests) == 1
 
 
 def test_a_picture_of_the_right_size_keeps_its_pixels() -> None:
