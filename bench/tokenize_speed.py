@@ -32,7 +32,7 @@ IMAGES, VALIDATION = 126_000, 6_000  # the second are among the first
 CAPTIONS = 5  # per image
 BATCH = 1000  # captions, of the peer that takes several at once
 SHARE = 20  # a peer takes one of so many images: the ratios are per caption
-ROUNDS = 3
+ROUNDS = 2
 PARAMS = Tokenize(max_captions=CAPTIONS, min_words=2, near_duplicate_bits=8, max_dropped=1.0)
 
 
