@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from finetune.coco import ANNOTATIONS
 from finetune.errors import InputError
-from finetune.pixels import Crop, to_square
+from finetune.pixels import SIDE, Crop, crop_box
 from finetune.zip_archive import members, open_text
 
 Mask = NDArray[np.bool_]
@@ -53,7 +53,8 @@ def read_masks(folder: Path, half: str, sizes: Mapping[int, Size], crop: Crop, s
     for instance in _entries(folder, half, "annotations", _Instance):
         if instance.image_id not in sizes:
             continue
-        square = to_square(_draw(instance.segmentation, sizes[instance.image_id]), crop)
+        drawn = _draw(instance.segmentation, sizes[instance.image_id])
+        square = drawn.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=crop_box(drawn.size, crop))
         mask = np.asarray(square.resize((side, side), Image.Resampling.BOX)) >= 128
         known = masks.setdefault(instance.image_id, {})
         name = names[instance.category_id]

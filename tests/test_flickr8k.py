@@ -45,6 +45,14 @@ def test_a_line_of_another_form_is_named(tmp_path: Path) -> None:
         listed(list_flickr8k, folder)
 
 
+def test_a_caption_longer_than_any_is_named_and_a_blank_one_is_none(tmp_path: Path) -> None:
+    folder = write_flickr8k(tmp_path, PICTURES, TOKENS + f"1_a.jpg#9\t{'long ' * 2001}\n", LISTS)
+    with pytest.raises(InputError, match=r"Flickr8k\.token\.txt, line 7: '1_a\.jpg#9.*long"):
+        listed(list_flickr8k, folder)
+    listing = listed(list_flickr8k, write_flickr8k(tmp_path, PICTURES, "1_a.jpg#0\t \n2_b.jpg#0\ttext\n", LISTS))
+    assert "1_a.jpg" in listing.dropped["no_caption"]
+
+
 def test_a_missing_list_and_another_encoding_are_named(tmp_path: Path) -> None:
     folder = write_flickr8k(tmp_path, PICTURES, TOKENS, {"train": "", "dev": ""})
     with pytest.raises(InputError, match=r"holds no Flickr_8k\.testImages\.txt"):

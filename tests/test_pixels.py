@@ -1,4 +1,7 @@
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import combinations
 
@@ -8,9 +11,19 @@ from PIL import Image, ImageCms
 from PIL.Image import Resampling
 
 from finetune.originals import DroppedError
-from finetune.pixels import SIDE, _transform_to_srgb, decode, encode_jpeg, perceptual_hash, to_square
+from finetune.pixels import (
+    SIDE,
+    Crop,
+    _transform_to_srgb,
+    crop_box,
+    decode,
+    encode_jpeg,
+    perceptual_hash,
+    to_rgb,
+    to_square,
+)
 from finetune.shards import encode_png
-from tests.archives import PHOTOS, needs_photos
+from tests.archives import PHOTOS, ROOT, needs_photos
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -23,6 +36,10 @@ def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 def colors(image: Image.Image) -> set[tuple[int, ...]]:
     return {tuple(color) for color in np.asarray(image).reshape(-1, 3).tolist()}
+
+
+def rgb(content: bytes) -> Image.Image:
+    return to_rgb(decode(content, 1))
 
 
 def test_exif_rotation_is_undone() -> None:
@@ -38,26 +55,26 @@ def test_exif_rotation_is_undone() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
-    picture = decode(saved(Image.new("RGB", (8, 8), "white").convert(mode), "TIFF"), 1)
+    picture = rgb(saved(Image.new("RGB", (8, 8), "white").convert(mode), "TIFF"))
     assert picture.mode == "RGB"
     assert colors(picture) == {(255, 255, 255)}
 
 
 def test_16_bit_gray_keeps_its_scale() -> None:
     ramp = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
-    picture = decode(saved(Image.fromarray(ramp)), 1)
+    picture = rgb(saved(Image.fromarray(ramp)))
     assert np.asarray(picture)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 def test_values_without_a_known_range_are_dropped() -> None:
     with pytest.raises(DroppedError, match="unknown_range"):
-        decode(saved(Image.new("F", (8, 8)), "TIFF"), 1)
+        rgb(saved(Image.new("F", (8, 8)), "TIFF"))
 
 
 def test_transparency_shows_white() -> None:
     clear = Image.new("RGBA", (4, 4), (*RED, 0))
     clear.putpixel((0, 0), (*RED, 255))
-    picture = decode(saved(clear), 1)
+    picture = rgb(saved(clear))
     assert picture.getpixel((0, 0)) == RED
     assert picture.getpixel((1, 1)) == (255, 255, 255)
 
@@ -66,7 +83,7 @@ def test_a_transparent_palette_color_shows_white() -> None:
     image = Image.new("P", (4, 4), 0)
     image.putpalette([*RED, *BLUE])
     image.putpixel((0, 0), 1)
-    picture = decode(saved(image, transparency=0), 1)
+    picture = rgb(saved(image, transparency=0))
     assert picture.getpixel((0, 0)) == BLUE
     assert picture.getpixel((1, 1)) == (255, 255, 255)
 
@@ -75,8 +92,16 @@ def test_colors_are_converted_from_the_embedded_profile() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exchanged = srgb.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
     image = Image.new("RGB", (4, 4), (10, 200, 30))
-    assert colors(decode(saved(image, icc_profile=srgb), 1)) == {(10, 200, 30)}
-    assert colors(decode(saved(image, icc_profile=exchanged), 1)) == {(30, 200, 10)}
+    assert colors(rgb(saved(image, icc_profile=srgb))) == {(10, 200, 30)}
+    assert colors(rgb(saved(image, icc_profile=exchanged))) == {(30, 200, 10)}
+
+
+@pytest.mark.parametrize("side", [64, 2 * SIDE])
+def test_the_profile_counts_whether_a_picture_shrinks_or_grows(side: int) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exchanged = srgb.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
+    image = Image.new("RGB", (side, side), (10, 200, 30))
+    assert colors(to_square(decode(saved(image, icc_profile=exchanged), 1), "center")) == {(30, 200, 10)}
 
 
 @pytest.mark.parametrize(("gain", "converted"), [(1.0, False), (0.9, True)])
@@ -94,7 +119,7 @@ def test_a_broken_profile_and_one_of_another_color_space_change_nothing() -> Non
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     image = Image.new("RGB", (4, 4), (10, 200, 30))
     for profile in (srgb[:200], lab):
-        assert colors(decode(saved(image, icc_profile=profile), 1)) == {(10, 200, 30)}
+        assert colors(rgb(saved(image, icc_profile=profile))) == {(10, 200, 30)}
 
 
 def test_the_shorter_side_counts_and_a_small_one_is_dropped() -> None:
@@ -138,6 +163,39 @@ def test_center_takes_the_middle_square_and_squash_takes_all() -> None:
     squashed = to_square(image, "squash")
     assert squashed.size == (SIDE, SIDE)
     assert {squashed.getpixel((x, 256)) for x in (5, 256, 506)} == {RED, GREEN, BLUE}
+
+
+@pytest.mark.parametrize("size", [(300, 300), (301, 517), (640, 480), (1333, 900)])
+@pytest.mark.parametrize("crop", ["center", "squash"])
+def test_resizing_is_pillow_s_bicubic_filter_to_two_levels(size: tuple[int, int], crop: Crop) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+    expected = image.crop(crop_box(size, crop)).resize((SIDE, SIDE), Resampling.BICUBIC)
+    assert abs(np.asarray(to_square(image, crop)).astype(int) - np.asarray(expected)).max() <= 2
+
+
+NOISE = """
+import hashlib, numpy as np
+from PIL import Image
+from finetune.pixels import to_square
+pixels = np.random.default_rng(0).integers(0, 256, (900, 700, 3), np.uint8)
+squares = [to_square(Image.fromarray(pixels).crop((0, 0, *size)), "center") for size in ((300, 333), (700, 900))]
+print(hashlib.sha256(b"".join(square.tobytes() for square in squares)).hexdigest())
+"""
+
+
+def test_the_same_bytes_with_a_processor_s_vector_instructions_and_without() -> None:
+    digests = {
+        subprocess.check_output(
+            [sys.executable, "-c", NOISE], cwd=ROOT, env=os.environ | {"ATEN_CPU_CAPABILITY": instructions}
+        )
+        for instructions in ("default", "avx2", "avx512")
+    }
+    assert len(digests) == 1
+
+
+def test_a_picture_of_the_right_size_keeps_its_pixels() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+    assert to_square(image, "center").tobytes() == image.tobytes()
 
 
 def test_shrinking_does_not_alias() -> None:
@@ -199,7 +257,7 @@ def test_odd_real_files_become_a_picture_or_a_drop(name: str) -> None:
     [path] = (PHOTOS / "odd").rglob(name)
     if name in DROPPED:
         with pytest.raises(DroppedError, match=DROPPED[name]):
-            decode(path.read_bytes(), 1)
+            to_square(decode(path.read_bytes(), 1), "center")
     else:
         square = to_square(decode(path.read_bytes(), 1), "center")
         assert (square.mode, square.size) == ("RGB", (SIDE, SIDE))

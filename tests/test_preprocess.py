@@ -1,29 +1,28 @@
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from finetune.errors import InputError
 from finetune.finished import Finished
-from finetune.originals import Original
-from finetune.params import PreprocessDataset
 from finetune.pixels import decode, to_square
 from finetune.shards import INDEX, read_images, read_index
 from stages.preprocess import preprocess
-from tests.archives import PHOTOS, ROOT, needs_photos, picture, write_coco, write_flickr8k, write_zip
-
-PARAMS = PreprocessDataset(format="coco", crop="center", min_side=16, jpeg_quality=95, shards=3, max_dropped=0.0)
-TOLERANT = PARAMS.model_copy(update={"max_dropped": 1.0})
-TRAIN, VALIDATION = range(1, 9), range(11, 14)
+from tests.archives import PHOTOS, needs_photos, picture, write_coco, write_flickr8k, write_zip
+from tests.preprocessed import (
+    PARAMS,
+    TOLERANT,
+    contents,
+    drops,
+    forget,
+    replace_train,
+    run,
+    shard_of,
+    write_archives,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,52 +32,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    return write_coco(tmp_path / "raw", {i: picture(i) for i in TRAIN}, {i: picture(i) for i in VALIDATION})
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of the originals whose bytes were read, in order: what a run really did."""
-    ids: list[str] = []
-    read = Original.read
-
-    def noted(original: Original) -> bytes:
-        ids.append(original.id.lstrip("0"))
-        return read(original)
-
-    monkeypatch.setattr(Original, "read", noted)
-    return ids
-
-
-def replace_train(coco: Path, changed: dict[int, bytes]) -> None:
-    """Other bytes for some training pictures, under the same captions."""
-    pictures = {i: picture(i) for i in TRAIN} | changed
-    write_zip(coco / "train2017.zip", {f"train2017/{i:012d}.jpg": content for i, content in pictures.items()})
-
-
-def run(raw: Path, params: PreprocessDataset = PARAMS, dataset: str = "coco") -> tuple[Path, list[dict[str, Any]]]:
-    images = raw.parent / "images"
-    preprocess(dataset, raw, images, raw.parent / "metrics.json", params, Finished(raw.parent / "finished"))
-    return images, read_index(images)
-
-
-def forget(raw: Path) -> None:
-    """As if nothing had ever been run."""
-    for name in ("images", "finished"):
-        shutil.rmtree(raw.parent / name, ignore_errors=True)
-
-
-def drops(images: Path) -> Any:
-    return json.loads((images / "drops.json").read_text())
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def shard_of(rows: list[dict[str, Any]], number: int) -> str:
-    (shard,) = {row["shard"] for row in rows if row["id"] == f"{number:012d}"}
-    return shard
+    return write_archives(tmp_path / "raw")
 
 
 def test_the_index_has_a_row_per_picture_in_shard_order(coco: Path) -> None:
@@ -187,97 +141,6 @@ def test_the_crop_rule_and_the_quality_reach_the_pixels(coco: Path) -> None:
     assert (images / coarse[0]["shard"]).stat().st_size < size
 
 
-def test_nothing_changed_nothing_is_decoded(coco: Path, decoded: list[str]) -> None:
-    before = contents(run(coco)[0])
-    decoded.clear()
-    shutil.rmtree(coco.parent / "images")  # as DVC does before it runs a stage again
-    assert contents(run(coco)[0]) == before
-    assert decoded == []
-
-
-def test_a_killed_run_goes_on_with_the_next_shard(
-    coco: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight = contents(run(coco)[0])
-    order = list(decoded)
-    forget(coco)
-    decoded.clear()
-    with monkeypatch.context() as patched:
-        patched.setattr("stages.preprocess.to_square", kill_after(7))
-        with pytest.raises(KeyboardInterrupt):
-            run(coco)
-    assert decoded == order[:8]
-    decoded.clear()
-    assert contents(run(coco)[0]) == straight
-    assert 0 < len(decoded) < len(order)
-    assert decoded == order[-len(decoded) :]
-
-
-def kill_after(calls: int) -> Any:
-    def work() -> Iterator[None]:
-        yield from [None] * calls
-        raise KeyboardInterrupt
-
-    left = work()
-
-    def square(*arguments: Any) -> Any:
-        next(left)
-        return to_square(*arguments)
-
-    return square
-
-
-def test_pictures_more_cost_only_the_shards_that_they_go_to(coco: Path, decoded: list[str]) -> None:
-    run(coco)
-    decoded.clear()
-    more = {i: picture(i) for i in (*TRAIN, 99)}
-    write_coco(coco, more, {i: picture(i) for i in VALIDATION})
-    _, rows = run(coco)
-    assert len(rows) == 12
-    assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in rows if row["shard"] == shard_of(rows, 99))
-
-
-def test_a_picture_that_changed_is_decoded_again_and_its_shard_with_it(coco: Path, decoded: list[str]) -> None:
-    _, before = run(coco)
-    decoded.clear()
-    replace_train(coco, {3: picture(33)})
-    _, after = run(coco)
-    assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in after if row["shard"] == shard_of(after, 3))
-    assert [a["id"] for a, b in zip(before, after, strict=True) if a["sha256"] != b["sha256"]] == ["000000000003"]
-
-
-def test_a_corrected_caption_costs_nothing_and_arrives(coco: Path, decoded: list[str]) -> None:
-    run(coco)
-    decoded.clear()
-    archive = coco / "annotations_trainval2017.zip"
-    archive.write_bytes(archive.read_bytes())
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tests.archives.coco_json", corrected)
-        write_coco(coco, {i: picture(i) for i in TRAIN}, {i: picture(i) for i in VALIDATION})
-    _, rows = run(coco)
-    assert decoded == []
-    assert {tuple(row["captions"]) for row in rows} == {("corrected",)}
-
-
-def corrected(captions: dict[int, list[str]]) -> bytes:
-    content = {
-        "images": [{"id": image, "file_name": f"{image:012d}.jpg"} for image in captions],
-        "annotations": [{"id": image, "image_id": image, "caption": "corrected"} for image in captions],
-    }
-    return json.dumps(content).encode()
-
-
-def test_a_mended_archive_is_read_again(coco: Path) -> None:
-    """Its table of contents is the same as before, so the drop must not be remembered."""
-    archive = coco / "train2017.zip"
-    whole = archive.read_bytes()
-    archive.write_bytes(whole.replace(picture(1), picture(1)[:-20] + bytes(20)))
-    images, _ = run(coco, TOLERANT)
-    assert drops(images)["dropped"] == {"damaged_in_archive": ["000000000001.jpg"]}
-    archive.write_bytes(whole)
-    assert drops(run(coco)[0]) == {"kept": 11, "dropped": {}}
-
-
 def test_flickr8k_goes_the_same_way(tmp_path: Path) -> None:
     pictures = {f"Flicker8k_Dataset/{name}.jpg": picture(i) for i, name in enumerate(("1_a", "2_b"))}
     tokens = "1_a.jpg#0\tA caption .\n2_b.jpg#0\tAnother .\n"
@@ -306,14 +169,16 @@ def test_real_archives_become_shards(tmp_path: Path, dataset: str, kept: dict[st
 
 
 @needs_photos
-def test_odd_real_files_in_an_archive_are_kept_or_told(tmp_path: Path) -> None:
-    odd = [path for path in sorted((PHOTOS / "odd").rglob("*.*")) if path.suffix in (".jpg", ".png")]
-    raw = write_coco(tmp_path / "raw", {i: path.read_bytes() for i, path in enumerate(odd)}, {999: picture(0)})
-    images, rows = run(raw, TOLERANT.model_copy(update={"min_side": 2}))
-    report = drops(images)
-    assert report["kept"] == len(rows)
-    assert {odd[int(name[:12])].name: reason for reason, names in report["dropped"].items() for name in names} == {
+def test_every_odd_real_file_in_an_archive_is_kept_or_told(tmp_path: Path) -> None:
+    odd = {path.name: path for path in (PHOTOS / "odd").rglob("*.*")}
+    metadata = "".join(json.dumps({"file_name": name, "text": "odd"}) + "\n" for name in odd)
+    members = {name: path.read_bytes() for name, path in odd.items()}
+    write_zip(tmp_path / "raw" / "odd.zip", members | {"metadata.jsonl": metadata.encode()})
+    images, rows = run(tmp_path / "raw", TOLERANT.model_copy(update={"format": "imagefolder", "min_side": 2}), "odd")
+    dropped = {name: reason for reason, names in drops(images)["dropped"].items() for name in names}
+    assert dropped == {
         "broken.png": "undecodable",
+        "decompression_bomb.ico": "too_many_pixels",
         "orientation_rectangle.jpg": "too_small",
         "png_decompression_dos.png": "undecodable",
         "tRNS_null_1x1.png": "too_small",
@@ -321,6 +186,8 @@ def test_odd_real_files_in_an_archive_are_kept_or_told(tmp_path: Path) -> None:
         "ultrahdr.jpg": "cut_short",
         "unknown_compression_method.png": "undecodable",
     }
+    assert {row["id"] for row in rows} == {Path(name).stem for name in odd if name not in dropped}
+    assert len(rows) + len(dropped) == len(odd)
 
 
 def test_no_half_written_folder_is_left_by_a_damaged_archive(coco: Path) -> None:
@@ -330,26 +197,3 @@ def test_no_half_written_folder_is_left_by_a_damaged_archive(coco: Path) -> None
         run(coco)
     shutil.rmtree(coco)
     assert list(coco.parent.iterdir()) == []
-
-
-def test_a_run_killed_at_any_moment_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    write_coco(raw, {i: picture(i, 200, 200) for i in range(60)}, {100: picture(100)})
-    params = PARAMS.model_copy(update={"shards": 12})
-    straight = contents(run(raw, params)[0])
-    forget(raw)
-    call = (
-        "from pathlib import Path; from finetune.finished import Finished; from finetune.params import "
-        f"PreprocessDataset; from stages.preprocess import preprocess; root = Path({str(tmp_path)!r}); "
-        "preprocess('coco', root / 'raw', root / 'images', root / 'metrics.json', "
-        f"PreprocessDataset(**{params.model_dump()!r}), Finished(root / 'finished'))"
-    )
-    for finished in (1, 4, 9):
-        with subprocess.Popen([sys.executable, "-c", call], cwd=ROOT) as process:
-            while process.poll() is None and len(list((tmp_path / "finished").glob("*.json"))) < finished:
-                time.sleep(0.001)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL, "it was killed before its end"
-        assert not (tmp_path / "images").exists()
-    assert contents(run(raw, params)[0]) == straight
-    assert {path.name for path in tmp_path.iterdir()} == {"raw", "images", "finished", "metrics.json"}

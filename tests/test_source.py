@@ -25,11 +25,18 @@ def git_hash(file: Path) -> str:
     return subprocess.run(["git", "hash-object", file], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_the_right_file_passes_by_every_algorithm(file: Path) -> None:
-    source(f"sha256:{hashlib.sha256(CONTENT).hexdigest()}", len(CONTENT)).check("a.zip", file)
-    source(f"md5:{hashlib.md5(CONTENT).hexdigest()}").check("a.zip", file)
-    source(f"git-sha1:{git_hash(file)}").check("a.zip", file)
-    source().check("a.zip", file)
+def checksums(file: Path) -> dict[str, str]:
+    sha256, md5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdigest()
+    return {"sha256": f"sha256:{sha256}", "md5": f"md5:{md5}", "git-sha1": f"git-sha1:{git_hash(file)}"}
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5", "git-sha1"])
+def test_the_right_file_passes_and_a_byte_more_does_not(file: Path, algorithm: str) -> None:
+    expected = source(checksums(file)[algorithm])
+    expected.check("a.zip", file)
+    file.write_bytes(CONTENT + b"s")
+    with pytest.raises(UnavailableError, match=f"its {algorithm} is"):
+        expected.check("a.zip", file)
 
 
 @pytest.mark.parametrize(("algorithm", "digits"), [("sha256", 64), ("md5", 32), ("git-sha1", 40)])

@@ -1,4 +1,3 @@
-import gzip
 import json
 from hashlib import sha256
 from itertools import groupby
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import CLIPTokenizer
 
+from bench.clip_vocabulary import write_tokenizer
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.params import Tokenize
@@ -175,22 +175,10 @@ def test_a_caption_that_just_fits_is_whole_and_one_more_word_is_cut(clip: CLIPTo
     assert count_truncated(clip, [fits, f"{fits} star"], ids) == 1
 
 
-def real_clip(folder: Path) -> CLIPTokenizer:
-    """OpenAI's vocabulary in the files that a Stable Diffusion v1 model has."""
-    lines = gzip.decompress((PHOTOS / "clip" / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode().split("\n")
-    merges = lines[1 : 49152 - 256 - 2 + 1]
-    printable = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256))]
-    letters = printable + [chr(256 + i) for i in range(256 - len(printable))]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    return load_tokenizer(folder)
-
-
 @needs_photos
 def test_real_captions_get_the_ids_that_openai_gives_them(tmp_path: Path) -> None:
-    clip = real_clip(tmp_path)
+    write_tokenizer(PHOTOS / "clip" / "bpe_simple_vocab_16e6.txt.gz", tmp_path)
+    clip = load_tokenizer(tmp_path)
     references = [
         json.loads(line) for line in (PHOTOS / "clip" / "reference_ids.jsonl").read_text().split("\n") if line
     ]

@@ -1,0 +1,168 @@
+"""What a second run of preprocess-512 does anew: after a kill, with other pictures, with other captions."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.originals import Original
+from finetune.pixels import to_square
+from tests.archives import ROOT, picture, write_coco
+from tests.preprocessed import (
+    PARAMS,
+    TOLERANT,
+    TRAIN,
+    VALIDATION,
+    contents,
+    drops,
+    forget,
+    replace_train,
+    run,
+    shard_of,
+    write_archives,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS", "1")
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    return write_archives(tmp_path / "raw")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the originals whose bytes were read, in order: what a run really did."""
+    ids: list[str] = []
+    read = Original.read
+
+    def noted(original: Original) -> bytes:
+        ids.append(original.id.lstrip("0"))
+        return read(original)
+
+    monkeypatch.setattr(Original, "read", noted)
+    return ids
+
+
+def test_nothing_changed_nothing_is_decoded(coco: Path, decoded: list[str]) -> None:
+    before = contents(run(coco)[0])
+    decoded.clear()
+    shutil.rmtree(coco.parent / "images")  # as DVC does before it runs a stage again
+    assert contents(run(coco)[0]) == before
+    assert decoded == []
+
+
+def test_a_killed_run_goes_on_with_the_next_shard(
+    coco: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = contents(run(coco)[0])
+    order = list(decoded)
+    forget(coco)
+    decoded.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.preprocess.to_square", kill_after(7))
+        with pytest.raises(KeyboardInterrupt):
+            run(coco)
+    assert decoded == order[:8]
+    decoded.clear()
+    assert contents(run(coco)[0]) == straight
+    assert 0 < len(decoded) < len(order)
+    assert decoded == order[-len(decoded) :]
+
+
+def kill_after(calls: int) -> Any:
+    def work() -> Iterator[None]:
+        yield from [None] * calls
+        raise KeyboardInterrupt
+
+    left = work()
+
+    def square(*arguments: Any) -> Any:
+        next(left)
+        return to_square(*arguments)
+
+    return square
+
+
+def test_pictures_more_cost_only_the_shards_that_they_go_to(coco: Path, decoded: list[str]) -> None:
+    run(coco)
+    decoded.clear()
+    more = {i: picture(i) for i in (*TRAIN, 99)}
+    write_coco(coco, more, {i: picture(i) for i in VALIDATION})
+    _, rows = run(coco)
+    assert len(rows) == 12
+    assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in rows if row["shard"] == shard_of(rows, 99))
+
+
+def test_a_picture_that_changed_is_decoded_again_and_its_shard_with_it(coco: Path, decoded: list[str]) -> None:
+    _, before = run(coco)
+    decoded.clear()
+    replace_train(coco, {3: picture(33)})
+    _, after = run(coco)
+    assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in after if row["shard"] == shard_of(after, 3))
+    assert [a["id"] for a, b in zip(before, after, strict=True) if a["sha256"] != b["sha256"]] == ["000000000003"]
+
+
+def test_a_corrected_caption_costs_nothing_and_arrives(coco: Path, decoded: list[str]) -> None:
+    run(coco)
+    decoded.clear()
+    archive = coco / "annotations_trainval2017.zip"
+    archive.write_bytes(archive.read_bytes())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tests.archives.coco_json", corrected)
+        write_coco(coco, {i: picture(i) for i in TRAIN}, {i: picture(i) for i in VALIDATION})
+    _, rows = run(coco)
+    assert decoded == []
+    assert {tuple(row["captions"]) for row in rows} == {("corrected",)}
+
+
+def corrected(captions: dict[int, list[str]]) -> bytes:
+    content = {
+        "images": [{"id": image, "file_name": f"{image:012d}.jpg"} for image in captions],
+        "annotations": [{"id": image, "image_id": image, "caption": "corrected"} for image in captions],
+    }
+    return json.dumps(content).encode()
+
+
+def test_a_mended_archive_is_read_again(coco: Path) -> None:
+    """Its table of contents is the same as before, so the drop must not be remembered."""
+    archive = coco / "train2017.zip"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole.replace(picture(1), picture(1)[:-20] + bytes(20)))
+    images, _ = run(coco, TOLERANT)
+    assert drops(images)["dropped"] == {"damaged_in_archive": ["000000000001.jpg"]}
+    archive.write_bytes(whole)
+    assert drops(run(coco)[0]) == {"kept": 11, "dropped": {}}
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_coco(raw, {i: picture(i, 200, 200) for i in range(60)}, {100: picture(100)})
+    params = PARAMS.model_copy(update={"shards": 12})
+    straight = contents(run(raw, params)[0])
+    forget(raw)
+    call = (
+        "from pathlib import Path; from finetune.finished import Finished; from finetune.params import "
+        f"PreprocessDataset; from stages.preprocess import preprocess; root = Path({str(tmp_path)!r}); "
+        "preprocess('coco', root / 'raw', root / 'images', root / 'metrics.json', "
+        f"PreprocessDataset(**{params.model_dump()!r}), Finished(root / 'finished'))"
+    )
+    for finished in (1, 4, 9):
+        with subprocess.Popen([sys.executable, "-c", call], cwd=ROOT) as process:
+            while process.poll() is None and len(list((tmp_path / "finished").glob("*.json"))) < finished:
+                time.sleep(0.001)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL, "it was killed before its end"
+        assert not (tmp_path / "images").exists()
+    assert contents(run(raw, params)[0]) == straight
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "images", "finished", "metrics.json"}
