@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from finetune.manifest import MANIFEST, check_manifest
 from finetune.model_card import model_card
 from finetune.models import LORA
 from finetune.params import Archive, Base
-from stages.export import WEIGHTS, export
+from stages.export import SAFETY_WEIGHTS, WEIGHTS
 from tests.tiny_run import TinyRun, make_tiny_run
 
 STRANGER = """
@@ -78,7 +79,7 @@ def test_a_tuned_text_encoder_and_the_lora_go_along(tiny_run: TinyRun, tmp_path:
     doubled = {name: tensor * 2 for name, tensor in weights.items()}
     save_file(doubled, tuned / "text_encoder" / WEIGHTS["text_encoder"], {"format": "pt"})
     save_file({"unet.lora": torch.ones(2)}, tuned / LORA)
-    export(tiny_run.base, tuned, tiny_run.generated, tmp_path / "export", tiny_run.recipe, tiny_run.evidence)
+    replace(tiny_run, tuned=tuned).export_to(tmp_path / "export")
     exported = load_file(tmp_path / "export/text_encoder" / WEIGHTS["text_encoder"])
     assert all(torch.equal(exported[name], tensor.half()) for name, tensor in doubled.items())
     assert load_file(tmp_path / "export" / LORA)["unet.lora"].tolist() == [1.0, 1.0]
@@ -118,7 +119,7 @@ def test_a_weight_that_fp16_cannot_hold_stops_the_export_by_name(
     (broken / "unet").mkdir(parents=True)
     save_file(weights, broken / "unet" / WEIGHTS["unet"])
     with pytest.raises(InputError, match=rf"conv_in\.bias .*{fault}"):
-        export(tiny_run.base, broken, tiny_run.generated, tmp_path / "export", tiny_run.recipe, tiny_run.evidence)
+        replace(tiny_run, tuned=broken).export_to(tmp_path / "export")
     assert not list(tmp_path.glob("*export*"))
 
 

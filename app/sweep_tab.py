@@ -1,0 +1,99 @@
+"""The tab that sweeps: one prompt and seed at several values of guidance and steps, as a grid."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from app import view
+from app.form import Form
+from app.jobs import Job, Watch, in_one_line, run
+from app.request import Request
+from app.server import Server
+from finetune.errors import InputError
+
+MAX_CELLS = 16
+HINT = "The prompt and seed of the form at every pair of these values."
+
+
+def make_sweep_tab(form: Form, server: Server) -> None:
+    defaults = server.model.defaults
+    with gr.Row():
+        guidances = gr.Textbox(
+            label="Guidance", info="Values for the columns", value=_around(defaults["guidance"]), min_width=160
+        )
+        steps = gr.Textbox(label="Steps", info="Values for the rows", value=str(defaults["steps"]), min_width=160)
+    with gr.Row():
+        button = gr.Button("Draw the grid", variant="primary")
+        cancel = gr.Button("Cancel")
+    stage = gr.HTML(view.idle(HINT), elem_id="sweep-stage")
+    pictures = gr.Gallery(
+        label="Grid",
+        format="png",
+        interactive=False,
+        visible=False,
+        object_fit="contain",
+        height="auto",
+        buttons=["download", "fullscreen"],
+        elem_id="grid",
+    )
+
+    def sweep(http: gr.Request, guidances: str, steps: str, *values: Any) -> Iterator[list[Any]]:
+        yield from in_one_line(draw(http, guidances, steps, *values))
+
+    def draw(http: gr.Request, guidances: str, steps: str, *values: Any) -> Iterator[list[Any]]:
+        columns, jobs = swept(server, Request(*values), guidances, steps)
+        for state in run(jobs, server.admit(http)):
+            if isinstance(state, Watch):
+                html = view.progress(state, jobs, server.model.preview)
+                yield [gr.HTML(html, visible=True), gr.Gallery(visible=False)]
+            else:
+                cells = [(drawn.image, drawn.label) for drawn in state]
+                yield [gr.HTML(view.idle(HINT), visible=False), gr.Gallery(cells, columns=columns, visible=True)]
+
+    sweeping = button.click(
+        sweep,
+        [guidances, steps, *form.settings],
+        [stage, pictures],
+        show_progress="minimal",
+        show_progress_on=stage,
+        api_visibility="private",
+        **server.worker,
+    )
+    cancel.click(
+        lambda: [gr.HTML(view.idle("Canceled."), visible=True), gr.Gallery(visible=False)],
+        outputs=[stage, pictures],
+        cancels=sweeping,
+        queue=False,
+        api_visibility="private",
+    )
+
+
+def swept(server: Server, request: Request, guidances: str, steps: str) -> tuple[int, list[Job]]:
+    """The number of columns, and the grid row by row."""
+    columns = _numbers("Guidance", guidances)
+    rows = [int(value) if value.is_integer() else value for value in _numbers("Steps", steps)]
+    if len(columns) * len(rows) > MAX_CELLS:
+        raise InputError(f"{len(columns)} x {len(rows)} pictures: a grid has at most {MAX_CELLS}.")
+    jobs = [
+        Job(
+            f"guidance {guidance:g} · {count} steps",
+            server.model.pipeline,
+            Request(**request.to_json() | {"guidance": guidance, "steps": count}),
+            server.model.digest,
+        )
+        for count in rows
+        for guidance in columns
+    ]
+    return len(columns), jobs
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{name}: {text!r:.60} is no list of numbers such as 1, 2, 4.") from None
+
+
+def _around(guidance: float) -> str:
+    return ", ".join(f"{value:g}" for value in (1, guidance, 2 * guidance, 4 * guidance))
