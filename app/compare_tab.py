@@ -73,7 +73,7 @@ def compared(server: Server, request: Request) -> list[Job]:
     if not model.has_base:
         raise InputError(NO_BASE.format(folder=model.base_folder))
     return [
-        # its picture carries no digest: only the exported model draws from a PNG's settings
-        Job("base", model.base, request, "base"),
+        # its picture carries no settings: from those the page would draw the tuned model's
+        Job("base", model.base, request, None),
         Job("tuned", model.pipeline, request, model.digest),
     ]

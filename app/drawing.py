@@ -44,14 +44,15 @@ class Picture:
 
 
 @torch.no_grad()
-def draw(pipeline: StableDiffusionPipeline, request: Request) -> Iterator[Step | Picture]:
+def draw(pipeline: StableDiffusionPipeline, request: Request, halves: bool = True) -> Iterator[Step | Picture]:
     """Every step as it is done and the picture at last: the very pixels that calling the pipeline gives.
 
     The pipeline's own loop can be watched, but only from within a call that none can leave. Between two steps of this
     one the caller may stop, show the guess, or look at the clock. Raises InputError when the memory does not suffice.
+    `halves`: whether the UNet may then be called twice a step; not while someone listens to its calls.
     """
     try:
-        yield from _steps(pipeline, request)
+        yield from _steps(pipeline, request, halves)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -68,7 +69,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _steps(pipeline: StableDiffusionPipeline, request: Request) -> Iterator[Step | Picture]:
+def _steps(pipeline: StableDiffusionPipeline, request: Request, halves: bool) -> Iterator[Step | Picture]:
     unet, vae, device = pipeline.unet, pipeline.vae, pipeline.unet.device
     guided = request.guidance > 1
     wanted, unwanted = pipeline.encode_prompt(
@@ -78,12 +79,14 @@ def _steps(pipeline: StableDiffusionPipeline, request: Request) -> Iterator[Step
     # of its own: a scheduler keeps state, and two drawings may be under way
     scheduler = SCHEDULERS[request.scheduler].from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(request.steps, device=device)
+    # what the pipeline's own call would note, for whoever listens to its UNet
+    pipeline._guidance_scale, pipeline._num_timesteps = request.guidance, len(scheduler.timesteps)
     generator = torch.Generator().manual_seed(request.seed)
     height, width = (side // pipeline.vae_scale_factor for side in (request.height, request.width))
     shape = (1, unet.config.in_channels, height, width)
     latents = randn_tensor(shape, generator, device, wanted.dtype) * scheduler.init_noise_sigma
     for done, timestep in enumerate(scheduler.timesteps, start=1):
-        noise = _predict(unet, scheduler.scale_model_input(latents, timestep), timestep, embeddings)
+        noise = _predict(unet, scheduler.scale_model_input(latents, timestep), timestep, embeddings, halves)
         if guided:
             without, with_prompt = noise.chunk(2)
             noise = without + request.guidance * (with_prompt - without)
@@ -97,16 +100,16 @@ def _steps(pipeline: StableDiffusionPipeline, request: Request) -> Iterator[Step
     yield Picture(image, withheld)
 
 
-def _predict(unet: Any, latents: Tensor, timestep: Tensor, embeddings: Tensor) -> Tensor:
+def _predict(unet: Any, latents: Tensor, timestep: Tensor, embeddings: Tensor, halves: bool) -> Tensor:
     """With and without the prompt at once; one after the other where the memory does not suffice."""
     try:
         return unet(torch.cat([latents] * len(embeddings)), timestep, encoder_hidden_states=embeddings).sample
     except RuntimeError as error:
-        if len(embeddings) == 1 or not out_of_memory(error):
+        if not (halves and len(embeddings) == 2 and out_of_memory(error)):
             raise
     gc.collect()  # outside the handler: the traceback held the tensors that filled the memory
     torch.cuda.empty_cache()
-    return torch.cat([_predict(unet, latents, timestep, embedding[None]) for embedding in embeddings])
+    return torch.cat([_predict(unet, latents, timestep, embedding[None], halves) for embedding in embeddings])
 
 
 def _guess(scheduler: Any, stepped: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """Several pictures after one another, watched step by step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,7 +24,8 @@ class Job:
     label: str
     pipeline: StableDiffusionPipeline
     request: Request
-    model: str  # whose digest the picture carries
+    model: str | None  # the digest that the picture carries beside its request; None: neither, it takes more than these
+    around: Callable[[], AbstractContextManager[None]] = nullcontext  # what to draw within
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,12 @@ def in_one_line(steps: Iterator[T]) -> Iterator[T]:
 
 def _steps(jobs: Sequence[Job]) -> Iterator[tuple[int, Step | Picture]]:
     for number, job in enumerate(jobs):
-        for step in draw(job.pipeline, job.request):
-            yield number, step
+        with job.around():
+            for step in draw(job.pipeline, job.request, halves=job.around is nullcontext):
+                yield number, step
 
 
 def _finish(job: Job, picture: Picture) -> Drawn:
-    picture.image.info[KEY] = describe(job.request, job.model)
+    if job.model:
+        picture.image.info[KEY] = describe(job.request, job.model)
     return Drawn(job, picture.image, WITHHELD if picture.withheld else job.label)

@@ -4,6 +4,7 @@ import gradio as gr
 
 from app.about_tab import make_about_tab
 from app.api import make_api
+from app.attention_tab import make_attention_tab
 from app.compare_tab import make_compare_tab
 from app.draw_tab import make_draw_tab
 from app.form import make_form
@@ -31,6 +32,8 @@ def make_page(model: Model, limits: Limits) -> gr.Blocks:
                     make_compare_tab(form, server)
                 with gr.Tab("Sweep"):
                     make_sweep_tab(form, server)
+                with gr.Tab("Attention"):
+                    make_attention_tab(form, server)
                 with gr.Tab("About"):
                     make_about_tab(model)
         make_api(form, server)

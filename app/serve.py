@@ -1,16 +1,20 @@
 """The page on an address of this machine."""
 
 import os
+import socket
 from dataclasses import dataclass
 
 import gradio as gr
-from starlette.middleware import Middleware
+import uvicorn
+from fastapi import FastAPI
 
 from app.security import Guard
 from app.theme import CSS, make_theme
 from finetune.errors import InputError
 
 USER, PASSWORD = "APP_USER", "APP_PASSWORD"
+LOOPBACK = ("127.0.0.1", "localhost")
+PATIENCE = 3  # seconds that open connections have after Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -20,28 +24,35 @@ class Address:
 
 
 def serve(page: gr.Blocks, address: Address) -> None:
-    """Until Ctrl-C. Raises InputError if the address cannot be used."""
+    """Until Ctrl-C or SIGTERM. Raises InputError if the address cannot be used.
+
+    Not by page.launch(), which gives up where its first page takes longer than three seconds.
+    """
     auth = credentials()
-    if auth is None and address.host not in ("127.0.0.1", "localhost", "::1"):
-        print(f"note: whoever reaches {address.host} can draw; set {USER} and {PASSWORD} to ask for a password")
-    try:
-        page.launch(
-            server_name=address.host,
-            server_port=address.port,
+    with _listen(address) as listening:
+        app = FastAPI(openapi_url=None)
+        app.add_middleware(Guard)
+        gr.mount_gradio_app(
+            app,
+            page,
+            path="/",
             auth=auth,
-            share=False,
+            show_error=False,
             ssr_mode=False,
-            strict_cors=True,
             enable_monitoring=False,
             run_history=False,  # the page has a history of its own
             footer_links=["api"],
             max_file_size=1,  # byte: nothing is uploaded
-            app_kwargs={"middleware": [Middleware(Guard)]},
             theme=make_theme(),
             css_paths=CSS,
         )
-    except (OSError, OverflowError) as error:
-        raise InputError(f"port {address.port} cannot be used: {error}; choose another with --port") from None
+        print(f"http://{address.host}:{listening.getsockname()[1]} (Ctrl-C stops it)", flush=True)
+        if auth is None and address.host not in LOOPBACK:
+            print(
+                f"note: whoever reaches {address.host} can draw; {USER} and {PASSWORD} ask for a password", flush=True
+            )
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def credentials() -> tuple[str, str] | None:
@@ -50,3 +61,10 @@ def credentials() -> tuple[str, str] | None:
     if bool(user) != bool(password):
         raise InputError(f"{USER if password else PASSWORD} is not set: set both, or neither for a page without login")
     return (user, password) if user else None
+
+
+def _listen(address: Address) -> socket.socket:
+    try:
+        return socket.create_server((address.host, address.port))
+    except (OSError, OverflowError) as error:
+        raise InputError(f"port {address.port} cannot be used: {error}; choose another with --port") from None

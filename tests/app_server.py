@@ -35,7 +35,12 @@ class AppServer:
     """Serves `export` from `folder`, beside the base model if there is one."""
 
     def __init__(
-        self, folder: Path, export: Path, *options: str, base: Path | None = None, environment: dict[str, str] | None = None
+        self,
+        folder: Path,
+        export: Path,
+        *options: str,
+        base: Path | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         (folder / "models").mkdir()
         (folder / "models/export").symlink_to(export)
@@ -49,7 +54,9 @@ class AppServer:
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, "--port", str(port), *options],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(folder / "pictures")} | (environment or {}),
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(folder / "pictures")}
+            | (environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -203,4 +203,3 @@ def test_half_a_login_is_refused(monkeypatch: pytest.MonkeyPatch, set_one: str, 
     monkeypatch.setenv(set_one, "x")
     with pytest.raises(InputError, match=f"{named} is not set"):
         credentials()
-

@@ -87,7 +87,10 @@ def test_every_option_reaches_the_picture(folder: Path, monkeypatch: pytest.Monk
         ((*DRAW, "-o", "none/out.png"), "error: none: no such folder"),
         (("  ", "-o", "out.png"), "error: The prompt is empty: say what the picture should show."),
         ((*DRAW, "--count", "9", "-o", "out.png"), "error: Pictures is 9: it must lie between 1 and 8."),
-        (("--like", "models/export/preview.png", "-o", "out.png"), "error: models/export/preview.png: holds no settings"),
+        (
+            ("--like", "models/export/preview.png", "-o", "out.png"),
+            "error: models/export/preview.png: holds no settings",
+        ),
         (DRAW, "2"),
         (("-o", "out.png"), "2"),
         ((*DRAW, "-o", "out.png", "--scheduler", "none"), "2"),

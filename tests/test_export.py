@@ -11,15 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor
 
 from finetune.errors import InputError
 from finetune.manifest import MANIFEST, check_manifest
 from finetune.model_card import model_card
 from finetune.models import LORA
 from finetune.params import Archive, Base
-from stages.export import SAFETY_WEIGHTS, WEIGHTS
+from stages.export import WEIGHTS
+from tests.test_drawing import tiny_checker
 from tests.tiny_run import TinyRun, make_tiny_run
 
 STRANGER = """
@@ -121,6 +124,29 @@ def test_a_weight_that_fp16_cannot_hold_stops_the_export_by_name(
     with pytest.raises(InputError, match=rf"conv_in\.bias .*{fault}"):
         replace(tiny_run, tuned=broken).export_to(tmp_path / "export")
     assert not list(tmp_path.glob("*export*"))
+
+
+def test_a_base_models_safety_checker_looks_at_every_picture(tiny_run: TinyRun, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_run.base, base)
+    tiny_checker(threshold=-2.0).save_pretrained(base / "safety_checker")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        base / "feature_extractor"
+    )
+    replace(tiny_run, base=base).export_to(tmp_path / "export")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    assert pipeline("a star", num_inference_steps=1).nsfw_content_detected == [True]
+    check_manifest(tmp_path / "export", remedy="none is needed")
+
+
+def test_the_demo_finds_curves_styles_and_the_output_of_dvc_lock(tiny_export: Path, tiny_run: TinyRun) -> None:
+    serving = json.loads((tiny_export / "prompts.json").read_text())
+    assert serving["styles"] == tiny_run.recipe.export.styles
+    assert serving["keywords"] == tiny_run.recipe.export.keywords
+    assert serving["lock_md5"] == tiny_run.evidence.fid_md5
+    assert serving["headline"] == "kid"
+    for name, file in tiny_run.curves.items():
+        assert (tiny_export / "curves" / f"{name}.csv").read_bytes() == file.read_bytes()
 
 
 def test_the_hub_reads_the_card(tiny_export: Path) -> None:

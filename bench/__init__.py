@@ -1,0 +1,1 @@
+import finetune  # noqa: F401 (before diffusers: it makes torchvision importable everywhere)
