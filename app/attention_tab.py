@@ -25,7 +25,9 @@ HINT = "Where does each word act? The picture lights up under its words, one aft
 
 def make_attention_tab(form: Form, server: Server) -> None:
     tokenizer = server.model.pipeline.tokenizer
-    look = gr.Button("Show where each word acts", variant="primary")
+    with gr.Row():
+        look = gr.Button("Show where each word acts", variant="primary", scale=3, min_width=180)
+        cancel = gr.Button("Cancel", min_width=90)
     with gr.Accordion("Change words, keep the layout", open=False):
         edited = gr.Textbox(
             label="Edited prompt",
@@ -44,7 +46,6 @@ def make_attention_tab(form: Form, server: Server) -> None:
                 0, 1, label="Layout kept", value=0.4, step=0.05, info="Share of the steps", min_width=180
             )
         edit = gr.Button("Draw the edit")
-    cancel = gr.Button("Cancel", size="sm")
     stage = gr.HTML(view.idle(HINT), elem_id="attention-stage")
     maps = gr.Gallery(
         label="Words",

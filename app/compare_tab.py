@@ -24,8 +24,8 @@ def make_compare_tab(form: Form, server: Server) -> None:
         gr.Markdown(NO_BASE.format(folder=server.model.base_folder))
         return
     with gr.Row():
-        button = gr.Button("Compare base and tuned", variant="primary")
-        cancel = gr.Button("Cancel")
+        button = gr.Button("Compare base and tuned", variant="primary", scale=3, min_width=180)
+        cancel = gr.Button("Cancel", min_width=90)
     stage = gr.HTML(view.idle(HINT), elem_id="compare-stage")
     slider = gr.ImageSlider(
         label="Base | tuned",

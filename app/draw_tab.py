@@ -15,12 +15,14 @@ from app.request import Request
 from app.server import Server
 from finetune.errors import InputError
 
+DRAW = "draw"  # this tab's id
 HERE = Path(__file__).parent
 HINT = "Type a prompt and press Generate: you will see the picture as it becomes clear."
 PNG = '<label class="file">Settings from a PNG that was drawn here <input type="file" accept="image/png"></label>'
 
 
-def make_draw_tab(form: Form, button: gr.Button, cancel: gr.Button, server: Server) -> None:
+def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
+    """The form's button, pressed on another of the tabs, brings this one to the front."""
     stage = gr.HTML(view.idle(HINT), elem_id="stage")
     pictures = gr.Gallery(
         label="Pictures",
@@ -34,7 +36,9 @@ def make_draw_tab(form: Form, button: gr.Button, cancel: gr.Button, server: Serv
         elem_id="pictures",
     )
     with gr.Accordion("History", open=True):
-        cards = gr.HTML(elem_id="history", js_on_load=(HERE / "history.js").read_text())
+        cards = gr.HTML(
+            history.html([], server.model.digest), elem_id="history", js_on_load=(HERE / "history.js").read_text()
+        )
         png = gr.HTML(PNG, js_on_load=(HERE / "read_png.js").read_text())
     # the browser keeps it under this name; a fixed secret lets the list outlive the server, and hides nothing
     stored = gr.BrowserState([], storage_key=f"history-{server.model.name}", secret="history")
@@ -73,30 +77,34 @@ def make_draw_tab(form: Form, button: gr.Button, cancel: gr.Button, server: Serv
 
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     inputs = [form.count, *form.settings]
-    busy = [gr.Button(interactive=False), gr.Button(interactive=True)]
-    ready = [gr.Button(interactive=True), gr.Button(interactive=False)]
+
+    def buttons(drawing: bool) -> list[gr.Button]:
+        return [gr.Button(interactive=not drawing), gr.Button(interactive=drawing)]
 
     def drawn_after(trigger: Any) -> Any:
-        started = trigger(lambda: busy, outputs=[button, cancel], **quiet)
+        started = trigger(
+            lambda: [*buttons(drawing=True), gr.Tabs(selected=DRAW)], outputs=[form.button, form.cancel, tabs], **quiet
+        )
         drawing = started.then(
             generate,
             inputs,
             [stage, pictures, fresh],
             show_progress="minimal",
             show_progress_on=stage,
+            scroll_to_output=True,  # on a phone the picture is below the form
             api_visibility="private",
             **server.worker,
         )
-        drawing.then(lambda: ready, outputs=[button, cancel], **quiet)
+        drawing.then(lambda: buttons(drawing=False), outputs=[form.button, form.cancel], **quiet)
         drawing.success(history.remember, [stored, fresh], stored, **quiet)
         return drawing
 
     again = cards.again(restore, stored, inputs, **quiet)
-    pressed = partial(gr.on, [button.click, form.prompt.submit])
+    pressed = partial(gr.on, [form.button.click, form.prompt.submit])
     drawings = [drawn_after(trigger) for trigger in (pressed, again.success)]
-    cancel.click(
-        lambda: [gr.HTML(view.idle("Canceled."), visible=True), gr.Gallery(visible=False), *ready],
-        outputs=[stage, pictures, button, cancel],
+    form.cancel.click(
+        lambda: [gr.HTML(view.idle("Canceled."), visible=True), gr.Gallery(visible=False), *buttons(drawing=False)],
+        outputs=[stage, pictures, form.button, form.cancel],
         cancels=drawings,
         **quiet,
     )

@@ -15,6 +15,8 @@ NEW_SEED = f"() => Math.floor(Math.random() * {MAX_SEED})"
 @dataclass(frozen=True)
 class Form:
     prompt: gr.Textbox
+    button: gr.Button
+    cancel: gr.Button
     count: gr.Slider
     settings: list[gr.components.Component]  # all that a Request has, in its order
 
@@ -36,13 +38,16 @@ def make_form(model: Model) -> Form:
         elem_id="prompt",
     )
     _make_chips(prompt, model)
+    with gr.Row():
+        button = gr.Button("Generate", variant="primary", scale=3, min_width=140)
+        cancel = gr.Button("Cancel", interactive=False, min_width=90)
     gr.Examples(model.prompts[:4], inputs=prompt, label="Try", cache_examples=False, api_visibility="private")
-    with gr.Row(equal_height=True):
+    with gr.Row():
         seed = gr.Number(
-            label="Seed", value=defaults["seed"], precision=0, minimum=0, maximum=MAX_SEED, min_width=120, scale=2
+            label="Seed", value=defaults["seed"], precision=0, minimum=0, maximum=MAX_SEED, min_width=110, scale=2
         )
-        dice = gr.Button("New seed", size="sm", min_width=90, scale=1)
-        count = gr.Slider(1, MAX_COUNT, label="Pictures", value=1, step=1, precision=0, min_width=140, scale=2)
+        count = gr.Slider(1, MAX_COUNT, label="Pictures", value=1, step=1, precision=0, min_width=200, scale=3)
+    dice = gr.Button("New seed", size="sm", elem_id="dice")
     with gr.Accordion("More settings", open=False):
         negative_prompt = gr.Textbox(
             label="Negative prompt", info="What the picture should not show", max_lines=3, max_length=MAX_PROMPT
@@ -66,7 +71,9 @@ def make_form(model: Model) -> Form:
                 *SIDES, label="Height", value=defaults["height"], step=SIDE_STEP, precision=0, min_width=180
             )
     dice.click(None, outputs=seed, js=NEW_SEED, api_visibility="private")
-    return Form(prompt, count, [prompt, negative_prompt, seed, steps, guidance, scheduler, width, height])
+    return Form(
+        prompt, button, cancel, count, [prompt, negative_prompt, seed, steps, guidance, scheduler, width, height]
+    )
 
 
 def _make_chips(prompt: gr.Textbox, model: Model) -> None:

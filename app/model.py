@@ -60,7 +60,9 @@ class Model:
     @cached_property
     def base(self) -> StableDiffusionPipeline:
         """Loaded when it is first compared with: it takes as much memory again. Raises InputError with the remedy."""
-        pipeline = load_pipeline(self.base_folder).to(self.pipeline.device, self.pipeline.dtype)
+        pipeline = load_pipeline(self.base_folder).to(self.pipeline.device)
+        if self.pipeline.dtype != torch.float32:
+            pipeline.to(self.pipeline.dtype)
         # whoever put a checker before one model wants it before both
         pipeline.register_modules(
             safety_checker=self.pipeline.safety_checker, feature_extractor=self.pipeline.feature_extractor

@@ -6,7 +6,7 @@ from app.about_tab import make_about_tab
 from app.api import make_api
 from app.attention_tab import make_attention_tab
 from app.compare_tab import make_compare_tab
-from app.draw_tab import make_draw_tab
+from app.draw_tab import DRAW, make_draw_tab
 from app.form import make_form
 from app.model import Model
 from app.server import Limits, Server
@@ -22,12 +22,9 @@ def make_page(model: Model, limits: Limits) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
                 form = make_form(model)
-                with gr.Row():
-                    button = gr.Button("Generate", variant="primary", scale=3, min_width=140)
-                    cancel = gr.Button("Cancel", interactive=False, min_width=90)
-            with gr.Column(scale=7, min_width=300), gr.Tabs():
-                with gr.Tab("Draw"):
-                    make_draw_tab(form, button, cancel, server)
+            with gr.Column(scale=7, min_width=300), gr.Tabs() as tabs:
+                with gr.Tab("Draw", id=DRAW):
+                    make_draw_tab(form, tabs, server)
                 with gr.Tab("Compare"):
                     make_compare_tab(form, server)
                 with gr.Tab("Sweep"):

@@ -24,8 +24,8 @@ def make_sweep_tab(form: Form, server: Server) -> None:
         )
         steps = gr.Textbox(label="Steps", info="Values for the rows", value=str(defaults["steps"]), min_width=160)
     with gr.Row():
-        button = gr.Button("Draw the grid", variant="primary")
-        cancel = gr.Button("Cancel")
+        button = gr.Button("Draw the grid", variant="primary", scale=3, min_width=180)
+        cancel = gr.Button("Cancel", min_width=90)
     stage = gr.HTML(view.idle(HINT), elem_id="sweep-stage")
     pictures = gr.Gallery(
         label="Grid",
@@ -75,17 +75,18 @@ def swept(server: Server, request: Request, guidances: str, steps: str) -> tuple
     rows = [int(value) if value.is_integer() else value for value in _numbers("Steps", steps)]
     if len(columns) * len(rows) > MAX_CELLS:
         raise InputError(f"{len(columns)} x {len(rows)} pictures: a grid has at most {MAX_CELLS}.")
-    jobs = [
-        Job(
-            f"guidance {guidance:g} · {count} steps",
-            server.model.pipeline,
-            Request(**request.to_json() | {"guidance": guidance, "steps": count}),
-            server.model.digest,
-        )
-        for count in rows
-        for guidance in columns
-    ]
+    pairs = [(guidance, count) for count in rows for guidance in columns]
+    requests = [Request(**request.to_json() | {"guidance": guidance, "steps": count}) for guidance, count in pairs]
+    model = server.model
+    jobs = [Job(_label(r, len(columns), len(rows)), model.pipeline, r, model.digest) for r in requests]
     return len(columns), jobs
+
+
+def _label(request: Request, columns: int, rows: int) -> str:
+    """What varies: there is little room over a cell."""
+    if rows == 1:
+        return f"guidance {request.guidance:g}"
+    return f"{request.steps} steps" if columns == 1 else f"{request.guidance:g} · {request.steps} steps"
 
 
 def _numbers(name: str, text: str) -> list[float]:
