@@ -15,4 +15,4 @@ def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
     grey = np.repeat(np.asarray(image.convert("L"), dtype=np.float64)[..., None], 3, axis=2)
     share = heat[..., None]
     lit = (1 - OPACITY * share) * pixels + OPACITY * share * GLOW
-    return Image.fromarray(np.uint8(share * lit + (1 - share) * DIM * grey))
+    return Image.fromarray((share * lit + (1 - share) * DIM * grey).astype(np.uint8))

@@ -1,6 +1,5 @@
 """What a visitor, a script or a file may ask for."""
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -78,4 +77,6 @@ def check_whole(name: str, value: Any, low: int, high: int) -> None:
 
 
 def _shown(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) and math.log10(abs(value) + 1) < 20 else f"{value:,g}"
+    if isinstance(value, float):
+        return f"{value:,g}"
+    return f"{value:,}" if abs(value) < 10**15 else "beyond all bounds"
