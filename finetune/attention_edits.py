@@ -49,7 +49,7 @@ def replacement(
     before, after = prompt_words(tokenizer, original), prompt_words(tokenizer, edited)
     if len(before) != len(after):
         raise InputError(
-            f"the prompt has {len(before)} words and marks, the edited one {len(after)}; replace one by one or add words"
+            f"the prompt has {len(before)} words and marks, the edited one {len(after)}; replace one by one or add"
         )
     return _edit(tokenizer, original, edited, list(zip(before, after, strict=True)), after, weights or {})
 
