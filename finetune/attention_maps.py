@@ -69,7 +69,7 @@ def record_attention(
 ) -> Iterator[AttentionRecord]:
     """Record one call of the pipeline with this prompt, of its steps those between two shares of their number.
 
-    Several pictures of the prompt may be drawn in the call. Another call begins the record anew.
+    Several pictures of the prompt may be drawn in the call. After a whole call another begins the record anew.
     """
     record = AttentionRecord(prompt_words(pipeline.tokenizer, prompt))
     recorder = _Recorder(pipeline, record, steps)
@@ -85,23 +85,21 @@ def record_attention(
 class _Recorder:
     def __init__(self, pipeline: StableDiffusionPipeline, record: AttentionRecord, steps: tuple[float, float]) -> None:
         self.pipeline, self.record, self.steps = pipeline, record, steps
-        self.step = 0
+        self.step = self.total = 0  # of the call
         self.listening = False  # whether this is the pipeline's own use of the UNet, and a step to be recorded
         self.latent_side: Side = (0, 0)
         self.query = torch.empty(0)
 
     def begin_step(self, _unet: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
-        total = self.pipeline.num_timesteps
-        if self.step == total:
-            self.step = 0
-        if self.step == 0:
+        if self.step == self.total:
+            self.step, self.total = 0, self.pipeline.num_timesteps
             self.record.sums.clear()
             self.record.counts.clear()
         height, width = arguments[0].shape[-2:]
         scale = self.pipeline.vae_scale_factor
         self.latent_side = (height, width)
         self.record.picture_side = (height * scale, width * scale)
-        first, last = (round(share * total) for share in self.steps)
+        first, last = (round(share * self.total) for share in self.steps)
         self.listening = first <= self.step < last
 
     def end_step(self, *_: object) -> None:
