@@ -9,7 +9,6 @@ step by step, and its attention is put in place of the edited picture's own:
 One step's attention is all that is ever kept. Where an edit changes nothing, no pixel changes.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -50,7 +49,7 @@ def replacement(
     before, after = prompt_words(tokenizer, original), prompt_words(tokenizer, edited)
     if len(before) != len(after):
         raise InputError(
-            f"the prompt has {len(before)} words and the edited one {len(after)}; replace one word by one, or add words"
+            f"the prompt has {len(before)} words and marks, the edited one {len(after)}; replace one by one or add"
         )
     return _edit(tokenizer, original, edited, list(zip(before, after, strict=True)), after, weights or {})
 
@@ -99,7 +98,7 @@ def _edit(
     source[0, 0] = 1.0  # the start of the text
     source[range(ends[0], ends[0] + padding), range(ends[1], ends[1] + padding)] = 1.0  # its end, and what pads it
     for text, weight in weights.items():
-        if not (math.isfinite(weight) and WEIGHTS[0] <= weight <= WEIGHTS[1]):
+        if not WEIGHTS[0] <= weight <= WEIGHTS[1]:
             raise InputError(
                 f"the weight of {text!r} is {weight:g}; it must lie between {WEIGHTS[0]:g} and {WEIGHTS[1]:g}"
             )

@@ -1,13 +1,13 @@
 """The attention layers of a UNet, their probabilities, and the rows of a batch that the prompt guides."""
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 
-def attention_layers(unet: UNet2DConditionModel, cross: bool) -> list[Attention]:
-    """Those between picture and text, or those within the picture."""
+def attention_layers(unet: torch.nn.Module, cross: bool) -> list[Attention]:
+    """Of a UNet or a part of it: those between picture and text, or those within the picture."""
     return [m for m in unet.modules() if isinstance(m, Attention) and m.is_cross_attention == cross]
 
 

@@ -1,9 +1,11 @@
 """Where in the picture each word of the prompt has its say: cross-attention, recorded while a pipeline draws.
 
-Averaged over heads, layers and steps as in "What the DAAM" (Tang et al., 2023). The recording listens to the
-projections of queries and keys and leaves the pipeline's own computation alone: it changes no pixel.
+The mean over steps, heads and those layers of the UNet's decoder whose maps are nearest to 16x16, as in
+Prompt-to-Prompt (Hertz et al., 2022): in the encoder words have not found their things yet. The recording listens
+to the projections of queries and keys and leaves the pipeline's own computation alone: no pixel changes.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +23,8 @@ from finetune.attention_layers import attention_layers, probabilities, prompt_ro
 from finetune.errors import InputError
 from finetune.words import Word, find_words, prompt_words
 
-Side = tuple[int, int]  # height and width of a layer
+Side = tuple[int, int]  # height and width
+PIXELS = 16 * 16  # of the maps in which words find their things
 
 
 @dataclass
@@ -40,19 +43,17 @@ class AttentionRecord:
         """
         if not self.counts:
             raise InputError("no attention was recorded; draw with the pipeline inside `with record_attention(...)`")
-        share = torch.zeros(self.picture_side)
-        for (height, width), sums in self.sums.items():
-            layer = sums[picture][:, positions].sum(dim=1).cpu().view(1, 1, height, width)
-            share += torch.nn.functional.interpolate(layer, self.picture_side, mode="bilinear")[0, 0]
-        return (share / self.counts.total()).numpy()
+        side = min(self.counts, key=lambda side: abs(math.log(side[0] * side[1] / PIXELS)))
+        share = self.sums[side][picture][:, positions].sum(dim=1) / self.counts[side]
+        enlarged = torch.nn.functional.interpolate(share.view(1, 1, *side), self.picture_side, mode="bilinear")
+        return enlarged[0, 0].cpu().numpy()
 
     def raw_map(self, word: Word | str, picture: int = 0) -> NDArray[np.float32]:
         """The word's share of each pixel's attention; a string stands for all its occurrences.
 
         Raises InputError for a word that the prompt lacks or that the model does not see.
         """
-        words = find_words(self.words, word if isinstance(word, str) else word.text)
-        chosen = words if isinstance(word, str) else [word]
+        chosen = find_words(self.words, word) if isinstance(word, str) else find_words([word], word.text)
         return self.share([position for one in chosen for position in one.positions], picture)
 
     def heat_map(self, word: Word | str, picture: int = 0) -> NDArray[np.float32]:
@@ -68,14 +69,14 @@ def record_attention(
 ) -> Iterator[AttentionRecord]:
     """Record one call of the pipeline with this prompt, of its steps those between two shares of their number.
 
-    Several pictures of the prompt may be drawn in the call. Another call begins the record anew.
+    Several pictures of the prompt may be drawn in the call. After a whole call another begins the record anew.
     """
     record = AttentionRecord(prompt_words(pipeline.tokenizer, prompt))
     recorder = _Recorder(pipeline, record, steps)
     with ExitStack() as hooks:
         hooks.callback(pipeline.unet.register_forward_pre_hook(recorder.begin_step).remove)
         hooks.callback(pipeline.unet.register_forward_hook(recorder.end_step).remove)
-        for layer in attention_layers(pipeline.unet, cross=True):
+        for layer in attention_layers(pipeline.unet.up_blocks, cross=True):
             hooks.callback(layer.to_q.register_forward_hook(recorder.keep_query).remove)
             hooks.callback(layer.to_k.register_forward_hook(recorder.add(layer)).remove)
         yield record
@@ -84,23 +85,21 @@ def record_attention(
 class _Recorder:
     def __init__(self, pipeline: StableDiffusionPipeline, record: AttentionRecord, steps: tuple[float, float]) -> None:
         self.pipeline, self.record, self.steps = pipeline, record, steps
-        self.step = 0
+        self.step = self.total = 0  # of the call
         self.listening = False  # whether this is the pipeline's own use of the UNet, and a step to be recorded
         self.latent_side: Side = (0, 0)
         self.query = torch.empty(0)
 
     def begin_step(self, _unet: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
-        total = self.pipeline.num_timesteps
-        if self.step == total:
-            self.step = 0
-        if self.step == 0:
+        if self.step == self.total:
+            self.step, self.total = 0, self.pipeline.num_timesteps
             self.record.sums.clear()
             self.record.counts.clear()
         height, width = arguments[0].shape[-2:]
         scale = self.pipeline.vae_scale_factor
         self.latent_side = (height, width)
         self.record.picture_side = (height * scale, width * scale)
-        first, last = (round(share * total) for share in self.steps)
+        first, last = (round(share * self.total) for share in self.steps)
         self.listening = first <= self.step < last
 
     def end_step(self, *_: object) -> None:
