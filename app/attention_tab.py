@@ -83,10 +83,10 @@ def make_attention_tab(form: Form, server: Server) -> None:
         yield from in_one_line(draw_edit(http, *values))
 
     def draw_edit(
-        http: gr.Request, text: str, word: str | None, weight: float, cross: float, within: float, *values: Any
+        http: gr.Request, text: str | None, word: str | None, weight: float, cross: float, within: float, *values: Any
     ) -> Iterator[list[Any]]:
         request = Request(*values)
-        change = edit_of(tokenizer, request.prompt, text.strip() or request.prompt, {word: weight} if word else {})
+        change = edit_of(tokenizer, request.prompt, (text or "").strip() or request.prompt, {word: weight} if word else {})
         jobs = edited_jobs(server.model, request, change, cross, within)
         for state in run(jobs, server.admit(http)):
             if isinstance(state, Watch):

@@ -70,7 +70,7 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
         try:
             request, digest = parse(getattr(event, "text", None))
         except InputError as error:
-            raise gr.Error(f"The file {error}.".replace("..", "."), print_exception=False) from None
+            raise gr.Error(f"This PNG: {error}", print_exception=False) from None
         if digest != server.model.digest:
             gr.Warning("The picture was drawn by another model: this one draws another picture from its settings.")
         return [1, *form.fill(request)]
