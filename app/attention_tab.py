@@ -86,7 +86,8 @@ def make_attention_tab(form: Form, server: Server) -> None:
         http: gr.Request, text: str | None, word: str | None, weight: float, cross: float, within: float, *values: Any
     ) -> Iterator[list[Any]]:
         request = Request(*values)
-        change = edit_of(tokenizer, request.prompt, (text or "").strip() or request.prompt, {word: weight} if word else {})
+        wanted = (text or "").strip() or request.prompt
+        change = edit_of(tokenizer, request.prompt, wanted, {word: weight} if word else {})
         jobs = edited_jobs(server.model, request, change, cross, within)
         for state in run(jobs, server.admit(http)):
             if isinstance(state, Watch):
