@@ -37,7 +37,7 @@ def tiny_export(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def server(tiny_export: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
     server = AppServer(tmp_path_factory.mktemp("served"), tiny_export, "--per-minute", "0", base=tiny_base)
-    server.wait(seconds=300)
+    server.wait(seconds=900)
     yield server
     server.stop()
 
@@ -182,7 +182,7 @@ def test_a_visitor_who_draws_too_often_is_told_to_wait_and_a_password_is_asked_f
     environment = {"APP_USER": "ann", "APP_PASSWORD": "secret"}
     server = AppServer(tmp_path, tiny_export, "--per-minute", "2", environment=environment)
     try:
-        server.wait(seconds=300)
+        server.wait(seconds=900)
         assert httpx.get(f"{server.address}/config").status_code == 401
         client = client_of(server, tmp_path, auth=("ann", "secret"))
         for _ in range(2):

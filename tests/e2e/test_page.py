@@ -24,7 +24,7 @@ def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     export = make_tiny_run(tiny_base, folder / "run").export_to(folder / "export")
     served = tmp_path_factory.mktemp("served")
     server = AppServer(served, export, "--per-minute", "0", base=tiny_base)
-    server.wait(seconds=300)
+    server.wait(seconds=900)
     yield server
     server.stop()
 
