@@ -50,7 +50,11 @@ def make_form(model: Model) -> Form:
     dice = gr.Button("New seed", size="sm", elem_id="dice")
     with gr.Accordion("More settings", open=False):
         negative_prompt = gr.Textbox(
-            label="Negative prompt", info="What the picture should not show", max_lines=3, max_length=MAX_PROMPT
+            label="Negative prompt",
+            info="What the picture should not show",
+            value=defaults["negative_prompt"],
+            max_lines=3,
+            max_length=MAX_PROMPT,
         )
         with gr.Row():
             steps = gr.Slider(*STEPS, label="Steps", value=defaults["steps"], step=1, precision=0, min_width=180)

@@ -20,9 +20,15 @@ def make_sweep_tab(form: Form, server: Server) -> None:
     defaults = server.model.defaults
     with gr.Row():
         guidances = gr.Textbox(
-            label="Guidance", info="Values for the columns", value=_around(defaults["guidance"]), min_width=160
+            label="Guidance",
+            info="Values for the columns",
+            value=_around(defaults["guidance"]),
+            min_width=160,
+            elem_id="columns",
         )
-        steps = gr.Textbox(label="Steps", info="Values for the rows", value=str(defaults["steps"]), min_width=160)
+        steps = gr.Textbox(
+            label="Steps", info="Values for the rows", value=str(defaults["steps"]), min_width=160, elem_id="rows"
+        )
     with gr.Row():
         button = gr.Button("Draw the grid", variant="primary", scale=3, min_width=180)
         cancel = gr.Button("Cancel", min_width=90)

@@ -109,6 +109,7 @@ def test_cancel_stops_a_drawing_and_leaves_the_page_ready(page: Page) -> None:
 
 def test_the_history_survives_a_reload_and_draws_again(page: Page) -> None:
     draw(page, "two hearts ${1+1} <b>bold</b>")
+    expect(page.locator("#history li")).to_have_count(1)
     page.reload()
     prompt(page).wait_for()
     card = page.locator("#history li").first
@@ -155,8 +156,8 @@ def test_base_and_tuned_lie_under_a_slider(page: Page) -> None:
 def test_a_sweep_is_a_grid(page: Page) -> None:
     prompt(page).fill("a star")
     page.get_by_role("tab", name="Sweep").click()
-    page.get_by_label("Guidance Values for the columns").fill("1, 3")
-    page.get_by_label("Steps Values for the rows").fill("1, 2")
+    page.locator("#columns textarea, #columns input").fill("1, 3")
+    page.locator("#rows textarea, #rows input").fill("1, 2")
     page.get_by_role("button", name="Draw the grid").click()
     expect(page.locator("#grid img")).to_have_count(4)
 
