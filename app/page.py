@@ -22,6 +22,7 @@ def make_page(model: Model, limits: Limits) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
                 form = make_form(model)
+                make_api(form, server)  # before the tabs: the first to ask for an endpoint's name gets it
             with gr.Column(scale=7, min_width=300), gr.Tabs() as tabs:
                 with gr.Tab("Draw", id=DRAW):
                     make_draw_tab(form, tabs, server)
@@ -33,5 +34,4 @@ def make_page(model: Model, limits: Limits) -> gr.Blocks:
                     make_attention_tab(form, server)
                 with gr.Tab("About"):
                     make_about_tab(model)
-        make_api(form, server)
     return page.queue(max_size=limits.waiting, default_concurrency_limit=1)
