@@ -63,7 +63,7 @@ class Request:
 def check_number(name: str, value: Any, low: float, high: float) -> None:
     """Raise InputError where `value` is no number within the limits; NaN is in none."""
     if value is None:
-        raise InputError(f"{name} is empty: it must lie between {low:,g} and {high:,g}.")
+        raise InputError(f"{name} is empty: it must lie between {_shown(low)} and {_shown(high)}.")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{name} is {type(value).__name__}: it must be a number.")
     if not low <= value <= high:
