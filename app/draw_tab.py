@@ -92,6 +92,7 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
             show_progress="minimal",
             show_progress_on=stage,
             scroll_to_output=True,  # on a phone the picture is below the form
+            trigger_mode="multiple",  # the browser takes a canceled drawing for one under way
             api_visibility="private",
             **server.worker,
         )
