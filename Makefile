@@ -5,10 +5,10 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test setup lint app preset lock
+.PHONY: help repro test setup lint app plan report mlflow bench-gpu preset lock
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/'
 
 repro: $(READY) ## run every stage whose inputs changed (dvc repro)
 	dvc repro
@@ -25,6 +25,18 @@ lint: $(READY) ## ruff and mypy
 
 app: $(READY) ## the demo on models/export at http://127.0.0.1:7860
 	python -m app
+
+plan: $(READY) ## what a run costs, before it starts: make plan, or make plan P=rtx3090
+	@python -m finetune.planner $(if $(P),presets/$(P).yaml)
+
+report: $(READY) ## the evaluation of the last run as one page, report.html
+	python -m report
+
+mlflow: $(READY) ## the trainings' curves, pictures and parameters at http://127.0.0.1:5000
+	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
+
+bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench/results/gpu.json
+	python -m bench.gpu
 
 preset: ## switch params.yaml: make preset P=rtx3090 (FORCE=1 drops your own edits)
 	@test -f "presets/$(P).yaml" || { echo "error: no preset '$(P)'; known: $(patsubst presets/%.yaml,%,$(wildcard presets/*.yaml))"; exit 1; }
@@ -47,5 +59,5 @@ lock: ## resolve requirements.in anew into requirements.lock
 	$(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/pip install --quiet --requirement requirements.in
 	{ echo '# Made by `make lock`; the CUDA packages that torch brings on a GPU machine are left to torch.'; \
-	.lock-venv/bin/pip freeze | sed -E 's/\+[A-Za-z0-9.]+$$//' | grep -viE '^(nvidia-|cuda-|triton)'; } > requirements.lock
+	.lock-venv/bin/pip freeze | sed -E 's/\+[A-Za-z0-9.]+$$//' | grep -viE '^(nvidia-[^m]|cuda-|triton)'; } > requirements.lock
 	rm -rf .lock-venv

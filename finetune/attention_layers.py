@@ -1,5 +1,9 @@
 """The attention layers of a UNet, their probabilities, and the rows of a batch that the prompt guides."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import Attention
@@ -9,6 +13,21 @@ from torch import Tensor
 def attention_layers(unet: torch.nn.Module, cross: bool) -> list[Attention]:
     """Of a UNet or a part of it: those between picture and text, or those within the picture."""
     return [m for m in unet.modules() if isinstance(m, Attention) and m.is_cross_attention == cross]
+
+
+@contextmanager
+def queries_and_keys(layers: list[Attention], hear: Callable[[Attention, Tensor, Tensor], None]) -> Iterator[None]:
+    """Within this, `hear` gets a layer's queries and keys, `[rows, tokens, channels]`, whenever the layer is used."""
+
+    def listen(layer: Attention) -> Iterator[Any]:
+        queries: list[Tensor] = []
+        yield layer.to_q.register_forward_hook(lambda _module, _arguments, query: queries.append(query))
+        yield layer.to_k.register_forward_hook(lambda _module, _arguments, key: hear(layer, queries.pop(), key))
+
+    with ExitStack() as hooks:
+        for hook in (hook for layer in layers for hook in listen(layer)):
+            hooks.callback(hook.remove)
+        yield
 
 
 def prompt_rows(pipeline: StableDiffusionPipeline, projected: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ to the projections of queries and keys and leaves the pipeline's own computation
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import Attention
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.attention_layers import attention_layers, probabilities, prompt_rows
+from finetune.attention_layers import attention_layers, probabilities, prompt_rows, queries_and_keys
 from finetune.errors import InputError
 from finetune.words import Word, find_words, prompt_words
 
@@ -76,9 +76,7 @@ def record_attention(
     with ExitStack() as hooks:
         hooks.callback(pipeline.unet.register_forward_pre_hook(recorder.begin_step).remove)
         hooks.callback(pipeline.unet.register_forward_hook(recorder.end_step).remove)
-        for layer in attention_layers(pipeline.unet.up_blocks, cross=True):
-            hooks.callback(layer.to_q.register_forward_hook(recorder.keep_query).remove)
-            hooks.callback(layer.to_k.register_forward_hook(recorder.add(layer)).remove)
+        hooks.enter_context(queries_and_keys(attention_layers(pipeline.unet.up_blocks, cross=True), recorder.add))
         yield record
 
 
@@ -88,7 +86,6 @@ class _Recorder:
         self.step = self.total = 0  # of the call
         self.listening = False  # whether this is the pipeline's own use of the UNet, and a step to be recorded
         self.latent_side: Side = (0, 0)
-        self.query = torch.empty(0)
 
     def begin_step(self, _unet: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
         if self.step == self.total:
@@ -106,20 +103,14 @@ class _Recorder:
         self.step += 1
         self.listening = False
 
-    def keep_query(self, _module: torch.nn.Module, _arguments: tuple[Any, ...], query: Tensor) -> None:
-        self.query = query
-
-    def add(self, layer: Attention) -> Callable[[torch.nn.Module, tuple[Any, ...], Tensor], None]:
-        def add_probabilities(_module: torch.nn.Module, _arguments: tuple[Any, ...], key: Tensor) -> None:
-            if not self.listening:
-                return
-            query, key = prompt_rows(self.pipeline, self.query), prompt_rows(self.pipeline, key)
-            side = layer_side(self.latent_side, query.shape[1])
-            mean = sum(probabilities(layer, head, query, key) for head in range(layer.heads)) / layer.heads
-            self.record.sums[side] = self.record.sums.get(side, 0) + mean
-            self.record.counts[side] += 1
-
-        return add_probabilities
+    def add(self, layer: Attention, query: Tensor, key: Tensor) -> None:
+        if not self.listening:
+            return
+        query, key = prompt_rows(self.pipeline, query), prompt_rows(self.pipeline, key)
+        side = layer_side(self.latent_side, query.shape[1])
+        mean = sum(probabilities(layer, head, query, key) for head in range(layer.heads)) / layer.heads
+        self.record.sums[side] = self.record.sums.get(side, 0) + mean
+        self.record.counts[side] += 1
 
 
 def layer_side(latent: Side, pixels: int) -> Side:

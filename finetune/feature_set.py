@@ -13,6 +13,8 @@ from finetune.outputs import whole_directory, write_json
 from finetune.shards import INDEX, read_index, write_index
 
 FEATURES = "features.npy"
+CLIP_PICTURES = "clip_pictures.npy"
+CLIP_CAPTIONS = "clip_captions.npy"
 PROTOCOL = "protocol.json"
 SCHEMA = pa.schema(
     [
@@ -31,19 +33,35 @@ class FeatureSet:
     rows: list[dict[str, Any]]
     features: NDArray[np.float32]  # [n, d]
     protocol: dict[str, Any]
+    clip_pictures: NDArray[np.float32] | None = None  # [n, e] of length 1, where CLIP is given
+    clip_captions: NDArray[np.float32] | None = None  # [n, e], where there are captions too
 
-    def of_split(self, split: str) -> NDArray[np.float32]:
-        return self.features[[row["split"] == split for row in self.rows]]
+    def of_split(self, split: str) -> "FeatureSet":
+        return self.take(np.array([i for i, row in enumerate(self.rows) if row["split"] == split], int))
+
+    def take(self, positions: NDArray[np.int64]) -> "FeatureSet":
+        arrays = (self.features, self.clip_pictures, self.clip_captions)
+        features, pictures, captions = (None if array is None else array[positions] for array in arrays)
+        assert features is not None
+        return FeatureSet([self.rows[i] for i in positions], features, self.protocol, pictures, captions)
 
 
 def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
     with whole_directory(folder) as partial:
-        with (partial / FEATURES).open("wb") as file:  # np.save by name hides a full disk's errno
-            np.save(file, feature_set.features)
+        arrays = {
+            FEATURES: feature_set.features,
+            CLIP_PICTURES: feature_set.clip_pictures,
+            CLIP_CAPTIONS: feature_set.clip_captions,
+        }
+        for name, array in arrays.items():
+            if array is not None:
+                with (partial / name).open("wb") as file:  # np.save by name hides a full disk's errno
+                    np.save(file, array)
         write_index(partial / INDEX, feature_set.rows, SCHEMA)
         write_json(partial / PROTOCOL, feature_set.protocol)
 
 
 def read_feature_set(folder: Path) -> FeatureSet:
     protocol = json.loads((folder / PROTOCOL).read_text())
-    return FeatureSet(read_index(folder), np.load(folder / FEATURES), protocol)
+    clip = (np.load(folder / name) if (folder / name).exists() else None for name in (CLIP_PICTURES, CLIP_CAPTIONS))
+    return FeatureSet(read_index(folder), np.load(folder / FEATURES), protocol, *clip)

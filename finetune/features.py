@@ -1,5 +1,6 @@
 """Images to the features that Frechet distance and KID compare; the only module that knows clean-fid."""
 
+import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -7,13 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cleanfid import inception_pytorch
 from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import make_resizer
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models import Inception3
 
 from finetune import efficientnet_lite
+from finetune.checksums import sha256_of
 from finetune.errors import InputError
+
+EFFICIENTNET = "efficientnet-lite0.pth"
+TORCHSCRIPT = "inception-2015-12-05.pt"  # clean-fid's
+STATE_DICT = "pt_inception-2015-12-05-6726825d.pth"  # pytorch-fid's and torch-fidelity's: the same weights
+PUBLISHED = {  # sha256: nothing but these weights makes a FID
+    TORCHSCRIPT: "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    STATE_DICT: "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+}
+INCEPTION_SIZE = 299  # pixels
+PRECISION = "float32, TF32 off"
 
 
 @dataclass(frozen=True)
@@ -27,21 +41,53 @@ class Extractor:
 
 
 def load_extractor(path: Path) -> Extractor:
-    """By file name: `efficientnet-lite0.pth`, or `inception-2015-12-05.pt`, the only one whose distance is a FID."""
+    """By file name: EfficientNet-Lite0's weights, or Inception's in one of its two published files.
+
+    Raises InputError for any other file, and for one that is not by its hash what its name says: there is no second
+    choice, since a figure under the same key would then be another quantity.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; run `dvc repro fetch-extractor`")
-    if path.name == "efficientnet-lite0.pth":
+    if path.name == EFFICIENTNET:
         network = efficientnet_lite.load_efficientnet_lite(path)
         return Extractor("fd_effnetlite0", "kid_effnetlite0", efficientnet_lite.INPUT_SIZE, network.to(_device()))
-    if path.name == "inception-2015-12-05.pt":
+    if path.name not in PUBLISHED:
+        raise InputError(
+            f"params.yaml: fid.extractor is {path.name!r}; known are {', '.join((EFFICIENTNET, *PUBLISHED))}"
+        )
+    if sha256_of(path) != PUBLISHED[path.name]:
+        raise InputError(f"{path}: not the published Inception, by its sha256; check fetch.extractor")
+    inception = InceptionV3W(str(path.parent), download=False) if path.name == TORCHSCRIPT else _Inception(path)
+    return Extractor("fid", "kid", INCEPTION_SIZE, inception.requires_grad_(False).eval().to(_device()))
+
+
+class _Inception(nn.Module):
+    """The TorchScript file's network from the state dict, with its scaling, which is not pytorch-fid's own."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
+        for name, block in (
+            ("Mixed_5b", inception_pytorch.FIDInceptionA(192, pool_features=32)),
+            ("Mixed_5c", inception_pytorch.FIDInceptionA(256, pool_features=64)),
+            ("Mixed_5d", inception_pytorch.FIDInceptionA(288, pool_features=64)),
+            ("Mixed_6b", inception_pytorch.FIDInceptionC(768, channels_7x7=128)),
+            ("Mixed_6c", inception_pytorch.FIDInceptionC(768, channels_7x7=160)),
+            ("Mixed_6d", inception_pytorch.FIDInceptionC(768, channels_7x7=160)),
+            ("Mixed_6e", inception_pytorch.FIDInceptionC(768, channels_7x7=192)),
+            ("Mixed_7b", inception_pytorch.FIDInceptionE_1(1280)),
+            ("Mixed_7c", inception_pytorch.FIDInceptionE_2(2048)),
+        ):
+            setattr(network, name, block)
         try:
-            network = InceptionV3W(str(path.parent), download=False).eval()
-        except RuntimeError:
-            raise InputError(f"{path}: not clean-fid's Inception; check fetch.extractor") from None
-        return Extractor("fid", "kid", 299, network.to(_device()))
-    raise InputError(
-        f"params.yaml: fid.extractor is {path.name!r}; known are efficientnet-lite0.pth and inception-2015-12-05.pt"
-    )
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except (RuntimeError, pickle.UnpicklingError, EOFError):
+            raise InputError(f"{path}: not the weights of Inception; check fetch.extractor") from None
+        network.fc = nn.Identity()  # its input is the features
+        self._network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._network((images - 128) / 128)
 
 
 def extract(extractor: Extractor, images: Iterable[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
@@ -54,6 +100,7 @@ def extract(extractor: Extractor, images: Iterable[NDArray[np.uint8]], batch_siz
     resize = make_resizer("PIL", False, "bicubic", (side, side))
     remaining = iter(images)
     batches = []
+    # TF32 would move features by a thousandth on a GPU; convolutions use it unless told not to
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         while batch := [resize(image) for image in islice(remaining, batch_size)]:
             inputs = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).contiguous()

@@ -44,7 +44,11 @@ class Finished:
         return cls(repository_root().absolute() / ".dvc" / "tmp" / "shards" / stage / dataset)
 
     def take(self, key: str, path: Path) -> Note | None:
-        """Put the file kept under `key` at `path`. None where there is none, or one that was damaged."""
+        """Put the file kept under `key` at `path`. None where there is none, or one that was damaged.
+
+        What is at `path` already, left by a process that was killed there, is removed in any case.
+        """
+        path.unlink(missing_ok=True)
         try:
             note: Note = json.loads(self._note(key).read_text())
             _link(self._folder / key, path)

@@ -4,6 +4,7 @@ The only place that applies the scaling factor (0.18215 for Stable Diffusion 1.x
 """
 
 import json
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path, PurePath
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
+from finetune.models import load_vae
 
 MANIFEST = "manifest.json"
 
@@ -28,6 +30,13 @@ def vae_sha256(folder: Path) -> str:
     """Of all that decides on latents: weights and configuration."""
     files = ("config.json", "diffusion_pytorch_model.safetensors")
     return sha256("".join(sha256_of(folder / name) for name in files).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def load_encoder(vae: Path, digest: str, device: torch.device) -> AutoencoderKL:
+    """The VAE of this `vae_sha256`, ready to encode; a process that encodes many shards loads it once."""
+    assert digest == vae_sha256(vae), f"{vae} was changed meanwhile"
+    return load_vae(vae).to(device, memory_format=torch.channels_last)
 
 
 @torch.no_grad()

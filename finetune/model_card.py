@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from finetune.markdown import table
 from finetune.models import LORA
 from finetune.params import Export, Fetch, Generate, Train
 
@@ -65,19 +66,19 @@ fine-tuned on captioned pictures. {_weights_note(recipe.train)}
 
 Pictures after preprocessing:
 
-{_table(("data set", "pictures", "count"), _counts(evidence.data))}
+{table(("data set", "pictures", "count"), _counts(evidence.data))}
 
 Archives as fetched:
 
-{_table(("data set", "archive", "from", "checksum"), _archives(recipe.fetch))}
+{table(("data set", "archive", "from", "checksum"), _archives(recipe.fetch))}
 
 ## Training
 
-{_table(("parameter", "value"), _pairs({"train": recipe.train.model_dump(), "export.weights": recipe.export.weights}))}
+{table(("parameter", "value"), _pairs({"train": recipe.train.model_dump(), "export.weights": recipe.export.weights}))}
 
 What it reported (`metrics/train.json`):
 
-{_table(("metric", "value"), _pairs(evidence.train))}
+{table(("metric", "value"), _pairs(evidence.train))}
 
 ## Evaluation
 
@@ -87,7 +88,7 @@ pictures through the autoencoder. Figures ending in _sd are standard deviations.
 
 {_ladder(evidence.fid)}
 
-{_table(("protocol", "value"), _pairs(evidence.fid["protocol"]))}
+{table(("protocol", "value"), _pairs(evidence.fid["protocol"]))}
 
 ## Where it came from
 
@@ -186,7 +187,7 @@ and seeds. On a GPU add `torch_dtype=torch.float16` and `.to("cuda")`."""
 
 def _ladder(fid: dict[str, Any]) -> str:
     rungs = ("floor", "reconstructed", "base", "tuned")
-    return _table(
+    return table(
         ("metric", *rungs), [[key, *(_show(fid[rung][key]) for rung in rungs)] for key in sorted(fid["floor"])]
     )
 
@@ -220,7 +221,3 @@ def _local_name(location: str) -> str:
 
 def _show(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])

@@ -1,4 +1,4 @@
-"""A pool of processes for work on shards, whose results never depend on how many there are."""
+"""Processes for work on shards, here or on a Ray cluster; results never depend on how many there are and where."""
 
 import multiprocessing
 import os
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 from finetune.errors import InputError
@@ -26,8 +26,13 @@ class OrderedMap(Protocol):
 def worker_pool() -> Iterator[OrderedMap]:
     """As many processes as WORKERS in the environment says, else one per core; stopped at once on an error.
 
+    With RAY_ADDRESS in the environment they are those of that cluster instead (see `cluster_map`).
     Raises InputError for a WORKERS that is no count and for a worker that the system killed.
     """
+    if address := os.environ.get("RAY_ADDRESS"):
+        with _cluster_map(address, on_gpu=False) as ordered_map:
+            yield ordered_map
+        return
     count = _workers()
     if count == 1:
         yield map
@@ -45,6 +50,25 @@ def worker_pool() -> Iterator[OrderedMap]:
         if isinstance(error, BrokenProcessPool):
             raise InputError("a worker process was killed, most likely for memory; set WORKERS lower") from None
         raise
+
+
+@contextmanager
+def model_pool() -> Iterator[OrderedMap]:
+    """For work that fills a GPU, of which this process is the only user here; with RAY_ADDRESS, each of the cluster's
+    GPUs has a process, or each of its CPUs where it has no GPU."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        with _cluster_map(address, on_gpu=True) as ordered_map:
+            yield ordered_map
+    else:
+        yield map
+
+
+def _cluster_map(address: str, on_gpu: bool) -> AbstractContextManager[OrderedMap]:
+    try:
+        from finetune.ray_cluster import cluster_map  # seconds and 100 MB that nobody else needs
+    except ModuleNotFoundError:
+        raise InputError("RAY_ADDRESS is set, but ray is not installed; see requirements.lock, or unset it") from None
+    return cluster_map(address, on_gpu)
 
 
 def _workers() -> int:

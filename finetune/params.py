@@ -153,12 +153,24 @@ class Generate(Section):
 
 class Fid(Section):
     extractor: str
+    clip: Name | None
     batch_size: Positive
     floor_splits: Annotated[int, Field(ge=2)]
     sd_draws: Annotated[int, Field(ge=2)]
     precision_neighbors: Positive
     density_neighbors: Positive
     seed: Seed
+
+
+class Grounding(Section):
+    images: Positive
+    timestep: Annotated[int, Field(ge=0, lt=1000)]
+    seed: Seed
+
+
+class Sweep(Section):
+    images: Annotated[int, Field(ge=4)]  # its halves need two
+    guidance_scales: Annotated[list[Annotated[float, Field(ge=1, le=50)]], Field(min_length=2)]
 
 
 class Export(Section):
@@ -181,6 +193,8 @@ class Params(Section):
     train: Train
     generate: Generate
     fid: Fid
+    grounding: Grounding
+    sweep: Sweep
     export: Export
 
     @model_validator(mode="after")
@@ -196,6 +210,11 @@ class Params(Section):
             raise ValueError("datasets lists a name twice")
         if self.fid.extractor not in self.fetch.extractor:
             raise ValueError(f"fid.extractor is {self.fid.extractor!r}, which fetch.extractor does not list")
+        if self.fid.clip and f"{self.fid.clip}/model.safetensors" not in self.fetch.extractor:
+            raise ValueError(
+                f"fid.clip is {self.fid.clip!r}, but fetch.extractor lists no {self.fid.clip}/model.safetensors; "
+                "see docs/evaluation.md"
+            )
         for key in ("precision_neighbors", "density_neighbors"):
             neighbors, half = getattr(self.fid, key), -(-self.generate.images // 2)
             if neighbors >= half:
@@ -222,6 +241,17 @@ def load_params(path: Path = PARAMS) -> Params:
     except ValidationError as errors:
         faults = [_describe(dict(fault)) for fault in errors.errors()]
         raise InputError(f"{path}: " + f"\n{path}: ".join(faults)) from None
+
+
+def dotted(content: dict[str, Any]) -> dict[str, Any]:
+    """Nested keys as DVC names them on its command line, `train.lr` and so on."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": leaf for name, leaf in dotted(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _describe(fault: dict[str, Any]) -> str:

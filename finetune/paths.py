@@ -21,11 +21,16 @@ EXPORT = Path("models/export")
 
 PREPROCESS_METRICS = Path("metrics/preprocess")  # /<dataset>.json
 TOKENIZE_METRICS = Path("metrics/tokenize.json")
+DATA_CARD = Path("metrics/data")  # {card.md, contact.png, numbers.json}
 TRAIN_METRICS = Path("metrics/train.json")
 TRAIN_CURVES = Path("metrics/train")  # {loss.csv, validation.csv}
 SAMPLES = Path("metrics/samples")  # step-by-step grids of the training
 FID_METRICS = Path("metrics/fid.json")
 LADDER = Path("metrics/ladder.csv")  # the figures of fid.json for a plot
+FID_BY_N = Path("metrics/fid_by_n.csv")  # the distance by number of pictures
+SWEEP = Path("metrics/sweep.csv")  # KID by guidance scale
+GROUNDING_METRICS = Path("metrics/grounding.json")
+GROUNDING = Path("metrics/grounding.png")  # where the word for a thing looks
 GRID = Path("metrics/grid.png")  # base | tuned | real, same captions
 
 

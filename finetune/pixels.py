@@ -66,7 +66,8 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
 
 def perceptual_hash(square: Image.Image) -> str:
     """256 bits in hexadecimal digits that hardly change when a picture is scaled, compressed or brightened (pHash)."""
-    return str(imagehash.phash(square.reduce(SIDE // 64), hash_size=HASH_SIDE))
+    bits = imagehash.phash(square.reduce(SIDE // 64), hash_size=HASH_SIDE).hash
+    return np.packbits(bits).tobytes().hex()  # as imagehash's own str(), which joins them one by one in Python
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

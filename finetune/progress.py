@@ -8,13 +8,14 @@ import torch
 from tqdm import tqdm
 
 LIVE, LOGGED = 0.1, 30.0  # seconds between two lines
-LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+LIVE_LINE = "{desc} {n_fmt}/{total_fmt} {bar} {remaining} left{postfix}"  # what matters fits 80 columns
+LOGGED_LINE = "{desc} {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}"
 
 log = logging.getLogger(__name__)
 
 
 def progress_bar(description: str, done: int, total: int, shown: bool) -> "tqdm[None]":
-    """In steps. The caller adds loss, learning rate and the like by `set_postfix(..., refresh=False)`."""
+    """In steps. The caller adds loss, learning rate and the like by `set_postfix_str(..., refresh=False)`."""
     live = sys.stderr.isatty()
     return tqdm(
         desc=description,
@@ -25,7 +26,7 @@ def progress_bar(description: str, done: int, total: int, shown: bool) -> "tqdm[
         file=sys.stderr if live else _LogFile(),
         mininterval=LIVE if live else LOGGED,
         maxinterval=LOGGED,
-        bar_format=None if live else LINE,
+        bar_format=LIVE_LINE if live else LOGGED_LINE,
         dynamic_ncols=live,
     )
 

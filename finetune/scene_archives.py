@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -48,21 +48,32 @@ Seeds = dict[Split, range]
 Member = tuple[str, bytes]
 
 
-def draw_archive(location: str, name: str, path: Path) -> None:
-    """Write the archive `name` of the data set that `location` describes.
+def scene_picture(seed: int) -> bytes:
+    """JPEG."""
+    file = io.BytesIO()
+    draw(_scene(seed)).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
+    return file.getvalue()
+
+
+def draw_archive(location: str, name: str, path: Path, picture: Callable[[int], bytes] = scene_picture) -> None:
+    """Write the archive `name` of the data set that `location` describes, with the `picture` of each seed.
 
     Raises InputError for a location or a name that stands for nothing.
     """
-    dataset, seeds = _parse(location)
+    dataset, seeds = scene_seeds(location)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for member, content in _members(dataset, name, seeds):
+        for member, content in _members(dataset, name, seeds, picture):
             info = zipfile.ZipInfo(member, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3  # Unix, also where the archive is not written on one
             info.external_attr = (0o40755 if member.endswith("/") else 0o100644) << 16
             archive.writestr(info, content)
 
 
-def _parse(location: str) -> tuple[str, Seeds]:
+def scene_seeds(location: str) -> tuple[str, Seeds]:
+    """The data set and, by split, one seed per scene.
+
+    Raises InputError for a location that stands for nothing.
+    """
     parts = urlsplit(location.removeprefix(SCENES))
     counts = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     if parts.path not in ("coco", "flickr8k") or counts.keys() != {"train", "validation"}:
@@ -76,13 +87,13 @@ def _parse(location: str) -> tuple[str, Seeds]:
     return parts.path, seeds
 
 
-def _members(dataset: str, name: str, seeds: Seeds) -> Iterator[Member]:
+def _members(dataset: str, name: str, seeds: Seeds, picture: Callable[[int], bytes]) -> Iterator[Member]:
     match dataset, name:
         case "coco", "train2017.zip" | "val2017.zip":
             half = name.removesuffix(".zip")
             yield f"{half}/", b""
             for seed in seeds[HALVES[half]]:
-                yield f"{half}/{_coco_name(seed)}", _picture(seed)
+                yield f"{half}/{_coco_name(seed)}", picture(seed)
         case "coco", "annotations_trainval2017.zip":
             for half, split in HALVES.items():
                 yield f"annotations/captions_{half}.json", _json(_coco_captions(seeds[split]))
@@ -90,7 +101,7 @@ def _members(dataset: str, name: str, seeds: Seeds) -> Iterator[Member]:
         case "flickr8k", "Flickr8k_Dataset.zip":
             yield "Flicker8k_Dataset/", b""  # spelled as in the original
             for seed in (*seeds["train"], *seeds["validation"]):
-                yield f"Flicker8k_Dataset/{_flickr_name(seed)}", _picture(seed)
+                yield f"Flicker8k_Dataset/{_flickr_name(seed)}", picture(seed)
         case "flickr8k", "Flickr8k_text.zip":
             yield from _flickr_texts(seeds)
         case _:
@@ -99,12 +110,6 @@ def _members(dataset: str, name: str, seeds: Seeds) -> Iterator[Member]:
 
 def _scene(seed: int) -> Scene:
     return make_scene(seed, "striped")
-
-
-def _picture(seed: int) -> bytes:
-    file = io.BytesIO()
-    draw(_scene(seed)).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
-    return file.getvalue()
 
 
 def _captions(seed: int) -> list[str]:

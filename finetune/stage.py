@@ -21,7 +21,7 @@ def run_stage(work: Callable[[], None]) -> None:
     Exit codes: 1 for a wrong input or a full disk, 130 for Ctrl-C, 143 for SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "accelerate", "mlflow", "alembic"):
+    for noisy in ("httpx", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     keep_freed_memory()

@@ -28,18 +28,13 @@ class Watch:
         """look: the held-out scores of the averaged weights after so many steps."""
         self.trainer, self.history, self.checkpoints, self.run, self._look = trainer, history, checkpoints, run, look
 
-    def record(self, row: dict[str, float], images_per_second: float) -> dict[str, str]:
+    def record(self, row: dict[str, float], images_per_second: float) -> str:
         """Remember a point of the curve; what to show of it."""
         memory = peak_memory(self.trainer.accelerator.device)
         self.history.losses.append(row)
         self.run.metric(int(row["step"]), **{name: row[name] for name in ("loss", "lr", "grad_norm")})
         self.run.metric(int(row["step"]), images_per_second=images_per_second, memory_gib=memory)
-        return {
-            "loss": f"{row['loss']:.4f}",
-            "lr": f"{row['lr']:.2e}",
-            "images/s": f"{images_per_second:.3g}",
-            "memory": f"{memory:.1f} GiB",
-        }
+        return f"loss {row['loss']:.4f}, lr {row['lr']:.1e}, {images_per_second:.3g} img/s, {memory:.1f} GiB"
 
     def look(self, done: int) -> None:
         scores = self._look(done)
@@ -49,9 +44,8 @@ class Watch:
             self.checkpoints.save_best(done, self.trainer.averaged.learned())
 
     def save(self, done: int) -> None:
-        self.run.flush()
         tensors, state = self.trainer.state()
-        state |= {"history": vars(self.history), "run_id": self.run.run_id}
+        state |= {"history": vars(self.history), "training_id": self.run.id}
         self.checkpoints.save(done, tensors, state | {"processes": self.trainer.accelerator.num_processes})
         if len(self.history.validations) > 1:
             self.checkpoints.keep_best(self.history.best_step)
@@ -72,7 +66,7 @@ def run_steps(trainer: Trainer, history: History, first: int, watch: Watch | Non
                 if (done % LOG_STEPS == 0 or done == steps) and (row := trainer.row(done)):
                     images_per_second = trainer.images_per_second()
                     if watch:
-                        bar.set_postfix(watch.record(row, images_per_second), refresh=False)
+                        bar.set_postfix_str(watch.record(row, images_per_second), refresh=False)
                 if watch and (done % params.validation_steps == 0 or done == steps):
                     watch.look(done)
                 if watch and (done % params.checkpoint_steps == 0 or done == steps or stop.requested):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune import paths
+from finetune.checksums import sha256_of
 from finetune.half_precision import write_half
-from finetune.manifest import write_manifest
+from finetune.manifest import MANIFEST, write_manifest
 from finetune.model_card import Evidence, Recipe, license_note, model_card, read_evidence
 from finetune.models import LORA, load_scheduler, tuned_part
 from finetune.outputs import whole_directory, write_json
@@ -17,6 +18,7 @@ from finetune.params import load_params
 from finetune.pictures import grid
 from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
+from finetune.tracking import tag_run
 
 WEIGHTS = {
     "text_encoder": "model.safetensors",
@@ -100,9 +102,10 @@ def _serving(rows: list[dict[str, Any]], recipe: Recipe, evidence: Evidence) -> 
 
 def main() -> None:
     params = load_params()
+    tuned = paths.TUNED / params.export.weights
     export(
         paths.BASE,
-        paths.TUNED / params.export.weights,
+        tuned,
         paths.GENERATED / "tuned",
         {"ladder": paths.LADDER, **{name: paths.TRAIN_CURVES / f"{name}.csv" for name in ("loss", "validation")}},
         paths.EXPORT,
@@ -113,6 +116,9 @@ def main() -> None:
             paths.FID_METRICS,
         ),
     )
+    trained = sha256_of(tuned / "unet" / WEIGHTS["unet"])
+    exported = {"export": str(paths.EXPORT), "sha256.export.manifest": sha256_of(paths.EXPORT / MANIFEST)}
+    tag_run(f"sha256.tuned.{params.export.weights}", trained, exported)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from finetune import paths
 from finetune.checksums import sha256_of
+from finetune.clip import Clip
 from finetune.errors import InputError
 from finetune.feature_set import FeatureSet, write_feature_set
-from finetune.features import extract, load_extractor
+from finetune.features import PRECISION, extract, load_extractor
 from finetune.params import Fid, Generate, load_params
 from finetune.real_images import read_real, real_rows
 from finetune.seeding import generator
@@ -49,13 +50,17 @@ def drawn_pictures(folder: Path, model: str) -> Pictures:
         yield row | {"split": model}, pixels
 
 
-def features(pictures: Pictures, source: Path, extractor: Path, out: Path, batch_size: int) -> None:
-    """Fill `out`. source: what a message about the pictures names.
+def features(
+    pictures: Pictures, source: Path, extractor: Path, out: Path, batch_size: int, clip: Path | None = None
+) -> None:
+    """Fill `out`. source: what a message about the pictures names. clip: folder of a CLIP model that looks as well.
 
     Raises InputError for features that are not finite and for too many pictures of one color.
     """
     network = load_extractor(extractor)
+    viewer = Clip(clip, batch_size) if clip else None
     rows: list[Row] = []
+    captions: list[str] = []
     constant = 0
 
     def noted() -> Iterator[NDArray[np.uint8]]:
@@ -64,6 +69,9 @@ def features(pictures: Pictures, source: Path, extractor: Path, out: Path, batch
             digest = hashlib.sha256(pixels.tobytes()).hexdigest()
             rows.append({key: row[key] for key in ("id", "dataset", "split")} | {"sha256": digest})
             constant += bool((pixels == pixels[0, 0]).all())
+            captions.extend(_caption(row))
+            if viewer:
+                viewer.see(pixels)
             yield pixels
 
     values = extract(network, noted(), batch_size)
@@ -78,9 +86,21 @@ def features(pictures: Pictures, source: Path, extractor: Path, out: Path, batch
         "features": values.shape[1],
         "frechet_key": network.frechet_key,
         "kid_key": network.kid_key,
+        "precision": PRECISION,
         "resize": f"clean, {network.input_size} px",
     }
-    write_feature_set(out, FeatureSet(rows, values, protocol))
+    if clip is None or viewer is None:
+        write_feature_set(out, FeatureSet(rows, values, protocol))
+        return
+    protocol |= {"clip": clip.name, "clip_sha256": sha256_of(clip / "model.safetensors")}
+    read = viewer.read(captions) if captions else None
+    write_feature_set(out, FeatureSet(rows, values, protocol, viewer.seen(), read))
+
+
+def _caption(row: Row) -> list[str]:
+    """What the picture was drawn from, or the first caption of a real one; none of a reconstruction."""
+    texts = [row["prompt"]] if "prompt" in row else row.get("captions", [])[:1]
+    return [" ".join(text.split()) for text in texts]
 
 
 def main() -> None:
@@ -94,7 +114,9 @@ def main() -> None:
     else:
         source = paths.GENERATED / name
         pictures = drawn_pictures(source, name)
-    features(pictures, source, paths.EXTRACTOR / params.fid.extractor, paths.FEATURES / name, params.fid.batch_size)
+    clip = paths.EXTRACTOR / params.fid.clip if params.fid.clip else None
+    extractor = paths.EXTRACTOR / params.fid.extractor
+    features(pictures, source, extractor, paths.FEATURES / name, params.fid.batch_size, clip)
 
 
 if __name__ == "__main__":

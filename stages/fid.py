@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from finetune import paths
+from finetune.clip import clip_score, cmmd
 from finetune.density_coverage import coverage, density
 from finetune.feature_set import FeatureSet, read_feature_set
 from finetune.fid_infinity import fid_infinity, is_extrapolable
@@ -31,6 +33,7 @@ from finetune.params import Fid, load_params
 from finetune.pictures import grid
 from finetune.precision_recall import precision, recall
 from finetune.real_images import read_real, real_rows
+from finetune.seeding import generator
 from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
 
@@ -39,6 +42,7 @@ Features = NDArray[np.float32]
 Figures = dict[str, float]
 
 MODELS = ("base", "tuned")
+SIZES = 6  # of the sets in the plot of distance by number of pictures
 GRID_CAPTIONS = 8
 GRID_COLORS = 256  # a palette keeps the grid small enough for git
 
@@ -50,10 +54,12 @@ def fid(
     features: Path,
     metrics: Path,
     ladder: Path,
+    by_n: Path,
     picture: Path,
     params: Fid,
 ) -> None:
-    """Write `metrics` (JSON), `ladder` (the same figures as CSV, for a plot) and `picture` (PNG).
+    """Write `metrics` (JSON), `ladder` (the same figures as CSV, for a plot), `by_n` (CSV: the Frechet distance of ever
+    more pictures) and `picture` (PNG).
 
     The ladder's rungs: floor, what real training images score, the mean of several disjoint sets as large as the
     generated one; reconstructed, the validation images through the autoencoder; base and tuned, the same captions
@@ -80,6 +86,7 @@ def fid(
     with whole_file(picture) as partial:
         sheet.quantize(GRID_COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
     _write_ladder(ladder, report)
+    _write_by_n(by_n, sets, params)
     write_json(metrics, report | {"protocol": protocol})
 
 
@@ -105,30 +112,37 @@ def _report(sets: dict[str, FeatureSet], protocol: dict[str, Any], params: Fid) 
     """Every figure with its standard deviation, by rung."""
     reference = sets["real"].of_split("validation")
     training = sets["real"].of_split("train")
-    rungs = {name: each.features for name, each in sets.items() if name != "real"}
+    rungs = {name: each for name, each in sets.items() if name != "real"}
 
-    def measure(features: Features, real: Features) -> Figures:
-        return {
-            protocol["frechet_key"]: frechet_distance(features, real),
-            protocol["kid_key"]: kid(features, real),
-            "precision": precision(real, features, params.precision_neighbors),
-            "recall": recall(real, features, params.precision_neighbors),
-            "density": density(real, features, params.density_neighbors),
-            "coverage": coverage(real, features, params.density_neighbors),
+    def measure(pictures: FeatureSet, real: FeatureSet) -> Figures:
+        ours, theirs = pictures.features, real.features
+        figures = {
+            protocol["frechet_key"]: frechet_distance(ours, theirs),
+            protocol["kid_key"]: kid(ours, theirs),
+            "precision": precision(theirs, ours, params.precision_neighbors),
+            "recall": recall(theirs, ours, params.precision_neighbors),
+            "density": density(theirs, ours, params.density_neighbors),
+            "coverage": coverage(theirs, ours, params.density_neighbors),
         }
+        if pictures.clip_pictures is not None and real.clip_pictures is not None:
+            figures["cmmd"] = cmmd(pictures.clip_pictures, real.clip_pictures)
+            if pictures.clip_captions is not None:
+                figures["clip_score"] = clip_score(pictures.clip_pictures, pictures.clip_captions)
+        return figures
 
     # every n-th image, so that each set has its share of each data set
-    floor = [measure(training[i :: params.floor_splits], reference) for i in range(params.floor_splits)]
-    whole = {name: measure(features, reference) for name, features in rungs.items()}
+    order = np.arange(len(training.rows))
+    floor = [measure(training.take(order[i :: params.floor_splits]), reference) for i in range(params.floor_splits)]
+    whole = {name: measure(each, reference) for name, each in rungs.items()}
     halves = [
-        {name: measure(features[mine], reference[theirs]) for name, features in rungs.items()}
-        for mine, theirs in random_halves(params.sd_draws, params.seed, protocol["n"], len(reference))
+        {name: measure(each.take(mine), reference.take(theirs)) for name, each in rungs.items()}
+        for mine, theirs in random_halves(params.sd_draws, params.seed, protocol["n"], len(reference.rows))
     ]
     report = {"floor": _with_sd(_mean(floor), floor, ddof=1)}
     for name, figures in whole.items():
         report[name] = _with_sd(figures, [half[name] for half in halves])
         if is_extrapolable(protocol["n"], protocol["features"]):
-            infinite = fid_infinity(rungs[name], reference, params.seed)
+            infinite = fid_infinity(rungs[name].features, reference.features, params.seed)
             report[name][f"{protocol['frechet_key']}_infinity"] = _six_digits(infinite)
     gains = [_distance_gain(half, protocol) for half in halves]
     report["gain"] = _with_sd(_distance_gain(whole, protocol), gains)
@@ -160,7 +174,28 @@ def _write_ladder(path: Path, report: dict[str, Figures]) -> None:
         writer.writerow(("figure", "pictures", "value", "sd"))
         for key in report["base"]:
             if f"{key}_sd" in report["base"]:
-                writer.writerows((key, name, report[name][key], report[name][f"{key}_sd"]) for name in rungs)
+                having = [name for name in rungs if key in report[name]]
+                writer.writerows((key, name, report[name][key], report[name][f"{key}_sd"]) for name in having)
+
+
+def _write_by_n(path: Path, sets: dict[str, FeatureSet], params: Fid) -> None:
+    """With as many of the validation images as pictures: what falls with their number is the number's own part."""
+    reference = sets["real"].of_split("validation").features
+    rungs = {"floor": sets["real"].of_split("train").features}
+    rungs |= {name: each.features for name, each in sets.items() if name != "real"}
+    most = min(map(len, (reference, *rungs.values())))
+    sizes = sorted({max(2, most * part // SIZES) for part in range(1, SIZES + 1)})
+
+    def some(features: Features, name: str, size: int) -> Features:
+        return features[torch.randperm(len(features), generator=generator(params.seed, "size", name))[:size].numpy()]
+
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("n", *rungs))
+        for size in sizes:
+            real = some(reference, "real", size)
+            distances = (frechet_distance(some(features, name, size), real) for name, features in rungs.items())
+            writer.writerow((size, *map(_six_digits, distances)))
 
 
 def _grid(
@@ -185,6 +220,7 @@ def main() -> None:
         paths.FEATURES,
         paths.FID_METRICS,
         paths.LADDER,
+        paths.FID_BY_N,
         paths.GRID,
         params.fid,
     )

@@ -1,29 +1,53 @@
 """Stage latents: data/images/<dataset> and models/base/vae -> data/latents/<dataset>."""
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from finetune import latents as encoding
-from finetune import models, paths, shards
+from finetune import models, paths, shards, threads
 from finetune.arrays import array_writer
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.finished import Finished, finished_key
-from finetune.latents import MANIFEST, encode_moments, shard_name, vae_sha256
+from finetune.latents import MANIFEST, encode_moments, load_encoder, shard_name, vae_sha256
 from finetune.models import load_vae
 from finetune.outputs import whole_directory, write_json
+from finetune.parallel import model_pool
 from finetune.shards import INDEX, read_batches, read_shard
 from finetune.stage import run_stage
+from finetune.threads import one_thread_each
 
-MAKERS = (__file__, encoding.__file__, models.__file__, shards.__file__)  # what a shard's bytes come from,
-PACKAGES = ("diffusers", "numpy", "pillow", "torch")  # with these packages
+MAKERS = (__file__, encoding.__file__, models.__file__, shards.__file__, threads.__file__)  # what a shard's bytes
+PACKAGES = ("diffusers", "numpy", "pillow", "torch")  # come from, with these packages
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all shards of a data set have in common."""
+
+    images: Path
+    vae: Path
+    vae_sha256: str
+    folder: Path
+    finished: Finished
+
+
+@dataclass(frozen=True)
+class ImageShard:
+    name: str
+    sha256: str
+    images: int
 
 
 def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> None:
@@ -32,49 +56,64 @@ def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> No
     Shards that an earlier run finished, before it was killed or before others changed, are taken over.
     Raises InputError for an image whose latents are not finite and a shard that is not the one of the index.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    vae = load_vae(vae_folder).to(device, memory_format=torch.channels_last)
-    vae_digest = vae_sha256(vae_folder)
+    scaling_factor = load_vae(vae_folder).config.scaling_factor
+    listed = list(image_shards(images / INDEX))
     keys, files = [], []
-    with whole_directory(out) as folder, tqdm(desc=f"latents {images.name}", unit="image", disable=None) as bar:
-        columns = ("id", "shard", "shard_sha256")
-        rows = (row for batch in read_batches(images / INDEX, columns) for row in batch)
-        for (shard, digest), members in groupby(rows, itemgetter("shard", "shard_sha256")):
-            ids = [row["id"] for row in members]
-            file = folder / shard_name(shard)
-            keys.append(finished_key({"device": device, "images": digest, "vae": vae_digest}, MAKERS, PACKAGES))
-            note = finished.take(keys[-1], file)
-            if note is None:
-                if sha256_of(images / shard) != digest:
-                    raise InputError(
-                        f"{images / shard}: not the shard that {INDEX} lists; run `dvc repro preprocess-512`"
-                    )
-                encode_shard(vae, images / shard, ids, file)
-                note = {"sha256": sha256_of(file)}
-                finished.keep(keys[-1], file, note)
-            files.append({"file": file.name, "images": len(ids), "sha256": note["sha256"]})
-            bar.update(len(ids))
+    with whole_directory(out) as folder:
+        job = Job(images, vae_folder, vae_sha256(vae_folder), folder, finished)
+        with (
+            model_pool() as ordered_map,
+            tqdm(
+                desc=f"latents {images.name}", total=sum(shard.images for shard in listed), unit="image", disable=None
+            ) as bar,
+        ):
+            for shard, (key, digest) in zip(listed, ordered_map(partial(encode_shard, job), listed), strict=True):
+                keys.append(key)
+                files.append({"file": shard_name(shard.name), "images": shard.images, "sha256": digest})
+                bar.update(shard.images)
         manifest = {
             "index_sha256": sha256_of(images / INDEX),
-            "scaling_factor": vae.config.scaling_factor,
+            "scaling_factor": scaling_factor,
             "shards": files,
-            "vae_sha256": vae_digest,
+            "vae_sha256": job.vae_sha256,
         }
         write_json(folder / MANIFEST, manifest)
     finished.keep_only(keys)
 
 
-def encode_shard(vae: AutoencoderKL, shard: Path, ids: list[str], out: Path) -> None:
-    """One image and its mirror image at a time, so that nothing but the image decides on its latents.
+def image_shards(index: Path) -> Iterator[ImageShard]:
+    rows = (row for batch in read_batches(index, ("shard", "shard_sha256")) for row in batch)
+    for (name, digest), members in groupby(rows, itemgetter("shard", "shard_sha256")):
+        yield ImageShard(name, digest, sum(1 for _ in members))
 
-    ids: of the images in the shard, for messages.
-    """
-    with array_writer(out, np.float16) as write:
-        for name, (_, pixels) in zip(ids, read_shard(shard), strict=True):
-            moments = encode_moments(vae, pixels)
-            if not np.isfinite(moments).all():
-                raise InputError(f"{shard}: the latents of {name} are not finite; check the image and the VAE")
-            write(moments[None])
+
+def encode_shard(job: Job, shard: ImageShard) -> tuple[str, str]:
+    """Write one shard's latents, or take them over from an earlier run. Returns their key and their sha256."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    file = job.folder / shard_name(shard.name)
+    key = finished_key({"device": device.type, "images": shard.sha256, "vae": job.vae_sha256}, MAKERS, PACKAGES)
+    note = job.finished.take(key, file)
+    if note is None:
+        if sha256_of(job.images / shard.name) != shard.sha256:
+            raise InputError(
+                f"{job.images / shard.name}: not the shard that {INDEX} lists; run `dvc repro preprocess-512`"
+            )
+        encode = partial(_encode, load_encoder(job.vae, job.vae_sha256, device), job.images / shard.name)
+        with array_writer(file, np.float16) as write:
+            for moments in one_thread_each(encode, read_shard(job.images / shard.name), device):
+                write(moments[None])
+        note = {"sha256": sha256_of(file)}
+        job.finished.keep(key, file, note)
+    return key, note["sha256"]
+
+
+def _encode(vae: AutoencoderKL, shard: Path, member: tuple[str, NDArray[np.uint8]]) -> NDArray[np.float16]:
+    """One image and its mirror image at a time, so that nothing but the image decides on its latents."""
+    name, pixels = member
+    moments = encode_moments(vae, pixels)
+    if not np.isfinite(moments).all():
+        raise InputError(f"{shard}: the latents of {PurePath(name).stem} are not finite; check the image and the VAE")
+    return moments
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """reconstruct: the validation pictures through the autoencoder, which no model that draws by it can surpass."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from finetune.outputs import whole_directory
 from finetune.params import load_params
 from finetune.shards import INDEX, encode_png, read_index, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
+from finetune.threads import one_thread_each
 
 SHARD_IMAGES = 1000
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "dataset", "shard", "member")])
@@ -44,12 +46,15 @@ def reconstruct(
         }
         for i, (row, _, _) in enumerate(chosen)
     ]
-    members = (
-        (row["member"], encode_png(_decode(vae, cache.moments(position, mirrored=False))))
-        for row, (_, cache, position) in tqdm(
-            zip(rows, chosen, strict=True), "reconstruct", len(rows), unit="image", disable=None
-        )
+    moments = (cache.moments(position, mirrored=False) for _, cache, position in chosen)
+    pictures = tqdm(
+        one_thread_each(partial(_decode, vae), moments, vae.device),
+        "reconstruct",
+        len(rows),
+        unit="image",
+        disable=None,
     )
+    members = ((row["member"], encode_png(picture)) for row, picture in zip(rows, pictures, strict=True))
     with whole_directory(out) as folder:
         for number in range(-(-len(rows) // SHARD_IMAGES)):
             write_shard(folder / shard_name(number), islice(members, SHARD_IMAGES))

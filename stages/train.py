@@ -4,6 +4,7 @@ import csv
 import logging
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,23 +12,26 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from finetune import paths
 from finetune.batches import CaptionedLatents
+from finetune.checksums import sha256_of
 from finetune.denoiser import Denoiser
 from finetune.errors import InputError
 from finetune.lora import merged, save_lora
 from finetune.matching import check_match
 from finetune.models import load_pipeline, load_unet
 from finetune.outputs import require_writable, whole_directory, whole_file, write_json
-from finetune.params import Train, load_params
+from finetune.params import Train, dotted, load_params
 from finetune.pictures import grid
 from finetune.resume import Checkpoints, exclusive, run_key
 from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
 from finetune.shards import spread
 from finetune.stage import run_stage
-from finetune.tracking import tracked_run
+from finetune.tracking import git_tags, tracked_run
 from finetune.training import History, Trainer
 from finetune.validation import validate
 from finetune.watch import Watch, run_steps
+
+UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +45,13 @@ def train(
     curves: Path,
     samples: Path,
     params: Train,
+    experiment: dict[str, Any],
 ) -> None:
     """Fine-tune the model, or go on where an earlier call with the same parameters and inputs stopped.
 
     Writes the averaged weights in fp32, those of the end and those of the least held-out loss, the curves, the grids
     of sample pictures and the metrics, all at the end. Of several processes the first alone writes.
+    experiment: all of params.yaml by dotted key, for the MLflow record alone.
     """
     require_writable(tuned, metrics, curves, samples)
     on_gpu = torch.cuda.is_available()
@@ -67,7 +73,7 @@ def train(
         noise_scheduler = DDPMScheduler.from_pretrained(base / "scheduler")
         scaling_factor = pipeline.vae.config.scaling_factor
         trainer = Trainer(accelerator, denoiser, noise_scheduler, data, params, scaling_factor)
-        history, first, run_id = go_on(trainer, checkpoints)
+        history, first, training_id = go_on(trainer, checkpoints)
         if not main:
             run_steps(trainer, history, first, None)
             return
@@ -79,12 +85,12 @@ def train(
         rows = spread(data.of_split("validation"), params.sample_images)
         captions = pipeline.tokenizer.batch_decode([data.caption_ids(row, 0) for row in rows], skip_special_tokens=True)
 
-        with tracked_run(params.model_dump(), run_id) as run:
+        with tracked_run(experiment, git_tags() | input_tags(tokens, latents), training_id) as run:
 
             def look(step: int) -> dict[str, float]:
                 sheet = grids / f"step_{step:06d}.png"
                 draw_samples(pipeline, captions, params, sheet)
-                run.file(sheet)
+                run.picture("samples", step, sheet)
                 return validate(trainer, trainer.averaged, params.validation_images)
 
             watch = Watch(trainer, history, checkpoints, run, look)
@@ -95,8 +101,16 @@ def train(
                 save_weights(trainer.averaged, base, params, partial / "last")
                 trainer.averaged.load_learned(checkpoints.load_best(history.best_step))
                 save_weights(trainer.averaged, base, params, partial / "best")
+                run.tag({f"sha256.tuned.{name}": sha256_of(partial / name / UNET_WEIGHTS) for name in ("last", "best")})
             write_records(trainer, history, grids, metrics, curves, samples)
         checkpoints.finish()
+
+
+def input_tags(tokens: Path, latents: dict[str, Path]) -> dict[str, str]:
+    """sha256 of what was learned from; the latents' manifests list the hash of every shard."""
+    files = {f"tokens.{name}": tokens / name for name in ("ids.npy", "images.parquet")}
+    files |= {f"latents.{dataset}": folder / "manifest.json" for dataset, folder in latents.items()}
+    return {f"sha256.{name}": sha256_of(file) for name, file in files.items()}
 
 
 def go_on(trainer: Trainer, checkpoints: Checkpoints) -> tuple[History, int, str | None]:
@@ -119,7 +133,7 @@ def go_on(trainer: Trainer, checkpoints: Checkpoints) -> tuple[History, int, str
         )
     trainer.restore(tensors, state)
     log.info("going on at step %d of %d", first, trainer.schedule.steps)
-    return History(**state["history"]), first, state["run_id"]
+    return History(**state["history"]), first, state["training_id"]
 
 
 def draw_samples(pipeline: StableDiffusionPipeline, captions: list[str], params: Train, out: Path) -> None:
@@ -182,6 +196,7 @@ def main() -> None:
         curves=paths.TRAIN_CURVES,
         samples=paths.SAMPLES,
         params=params.train,
+        experiment=dotted(params.model_dump()),
     )
 
 

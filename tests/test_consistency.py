@@ -19,7 +19,7 @@ from finetune import paths
 from finetune.params import Params
 
 ROOT = Path(__file__).parent.parent
-CODE = ("app", "finetune", "sample", "stages")
+CODE = ("app", "finetune", "report", "sample", "stages")
 ARTIFACTS = {name: value for name, value in vars(paths).items() if isinstance(value, Path) and value != paths.PARAMS}
 DATASETS: list[str] = yaml.safe_load((ROOT / "params.yaml").read_text())["datasets"]
 SECTION_OF = {
@@ -35,6 +35,8 @@ PLUMBING = {
     "paths",
     "errors",
     "outputs",
+    "parallel",
+    "ray_cluster",
     "stage",
     "torchvision_ops",
     "tracking",
@@ -52,14 +54,18 @@ PLUMBING = {
 SOLE_IMPORTERS = {
     "bitsandbytes": "finetune/optimizers.py",
     "cleanfid": "finetune/features.py",
+    "jinja2": "report/page.py",
+    "matplotlib": "report/charts.py",
     "mlflow": "finetune/tracking.py",
     "peft": "finetune/lora.py",
+    "ray": "finetune/ray_cluster.py",
     "yaml": "finetune/params.py",
 }
 FORBIDDEN = {
-    "finetune": {"stages", "app", "sample"},
-    "stages": {"stages", "app", "sample"},
-    "app": {"stages", "sample"},
+    "finetune": {"stages", "app", "report", "sample"},
+    "stages": {"stages", "app", "report", "sample"},
+    "app": {"stages", "report", "sample"},
+    "report": {"stages", "app", "sample"},
 }
 
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from finetune.errors import InputError
 from finetune.feature_set import FeatureSet, read_feature_set
 from finetune.features import Extractor
-from finetune.params import load_params
+from finetune.params import Fid, load_params
 from finetune.shards import read_index
 from stages.features import drawn_pictures, features, real_pictures
-from tests.image_sets import shapes, write_generated
+from tests.image_sets import folders, shapes, write_generated, write_token_table
 
 PARAMS = load_params()
 FID = PARAMS.fid.model_copy(update={"floor_splits": 2})
@@ -30,6 +30,12 @@ def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "quick.pth"
 
 
+def real(images: Path, tmp_path: Path, fid: Fid = FID) -> Any:
+    if not (tmp_path / "tokens").exists():
+        write_token_table(tmp_path / "tokens", folders(images))
+    return real_pictures(folders(images), tmp_path / "tokens", fid, GENERATE)
+
+
 def run(pictures: Any, extractor: Path, tmp_path: Path) -> FeatureSet:
     features(pictures, tmp_path / "source", extractor, tmp_path / "features", batch_size=4)
     return read_feature_set(tmp_path / "features")
@@ -38,14 +44,14 @@ def run(pictures: Any, extractor: Path, tmp_path: Path) -> FeatureSet:
 def test_all_validation_images_and_as_many_training_images_as_the_floor_needs(
     images: Path, extractor: Path, tmp_path: Path
 ) -> None:
-    made = run(real_pictures(images, FID, GENERATE), extractor, tmp_path)
-    assert len(made.of_split("validation")) == 12
-    assert len(made.of_split("train")) == 2 * 6
+    made = run(real(images, tmp_path), extractor, tmp_path)
+    assert len(made.of_split("validation").rows) == 12
+    assert len(made.of_split("train").rows) == 2 * 6
     assert {row["dataset"] for row in made.rows if row["split"] == "train"} == {"coco", "flickr8k"}
 
 
 def test_rows_and_features_are_in_one_order(images: Path, extractor: Path, tmp_path: Path) -> None:
-    pictures = list(real_pictures(images, FID, GENERATE))
+    pictures = list(real(images, tmp_path))
     made = run(pictures, extractor, tmp_path)
     assert [row["id"] for row in made.rows] == [row["id"] for row, _ in pictures]
     assert [row["sha256"] for row in made.rows] == [hashlib.sha256(p.tobytes()).hexdigest() for _, p in pictures]
@@ -55,12 +61,13 @@ def test_rows_and_features_are_in_one_order(images: Path, extractor: Path, tmp_p
 
 
 def test_the_protocol_names_network_weights_and_resizing(images: Path, extractor: Path, tmp_path: Path) -> None:
-    assert run(real_pictures(images, FID, GENERATE), extractor, tmp_path).protocol == {
+    assert run(real(images, tmp_path), extractor, tmp_path).protocol == {
         "extractor": "quick.pth",
         "extractor_sha256": hashlib.sha256(b"weights").hexdigest(),
         "features": 48,
         "frechet_key": "fd_quick",
         "kid_key": "kid_quick",
+        "precision": "float32, TF32 off",
         "resize": "clean, 32 px",
     }
 
@@ -76,7 +83,7 @@ def test_drawn_pictures_carry_their_model_s_name(images: Path, extractor: Path, 
 def test_the_same_pictures_give_the_same_bytes(images: Path, extractor: Path, tmp_path: Path) -> None:
     contents = []
     for _ in range(2):
-        run(real_pictures(images, FID, GENERATE), extractor, tmp_path)
+        run(real(images, tmp_path), extractor, tmp_path)
         contents.append([path.read_bytes() for path in sorted((tmp_path / "features").iterdir())])
     assert contents[0] == contents[1]
 
@@ -94,7 +101,7 @@ def test_one_picture_of_one_color_in_a_hundred_is_let_pass(extractor: Path, tmp_
     assert len(run(pictures, extractor, tmp_path).rows) == 100
 
 
-def test_a_floor_of_more_images_than_there_are_is_refused_by_key(images: Path) -> None:
+def test_a_floor_of_more_images_than_there_are_is_refused_by_key(images: Path, tmp_path: Path) -> None:
     many = FID.model_copy(update={"floor_splits": 5})
     with pytest.raises(InputError, match=r"fid\.floor_splits is 5, .* needs 30 of 24 training images; lower"):
-        next(iter(real_pictures(images, many, GENERATE)))
+        next(iter(real(images, tmp_path, many)))

@@ -1,3 +1,5 @@
+import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +10,13 @@ from cleanfid.fid import get_folder_features
 from cleanfid.inception_torchscript import InceptionV3W
 from PIL import Image
 from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torchvision.models import Inception3
 
+from finetune.checksums import sha256_of
 from finetune.efficientnet_lite import EfficientNetLite0
 from finetune.errors import InputError
-from finetune.features import Extractor, extract, load_extractor
-
-INCEPTION = "inception-2015-12-05.pt"
+from finetune.features import PUBLISHED, STATE_DICT, TORCHSCRIPT, Extractor, extract, load_extractor
 
 
 class StandIn(nn.Module):
@@ -27,12 +30,36 @@ class StandIn(nn.Module):
         return self.layers(x)
 
 
-@pytest.fixture(scope="module")
-def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("extractor") / INCEPTION
+    path = tmp_path / "extractor" / TORCHSCRIPT
+    path.parent.mkdir()
     torch.jit.script(StandIn()).save(path)
+    return published(path, monkeypatch)
+
+
+def random_inception(path: Path) -> Path:
+    """The state dict that is published, of random weights; torchvision's network has parameters of the same names."""
+    weights = Inception3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
+    for tensor in weights.values():
+        if tensor.dim() == 4:
+            nn.init.kaiming_normal_(tensor)
+    torch.save(weights, path)
     return path
+
+
+def published(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As if the file were the one that its name says."""
+    monkeypatch.setitem(PUBLISHED, path.name, sha256_of(path))
+    return path
+
+
+class Malicious:
+    """What a pickle may do, and `weights_only` forbids."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch ran",)
 
 
 def pictures(count: int, side: int = 64) -> list[np.ndarray]:
@@ -78,10 +105,12 @@ def test_features_that_are_not_finite_are_an_error() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit, which the Inception file needs
 def test_inception_features_equal_clean_fid_s_own_bit_for_bit(inception: Path, tmp_path: Path) -> None:
     images = pictures(5, side=96)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     for i, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(folder / f"{i}.png")
     theirs = get_folder_features(
-        str(tmp_path),
+        str(folder),
         model=InceptionV3W(str(inception.parent), download=False),
         num_workers=0,
         batch_size=2,
@@ -98,17 +127,39 @@ def test_only_inception_may_call_its_distance_fid(inception: Path, tmp_path: Pat
     assert load_extractor(tmp_path / "efficientnet-lite0.pth").frechet_key == "fd_effnetlite0"
 
 
-@pytest.mark.parametrize("name", [INCEPTION, "efficientnet-lite0.pth"])
+@pytest.mark.parametrize("name", [TORCHSCRIPT, STATE_DICT, "efficientnet-lite0.pth"])
 def test_a_missing_file_is_an_error_with_the_remedy(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file; run `dvc repro fetch-extractor`"):
         load_extractor(tmp_path / name)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_file_that_is_not_inception_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / INCEPTION).write_bytes(b"cut short")
-    with pytest.raises(InputError, match=f"{INCEPTION}: not clean-fid's Inception"):
-        load_extractor(tmp_path / INCEPTION)
+@pytest.mark.parametrize("name", [TORCHSCRIPT, STATE_DICT])
+def test_a_file_that_is_not_the_published_inception_is_refused_by_its_hash(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"cut short")
+    with pytest.raises(InputError, match=f"{name}: not the published Inception, by its sha256; check fetch.extractor"):
+        load_extractor(tmp_path / name)
+
+
+def test_nothing_in_a_state_dict_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / STATE_DICT).write_bytes(pickle.dumps({"fc.weight": Malicious()}))
+    with pytest.raises(InputError, match="not the weights of Inception"):
+        load_extractor(published(tmp_path / STATE_DICT, monkeypatch))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_state_dict_s_network_is_torch_fidelity_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights in two implementations: every pooling, padding and scaling of the FID's own Inception."""
+    torch.manual_seed(0)
+    theirs = FeatureExtractorInceptionV3("stand-in", ["2048"], random_inception(tmp_path / STATE_DICT))
+    extractor = load_extractor(published(tmp_path / STATE_DICT, monkeypatch))
+    images = pictures(2, side=299)
+    ours = extract(extractor, images, batch_size=2)
+    assert extractor.frechet_key == "fid"
+    assert ours.shape == (2, 2048)
+    (expected,) = theirs(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+    assert ours == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-5 * float(expected.max()))
+    assert ours.std(axis=0).mean() > 1e-3 * ours.mean()  # the two pictures have features of their own
 
 
 def test_an_unknown_extractor_is_refused_with_the_known_ones(tmp_path: Path) -> None:

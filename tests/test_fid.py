@@ -23,6 +23,7 @@ from tests.image_sets import folders, shapes, write_generated, write_image_set, 
 
 PARAMS = Fid(
     extractor="efficientnet-lite0.pth",
+    clip=None,
     batch_size=8,
     floor_splits=2,
     sd_draws=4,
@@ -91,7 +92,7 @@ def run(
 
 
 def compare(images: Path, generated: Path, out: Path, params: Fid = PARAMS) -> dict[str, Any]:
-    places = (out / "features", out / "fid.json", out / "ladder.csv", out / "grid.png")
+    places = (out / "features", out / "fid.json", out / "ladder.csv", out / "by_n.csv", out / "grid.png")
     fid(folders(images), out / "tokens", generated, *places, params)
     report: dict[str, Any] = json.loads((out / "fid.json").read_text())
     return report
@@ -122,6 +123,7 @@ def test_the_report_is_a_ladder_with_its_protocol(
         "kid_key": "kid_effnetlite0",
         "n": 12,
         "n_reference": 12,
+        "precision": "float32, TF32 off",
         "precision_neighbors": 3,
         "rank_deficient": True,
         "resize": "clean, 224 px",
@@ -177,6 +179,17 @@ def test_the_plot_s_rows_are_the_figures_of_the_report(
         assert float(row["sd"]) == report[row["pictures"]][f"{row['figure']}_sd"]
 
 
+def test_the_distance_is_told_for_ever_more_pictures(
+    images: Path, generated: Path, extractor: Path, tmp_path: Path
+) -> None:
+    report = run(images, generated, extractor, tmp_path)
+    with (tmp_path / "by_n.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["n"]) for row in rows] == [2, 4, 6, 8, 10, 12]
+    for name in ("reconstructed", "base", "tuned"):  # of all pictures it is the report's
+        assert float(rows[-1][name]) == pytest.approx(report[name]["fd_quick"], rel=1e-5)
+
+
 def test_the_plot_s_template_knows_its_columns(images: Path, generated: Path, extractor: Path, tmp_path: Path) -> None:
     run(images, generated, extractor, tmp_path)
     template = (Path(__file__).parent.parent / ".dvc" / "plots" / "ladder.json").read_text()
@@ -189,7 +202,7 @@ def test_the_plot_s_template_knows_its_columns(images: Path, generated: Path, ex
 def test_the_same_inputs_give_the_same_bytes(images: Path, generated: Path, extractor: Path, tmp_path: Path) -> None:
     run(images, generated, extractor, tmp_path / "first")
     run(images, generated, extractor, tmp_path / "second")
-    for name in ("fid.json", "grid.png", "ladder.csv"):
+    for name in ("fid.json", "grid.png", "ladder.csv", "by_n.csv"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 

@@ -25,6 +25,14 @@ def test_what_was_kept_comes_back_with_its_note(finished: Finished, tmp_path: Pa
     assert (tmp_path / "b").read_text() == "content"
 
 
+def test_what_a_killed_process_left_there_is_replaced(finished: Finished, tmp_path: Path) -> None:
+    note = make(tmp_path / "a", "content")
+    finished.keep("key", tmp_path / "a", note)
+    assert finished.take("key", tmp_path / "a") == note, "killed after it kept its file"
+    assert finished.take("other", tmp_path / "a") is None
+    assert not (tmp_path / "a").exists(), "written in place, it would damage the kept file that it is a link to"
+
+
 def test_there_is_nothing_under_another_key(finished: Finished, tmp_path: Path) -> None:
     finished.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
     assert finished.take("other", tmp_path / "b") is None

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from finetune.finished import Finished
 from finetune.latents import LatentCache, encode_moments, sample_latents, vae_sha256
 from finetune.models import load_vae
 from finetune.shards import INDEX, read_images, read_index
+from finetune.threads import one_thread_each
 from stages.latents import latents
 from tests.image_sets import shapes, write_image_set
 
@@ -57,9 +59,22 @@ def test_every_image_of_the_index_has_its_latents_in_order(encoded: Path, images
     vae = load_vae(tiny_base / "vae")
     for number in (7, 20):
         _, pixels = list(read_images(images / "coco", rows))[number]
-        expected = encode_moments(vae, pixels)
+        (expected,) = one_thread_each(partial(encode_moments, vae), [pixels], vae.device)
         for mirrored in (False, True):
             np.testing.assert_array_equal(cache.moments(number, mirrored), expected[int(mirrored)])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_changes_no_byte(
+    threads: int, tiny_base: Path, images: Path, encoded: Path, tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        latents(images / "coco", tiny_base / "vae", tmp_path / "out", Finished(tmp_path / "finished"))
+    finally:
+        torch.set_num_threads(before)
+    assert contents(tmp_path / "out") == contents(encoded)
 
 
 def test_the_manifest_names_all_that_the_latents_were_made_from(encoded: Path, images: Path, tiny_base: Path) -> None:
@@ -108,7 +123,7 @@ def test_a_killed_stage_goes_on_at_the_next_shard(
     tiny_base: Path, images: Path, encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(number: int) -> None:
-        if number == 20:  # in the second shard
+        if number >= 20:  # in the second shard
             raise KeyboardInterrupt
 
     inputs = (images / "coco", tiny_base / "vae", tmp_path / "out", Finished(tmp_path / "finished"))

@@ -90,10 +90,10 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: int) -> None:
     wait_until(lambda: not any(is_running(path.name) for path in pids.iterdir()))
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited for 30 seconds"
+        assert time.monotonic() < deadline, f"waited for {seconds} seconds"
         time.sleep(0.05)
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from finetune.errors import InputError
-from finetune.params import Params, load_params
+from finetune.params import Params, dotted, load_params
 
 COMMITTED = (Path(__file__).parent.parent / "params.yaml").read_text()
 
@@ -193,3 +193,11 @@ def test_names_and_sections_of_data_sets_must_agree(file: Path, listed: str, mes
 @pytest.mark.parametrize("listed", ["[]", "[../coco]", "[Coco]", "coco"])
 def test_a_data_set_s_name_is_a_plain_word(file: Path, listed: str) -> None:
     assert "datasets" in fault(file, "datasets: [coco, flickr8k]", f"datasets: {listed}")
+
+
+def test_keys_are_dotted_as_dvc_has_them() -> None:
+    assert dotted({"train": {"lr": 1.0, "a": {"b": None}}, "datasets": ["coco"], "empty": {}}) == {
+        "train.lr": 1.0,
+        "train.a.b": None,
+        "datasets": ["coco"],
+    }

@@ -42,7 +42,7 @@ def one_process(inputs: dict[str, Any], tmp_path: Path, tracking_uri: str, monke
     root.mkdir()
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
-    train(**inputs, **outputs_below(root), params=small_params())
+    train(**inputs, **outputs_below(root), params=small_params(), experiment={})
     return root
 
 
@@ -69,7 +69,7 @@ def test_two_processes_stop_go_on_and_follow_the_curve_of_one(
     (folder,) = (path.parent for path in (root / ".dvc/tmp/resume").rglob("step-*"))
     monkeypatch.setattr("stages.train.run_key", lambda *_: folder.name)
     with pytest.raises(InputError, match=r"was reached by 2 processes, and 1 round in another order; start 2, or rem"):
-        train(**inputs_below(root), **outputs_below(root), params=small_params())
+        train(**inputs_below(root), **outputs_below(root), params=small_params(), experiment={})
 
     resumed = launch(root, tracking_uri)
     said, _ = resumed.communicate(timeout=TIMEOUT)

@@ -11,11 +11,13 @@ import torch
 from finetune import progress
 from finetune.progress import peak_memory, progress_bar
 
+SHOWN = "loss 0.1250, lr 1.0e-05, 12.3 img/s, 19.5 GiB"
+
 
 def run(steps: int, shown: bool = True) -> None:
     with progress_bar("train", 2, steps, shown) as bar:
         for _ in range(steps - 2):
-            bar.set_postfix(loss="0.1250", refresh=False)
+            bar.set_postfix_str(SHOWN, refresh=False)
             bar.update()
 
 
@@ -24,7 +26,7 @@ def test_a_log_gets_lines_of_their_own(caplog: pytest.LogCaptureFixture, capsys:
     run(10)
     assert capsys.readouterr().err == ""
     assert [message[:10] for message in caplog.messages] == ["train 2/10", "train 10/1"], "quiet: the start and the end"
-    assert caplog.messages[-1].endswith("loss=0.1250]")
+    assert caplog.messages[-1].endswith(f"left, {SHOWN}")
 
 
 def test_a_log_gets_a_line_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,15 +39,15 @@ def test_a_log_gets_a_line_now_and_then(caplog: pytest.LogCaptureFixture, monkey
 
 def test_a_terminal_gets_one_line_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 120))
+    termios.tcsetwinsize(theirs, (24, 80))
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        run(10)
+        run(30_000)
         terminal.flush()
-        shown = os.read(ours, 10_000).decode()
+        shown = os.read(ours, 100_000).decode()
     os.close(ours)
-    assert "10/10" in shown
-    assert "loss=0.1250" in shown
+    assert "30000/30000" in shown
+    assert f"00:00 left, {SHOWN}" in shown, "whole on 80 columns"
     assert shown.strip().count("\n") == 0
 
 

@@ -33,6 +33,15 @@ def test_batch_size_changes_no_bit_on_a_cpu(pipeline: StableDiffusionPipeline) -
     assert np.array_equal(draw(pipeline, PROMPTS, SEEDS, 1), draw(pipeline, PROMPTS, SEEDS, 3))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_changes_no_bit_on_a_cpu(
+    pipeline: StableDiffusionPipeline, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = draw(pipeline, PROMPTS, SEEDS)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert np.array_equal(draw(pipeline, PROMPTS, SEEDS), expected)
+
+
 def test_order_changes_no_bit(pipeline: StableDiffusionPipeline) -> None:
     assert np.array_equal(draw(pipeline, PROMPTS, SEEDS)[::-1], draw(pipeline, PROMPTS[::-1], SEEDS[::-1]))
 
@@ -48,7 +57,8 @@ def test_the_prompt_reaches_the_picture(pipeline: StableDiffusionPipeline) -> No
     assert not np.array_equal(star, heart)
 
 
-def test_pictures_come_one_by_one(pipeline: StableDiffusionPipeline) -> None:
+def test_pictures_come_one_by_one(pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     pictures = sample_images(pipeline, PROMPTS, SEEDS, 2, 4.0, batch_size=1)
     next(pictures)
     pipeline.unet = None  # a second picture would need it

@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from finetune import checkpoint
+from finetune import checkpoint, tracking
 from finetune.checkpoint import load_checkpoint, save_checkpoint
+from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.models import LORA, load_pipeline
 from finetune.params import Train
@@ -51,7 +53,7 @@ def run(
     """Train into `out` with the repository root at `root`, where checkpoints and MLflow's store go."""
     root.mkdir(exist_ok=True)
     monkeypatch.setenv("DVC_ROOT", str(root))
-    train(**inputs, **outputs_below(out), params=params)
+    train(**inputs, **outputs_below(out), params=params, experiment=params.model_dump())
     return results(out)
 
 
@@ -156,6 +158,39 @@ def test_a_finished_run_keeps_its_last_checkpoint_until_another_run(
     assert not kept.exists()
 
 
+def test_mlflow_has_parameters_inputs_curves_grids_and_what_became_of_it(
+    inputs: dict[str, Any], params: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 600.0)  # the store may be new, and the machine busy
+    with interrupted_at(7):
+        run(inputs, params, tmp_path / "out", tmp_path / "root", monkeypatch)
+    (checkpoint_file,) = (tmp_path / "root").rglob("step-*")
+    training_id = load_checkpoint(checkpoint_file)[1]["training_id"]
+    run(inputs, params, tmp_path / "out", tmp_path / "root", monkeypatch)
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (kept,) = client.search_runs(experiments, f"tags.training_id = '{training_id}'")  # one, although it was stopped
+    assert kept.info.status == "FINISHED"
+    assert kept.data.params == {name: str(value) for name, value in params.model_dump().items()}
+    curves = {
+        "loss",
+        "lr",
+        "grad_norm",
+        "images_per_second",
+        "memory_gib",
+        "validation_loss",
+        "validation_caption_gain",
+    }
+    assert curves <= kept.data.metrics.keys()
+    assert [point.step for point in client.get_metric_history(kept.info.run_id, "validation_loss")] == [0, 6, 12]
+    tuned = {name: sha256_of(tmp_path / "out/models/tuned" / name / WEIGHTS) for name in ("last", "best")}
+    assert {f"sha256.tuned.{name}": digest for name, digest in tuned.items()}.items() <= kept.data.tags.items()
+    data = {"sha256.tokens.ids.npy", "sha256.tokens.images.parquet", "sha256.latents.coco", "sha256.latents.flickr8k"}
+    assert data <= kept.data.tags.keys()
+    images = {image.path.split("+timestamp")[0] for image in client.list_artifacts(kept.info.run_id, "images")}
+    assert images == {f"images/samples+step+{step}" for step in (0, 6, 12)}
+
+
 def test_a_run_whose_mlflow_store_is_gone_goes_on_in_a_new_one(
     inputs: dict[str, Any], params: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +199,19 @@ def test_a_run_whose_mlflow_store_is_gone_goes_on_in_a_new_one(
         run(inputs, params, tmp_path / "out", tmp_path / "root2", monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'another.db'}")
     assert run(inputs, params, tmp_path / "out", tmp_path / "root2", monkeypatch) == straight
+
+
+def test_an_mlflow_server_that_is_not_there_changes_no_byte(
+    inputs: dict[str, Any],
+    params: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    straight = run(inputs, params, tmp_path / "straight", tmp_path / "root1", monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the port of "discard": nobody listens
+    assert run(inputs, params, tmp_path / "out", tmp_path / "root2", monkeypatch) == straight
+    assert "MLflow at http://127.0.0.1:9: no record for now, and training goes on" in caplog.text
 
 
 def test_a_run_neither_takes_nor_gives_randomness(

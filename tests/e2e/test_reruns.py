@@ -11,12 +11,13 @@ from tests.e2e.conftest import Copy
 AFTER_FID = {"fid", "export"}
 TUNED = {"generate-tuned", "features-tuned"}
 BASE = {"generate-base", "features-base"}
-AFTER_TRAINING = {"train-fp16"} | TUNED | AFTER_FID
-AFTER_IMAGES = {"tokenize"} | BASE | AFTER_TRAINING
+AFTER_TRAINING = {"train-fp16", "grounding", "sweep"} | TUNED | AFTER_FID
+AFTER_TOKENS = {"datacard", "features-real"} | AFTER_TRAINING
+AFTER_IMAGES = {"tokenize"} | BASE | AFTER_TOKENS
 LATENTS = {"latents@coco", "latents@flickr8k"}
 AFTER_LATENTS = {"reconstruct", "features-reconstructed"} | AFTER_TRAINING
 DATASET = {
-    dataset: {f"preprocess-512@{dataset}", f"latents@{dataset}", "features-real"} | AFTER_LATENTS | AFTER_IMAGES
+    dataset: {f"preprocess-512@{dataset}", f"latents@{dataset}"} | AFTER_LATENTS | AFTER_IMAGES
     for dataset in ("coco", "flickr8k")
 }
 COCO_ZIP = ("fetch", "coco", "val2017.zip", "location")
@@ -34,13 +35,15 @@ def reran(copy: Copy) -> set[str]:
         (("fetch", "base", "location"), "another", {"fetch-base"} | LATENTS | AFTER_LATENTS | AFTER_IMAGES),
         (("preprocess", "coco", "crop"), "squash", DATASET["coco"]),
         (("preprocess", "flickr8k", "min_side"), 300, DATASET["flickr8k"]),
-        (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TRAINING),
-        (("tokenize", "near_duplicate_bits"), None, {"tokenize"} | AFTER_TRAINING),
+        (("tokenize", "min_words"), 3, {"tokenize"} | AFTER_TOKENS),
+        (("tokenize", "near_duplicate_bits"), None, {"tokenize"} | AFTER_TOKENS),
         (("train", "lr"), 1e-5, AFTER_TRAINING),
-        (("generate", "guidance_scale"), 4.5, BASE | TUNED | AFTER_FID),
+        (("generate", "guidance_scale"), 4.5, {"sweep"} | BASE | TUNED | AFTER_FID),
         (("fid", "density_neighbors"), 4, AFTER_FID),
+        (("grounding", "timestep"), 200, {"grounding"}),
+        (("sweep", "images"), 9, {"sweep"}),
         (("export", "name"), "another", {"export"}),
-        (("export", "weights"), "best", {"generate-tuned"} | AFTER_FID),
+        (("export", "weights"), "best", {"grounding", "sweep"} | TUNED | AFTER_FID),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )
@@ -56,8 +59,11 @@ def test_a_parameter_reruns_what_it_affects(
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("finetune/kid.py", {"fid"}),
-        ("finetune/features.py", {"features-real", "features-reconstructed", "features-base", "features-tuned"}),
+        ("finetune/kid.py", {"fid", "sweep"}),
+        (
+            "finetune/features.py",
+            {"features-real", "features-reconstructed", "features-base", "features-tuned", "sweep"},
+        ),
         ("finetune/flickr8k.py", {"preprocess-512@coco", "preprocess-512@flickr8k"}),
         ("stages/latents.py", LATENTS),
         ("finetune/paths.py", set()),
@@ -77,7 +83,7 @@ def test_another_data_set_reruns_its_own_stages_and_those_that_join_them(quick_c
     for section in ("fetch", "preprocess"):
         params[section]["own"] = params[section]["coco"]
     (quick_copy.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    assert reran(quick_copy) == {"fetch@own", "preprocess-512@own", "latents@own"} | AFTER_IMAGES
+    assert reran(quick_copy) == {"fetch@own", "preprocess-512@own", "latents@own"} | AFTER_LATENTS | AFTER_IMAGES
 
 
 def test_nothing_changed_nothing_runs(quick_copy: Copy) -> None:
@@ -125,4 +131,4 @@ def test_a_preset_does_not_overwrite_edits_unasked(quick_copy: Copy) -> None:
 def test_an_unknown_preset_is_refused_with_those_that_exist(quick_copy: Copy) -> None:
     refused = quick_copy.run("make", "preset", "P=rtx9090", check=False)
     assert refused.returncode != 0
-    assert "no preset 'rtx9090'; known: photos rtx3090 sample" in refused.stdout
+    assert "no preset 'rtx9090'; known: photos rtx3090-lora rtx3090 sample" in refused.stdout

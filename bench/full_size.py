@@ -1,0 +1,125 @@
+"""What fetch, preprocess-512 and tokenize take at the size of the reference run, and at a tenth of it.
+
+    python -m bench.full_size FOLDER [--images 126000]
+
+The pictures are scenes of 256x256 with noise of their own, in genuine COCO and Flickr8k archives below FOLDER; the
+stages' real commands then run there, one after the other. Needs about 25 GB at full size. FOLDER stays, so that
+`bench.noop_speed` can go on from it.
+"""
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.harness import write_result
+from finetune import paths
+from finetune.checksums import sha256_of
+from finetune.scene_archives import draw_archive
+from finetune.scenes import draw, make_scene
+
+ROOT = Path(__file__).parent.parent
+SHARES = {"coco": {"train": 118_287, "validation": 5_000}, "flickr8k": {"train": 6_091, "validation": 2_000}}
+SIDE = 256  # pixels
+STAGES = {
+    "fetch coco": (("stages.fetch", "coco"), paths.RAW / "coco"),
+    "fetch flickr8k": (("stages.fetch", "flickr8k"), paths.RAW / "flickr8k"),
+    "fetch base": (("stages.fetch", "base"), paths.BASE),
+    "preprocess-512 coco": (("stages.preprocess", "coco"), paths.IMAGES / "coco"),
+    "preprocess-512 flickr8k": (("stages.preprocess", "flickr8k"), paths.IMAGES / "flickr8k"),
+    "tokenize": (("stages.tokenize_captions",), paths.TOKENS),
+}
+# A process starts with its parent's peak of memory: this one is small.
+LAUNCHER = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=sys.stderr, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+@cache
+def _drawn(seed: int) -> NDArray[np.int16]:
+    return np.asarray(draw(make_scene(seed, "striped")).resize((SIDE, SIDE)), np.int16)
+
+
+def picture(seed: int) -> bytes:
+    """One of 200 scenes under blocks of noise that no other picture has, so that none is another's near duplicate."""
+    noise = np.random.default_rng(seed).integers(-64, 64, (16, 16, 3), np.int16)
+    blocks = noise.repeat(SIDE // 16, axis=0).repeat(SIDE // 16, axis=1)
+    file = io.BytesIO()
+    Image.fromarray((_drawn(seed % 200) + blocks).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def write_archives(folder: Path, images: int, params: dict[str, Any]) -> None:
+    """Archives of `images` pictures in all, whose places and checksums go to params["fetch"]."""
+    total = sum(sum(shares.values()) for shares in SHARES.values())
+    folder.mkdir(parents=True)
+    jobs = []
+    for dataset, shares in SHARES.items():
+        counts = "&".join(f"{split}={max(1, round(share * images / total))}" for split, share in shares.items())
+        jobs += [(f"scenes:{dataset}?{counts}", dataset, name) for name in params["fetch"][dataset]]
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(partial(_write_archive, folder), jobs))
+    for _, dataset, name in jobs:
+        path = folder / name
+        checksum = f"sha256:{sha256_of(path)}"
+        params["fetch"][dataset][name] = {"location": str(path), "checksum": checksum, "bytes": path.stat().st_size}
+
+
+def _write_archive(folder: Path, job: tuple[str, str, str]) -> None:
+    location, _, name = job
+    draw_archive(location, name, folder / name, picture)
+
+
+def measured(command: list[str], folder: Path) -> dict[str, float]:
+    """Seconds, and the memory of the command's largest process in MiB."""
+    start = perf_counter()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    launched = [sys.executable, "-c", LAUNCHER, *command]
+    memory = subprocess.run(launched, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    return {"seconds": round(perf_counter() - start, 1), "memory_mib": round(int(memory) / 1024, 1)}
+
+
+def run(folder: Path, images: int) -> dict[str, dict[str, float]]:
+    """Every stage's seconds, memory and bytes of output in a new `folder`."""
+    folder.mkdir(parents=True)
+    params = yaml.safe_load((ROOT / "presets" / "rtx3090.yaml").read_text())
+    sample = yaml.safe_load((ROOT / "presets" / "sample.yaml").read_text())
+    params["fetch"]["base"] = sample["fetch"]["base"] | {"location": str(ROOT / "sample" / "base")}
+    write_archives(folder.absolute() / "archives", images, params)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    report = {}
+    for name, (module, output) in STAGES.items():
+        report[name] = measured([sys.executable, "-m", *module], folder)
+        size = sum(file.stat().st_size for file in (folder / output).rglob("*") if file.is_file())
+        report[name]["output_mb"] = round(size / 1e6, 1)
+        print(name, report[name], flush=True)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=126_000)
+    arguments = parser.parse_args()
+    tenth = run(arguments.folder / "tenth", arguments.images // 10)
+    full = run(arguments.folder / "full", arguments.images)
+    growth = {name: round(full[name]["memory_mib"] / tenth[name]["memory_mib"], 3) for name in full}
+    result = {"images": arguments.images, "full": full, "tenth": tenth, "memory_full_over_tenth": growth}
+    write_result("full_size", ["imagehash", "numpy", "pillow", "pyarrow", "transformers"], result)
+
+
+if __name__ == "__main__":
+    main()

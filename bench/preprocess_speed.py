@@ -1,0 +1,122 @@
+"""preprocess-512 in one process against a bare Pillow loop, and against img2dataset's resizer, on the same photos.
+
+    python -m bench.preprocess_speed ../shared/photos
+
+The peer is measured where it is installed, in an environment beside ours, for it would change our packages:
+`pip install img2dataset==1.47.0 opencv-python-headless albumentations`.
+"""
+
+import argparse
+import io
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from bench.harness import interleaved, ratio, write_result
+from finetune.finished import Finished
+from finetune.params import PreprocessDataset
+from finetune.pixels import SIDE
+from stages.preprocess import preprocess
+
+PARAMS = PreprocessDataset(
+    format="imagefolder", crop="center", min_side=256, jpeg_quality=95, shards=1, max_dropped=0.0
+)
+ROUNDS = 5
+PEER = "img2dataset"
+
+
+def photos(folder: Path) -> list[bytes]:
+    """Every photo of the archives below `folder` that preprocess-512 would use."""
+    found = []
+    for archive in sorted(folder.glob("*/*.zip")):
+        with zipfile.ZipFile(archive) as members:
+            for name in members.namelist():
+                if name.endswith(".jpg"):
+                    content = members.read(name)
+                    with Image.open(io.BytesIO(content)) as image:
+                        if min(image.size) >= PARAMS.min_side:
+                            found.append(content)
+    return found
+
+
+def write_archive(path: Path, pictures: list[bytes]) -> None:
+    names = [f"{i:06d}.jpg" for i in range(len(pictures))]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in zip(names, pictures, strict=True):
+            archive.writestr(name, content)
+        archive.writestr("metadata.jsonl", "\n".join(json.dumps({"file_name": n, "text": "a photo"}) for n in names))
+
+
+def stage(folder: Path) -> Callable[[], None]:
+    """All that the stage does: listing, color, hashes, duplicates' fingerprints, shard, index, reports."""
+    rounds = iter(range(ROUNDS + 1))
+
+    def run() -> None:
+        fresh = folder / f"round-{next(rounds)}"  # nothing to take over from an earlier one
+        finished = Finished(fresh / "finished")
+        preprocess("photos", folder / "raw", fresh / "images", fresh / "metrics.json", PARAMS, finished)
+
+    return run
+
+
+def bare_loop(pictures: list[bytes]) -> None:
+    """Decode, crop and resize, encode: no color management, no orientation, no hash, nothing written."""
+    for content in pictures:
+        with Image.open(io.BytesIO(content)) as image:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            box = (left, top, left + side, top + side)
+            square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
+        square.save(io.BytesIO(), "JPEG", quality=PARAMS.jpeg_quality, subsampling="4:4:4")
+
+
+def img2dataset_loop(pictures: list[bytes]) -> Callable[[], None]:
+    from img2dataset.resizer import Resizer  # not among our packages
+
+    resizer = Resizer(SIDE, "center_crop", resize_only_if_bigger=False, encode_quality=PARAMS.jpeg_quality)
+
+    def run() -> None:
+        for content in pictures:
+            *_, error = resizer(io.BytesIO(content))
+            assert error is None, error
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, help="a folder of data sets with zips of JPEGs")
+    pictures = photos(parser.parse_args().photos)
+    os.environ["WORKERS"] = "1"
+    packages = ["imagehash", "numpy", "pillow"]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "raw").mkdir()
+        write_archive(folder / "raw" / "photos.zip", pictures)
+        contestants: dict[str, Callable[[], None]] = {
+            "preprocess-512": stage(folder),
+            "bare Pillow loop": lambda: bare_loop(pictures),
+        }
+        if find_spec(PEER):
+            contestants[PEER] = img2dataset_loop(pictures)
+            packages += [PEER, "opencv-python-headless", "albumentations"]
+        seconds = interleaved(contestants, ROUNDS, time.process_time)
+    ours = seconds["preprocess-512"]
+    result = {
+        "pictures": len(pictures),
+        "pictures_per_second_and_core": {name: round(len(pictures) / min(times), 1) for name, times in seconds.items()},
+        "times_as_fast_as": {name: ratio(times, ours) for name, times in seconds.items() if times is not ours},
+        "cpu_seconds": seconds,
+    }
+    write_result("preprocess_speed", packages, result)
+
+
+if __name__ == "__main__":
+    main()

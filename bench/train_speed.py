@@ -1,0 +1,193 @@
+"""Training samples/s over diffusers' text-to-image example: the same model, pictures, batch and threads.
+
+    python -m bench.train_speed [--script train_text_to_image.py]
+
+The script is diffusers' own examples/text_to_image/train_text_to_image.py of the installed version, which needs
+`pip install datasets tensorboard` and is not kept here; without it the peer is bench/diffusers_loop.py.
+"""
+
+import argparse
+import hashlib
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from threading import Semaphore, Thread, current_thread
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler
+from PIL import Image
+
+from bench.diffusers_loop import Pictures, train_steps
+from bench.harness import interleaved, ratio, write_result
+from bench.inputs import write_pictures, write_training_inputs
+from bench.models import NOISE, SCALING_FACTOR, SMALL, flops, write_model
+from finetune.denoiser import Denoiser
+from finetune.latents import encode_moments
+from finetune.models import load_text_encoder, load_tokenizer, load_unet, load_vae
+from finetune.params import Train, load_params
+from finetune.training import History, Trainer
+
+SIDE = 256  # pixels
+STEPS = 3  # of each contestant in a round
+EPOCHS = 3  # of a cold run
+CPU = {"mixed_precision": "no", "cpu": True}
+
+
+def train_params(preset: Path, **changes: Any) -> Train:
+    return load_params(preset).train.model_copy(update=changes)
+
+
+def our_steps(trainer: Trainer) -> Iterator[float]:
+    """Train to the end of the schedule, with a row of the curve every ten steps; the seconds of each step."""
+    history = History()
+    for step in range(trainer.schedule.steps):
+        trainer.step(step, history)
+        if (step + 1) % 10 == 0:
+            trainer.row(step + 1)
+        yield trainer.seconds[-1]
+
+
+class HeldScript(Thread):
+    """The example itself in a thread of its own, held after each step until the next one is asked for."""
+
+    def __init__(self, script: Path, options: dict[str, Any]) -> None:
+        super().__init__(daemon=True)
+        self._script, self._options = script, options
+        self._asked, self._done, self._ended = Semaphore(0), Semaphore(0), False
+
+    def run(self) -> None:
+        flags = ["--center_crop", "--random_flip", "--use_ema"]
+        sys.argv = [str(self._script), *flags, *(f"--{name}={value}" for name, value in self._options.items())]
+        try:
+            runpy.run_path(str(self._script), run_name="__main__")
+        finally:
+            self._ended = True
+            self._done.release()
+
+    def hold(self) -> None:
+        self._done.release()
+        self._asked.acquire()
+
+    def steps(self) -> Iterator[int]:
+        self.start()
+        for step in count():
+            self._done.acquire()
+            if self._ended:
+                raise RuntimeError(f"{self._script} ended at step {step}")
+            yield step
+            self._asked.release()
+
+
+def hold_scripts_when_they_log() -> None:
+    """They do so once, at the end of each step."""
+    log = Accelerator.log
+
+    def log_and_hold(self: Accelerator, values: dict[str, Any], step: int | None = None, **options: Any) -> None:
+        log(self, values, step, **options)
+        script = current_thread()
+        if isinstance(script, HeldScript):
+            script.hold()
+
+    Accelerator.log = log_and_hold
+
+
+def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_size: int, workers: int) -> Iterator[int]:
+    """The example's training in the same terms as ours."""
+    options = {
+        "pretrained_model_name_or_path": model,
+        "train_data_dir": pictures,
+        "cache_dir": out / "cache",
+        "caption_column": "text",
+        "resolution": SIDE,
+        "train_batch_size": batch_size,
+        "max_train_steps": 100_000,
+        "learning_rate": 1e-5,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 0,
+        "mixed_precision": "no",
+        "seed": 0,
+        "checkpointing_steps": 1_000_000,
+        "dataloader_num_workers": workers,
+        "output_dir": out,
+    }
+    return HeldScript(script, options).steps()
+
+
+def prepare(pictures: Path, count: int, model: Path) -> Iterator[Any]:
+    """What our stages do once to every picture: decode, resize, encode it and its mirror image."""
+    vae = load_vae(model / "vae").to(memory_format=torch.channels_last)
+    for file in sorted(pictures.glob("*.jpg"))[:count]:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+        yield encode_moments(vae, pixels)
+
+
+def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[str, Any]:
+    """The result, as it is written."""
+    params = train_params(Path("presets/rtx3090.yaml"), epochs=10_000)
+    images = steps * params.batch_size
+    model, pictures = folder / "model", folder / "pictures"
+    write_model(SMALL, model)
+    tokenizer = load_tokenizer(Path("sample/base/tokenizer"))
+    tokenizer.save_pretrained(model / "tokenizer")
+    texts = write_pictures(pictures, images)
+    ids = tokenizer(texts, padding="max_length", max_length=77, truncation=True).input_ids
+    data = write_training_inputs(folder / "ours", prepare(pictures, images, model), ids)
+    denoiser = Denoiser(load_unet(model / "unet"), load_text_encoder(model / "text_encoder"), params)
+    ours = our_steps(Trainer(Accelerator(**CPU), denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR))
+
+    def peer(workers: int) -> Iterator[object]:
+        if script:
+            return script_steps(script, model, pictures, folder / f"theirs{workers}", params.batch_size, workers)
+        unet, vae, text = load_unet(model / "unet"), load_vae(model / "vae"), load_text_encoder(model / "text_encoder")
+        loop_data = Pictures(pictures, ids, SIDE)
+        return train_steps(
+            Accelerator(**CPU), unet, vae, text, DDPMScheduler(**NOISE), loop_data, params.batch_size, workers
+        )
+
+    def take(steps_of: Iterator[object]) -> Callable[[], object]:
+        return lambda: list(islice(steps_of, steps))
+
+    peers = {f"{workers} workers": peer(workers) for workers in (0, 2)}
+    contestants = {"ours": take(ours), "prepare": lambda: list(prepare(pictures, images, model))}
+    seconds = interleaved(contestants | {name: take(steps_of) for name, steps_of in peers.items()}, rounds)
+    cold = [EPOCHS * warm + once for warm, once in zip(seconds["ours"], seconds["prepare"], strict=True)]
+    work = flops(SMALL, SIDE)
+    return {
+        "peer": f"train_text_to_image.py, sha256 {sha256(script)}" if script else "bench/diffusers_loop.py",
+        "images_per_round": images,
+        "batch_size": params.batch_size,
+        "threads": torch.get_num_threads(),
+        "flops_over_unet_step": {name: round(work[name] / work["unet_step"], 4) for name in ("vae_encode", "text")},
+        "samples_per_second": {name: ratio([images] * rounds, taken) for name, taken in seconds.items()},
+        "times_as_fast_warm": {name: ratio(seconds[name], seconds["ours"]) for name in peers},
+        f"times_as_fast_cold_{EPOCHS}_epochs": {
+            name: ratio([EPOCHS * taken for taken in seconds[name]], cold) for name in peers
+        },
+    }
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--script", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    hold_scripts_when_they_log()
+    with tempfile.TemporaryDirectory() as folder:
+        result = compare(Path(folder), options.script, options.rounds, STEPS)
+    packages = ["accelerate", "diffusers", "torch", "transformers"]
+    write_result("train_speed" if options.script else "train_speed_loop", packages, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""How many images a data set has: from its index, from archives that are here, or as published."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from finetune.coco import list_coco
+from finetune.errors import InputError
+from finetune.flickr8k import list_flickr8k
+from finetune.imagefolder import list_imagefolder
+from finetune.originals import Listing
+from finetune.params import Archive, Params
+from finetune.paths import IMAGES
+from finetune.scene_archives import SCENES, scene_seeds
+from finetune.shards import INDEX, read_batches
+
+PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "published_counts.json").read_text())
+LISTS = {"coco": list_coco, "flickr8k": list_flickr8k, "imagefolder": list_imagefolder}
+
+
+@dataclass(frozen=True)
+class Images:
+    """Of a data set; before drops unless its index tells."""
+
+    train: int
+    validation: int
+    kind: Literal["photos", "scenes"]
+    told_by: Literal["index", "archives", "location", "publisher"]
+
+    @property
+    def total(self) -> int:
+        return self.train + self.validation
+
+
+def count_images(dataset: str, params: Params, images: Path = IMAGES) -> Images:
+    """By the index below `images` where it can be of these archives: another preset's may lie there.
+
+    Raises InputError where nobody knows before the data set is here.
+    """
+    archives = params.fetch.archives[dataset]
+    known = _drawn(archives) or _published(archives) or _listed(archives, params.preprocess[dataset].format)
+    if known is None:
+        raise InputError(
+            f"fetch.{dataset}: how many images it has is not known before it is here; fetch it and name the files in "
+            "location"
+        )
+    return _indexed(images / dataset / INDEX, known, params.preprocess[dataset].max_dropped) or known
+
+
+def archive_bytes(archive: Archive) -> int | None:
+    """From params.yaml, from the file itself, or roughly as published; None where only a download can tell."""
+    if archive.bytes is not None:
+        return archive.bytes
+    path = Path(archive.locations[0])
+    if path.is_file():
+        return path.stat().st_size
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return PUBLISHED.get(archive.checksum or "", {}).get("bytes")
+
+
+def _drawn(archives: dict[str, Archive]) -> Images | None:
+    locations = {archive.locations[0] for archive in archives.values()}
+    if not all(location.startswith(SCENES) for location in locations):
+        return None
+    _, seeds = scene_seeds(min(locations))
+    return Images(len(seeds["train"]), len(seeds["validation"]), "scenes", "location")
+
+
+def _published(archives: dict[str, Archive]) -> Images | None:
+    counts: Counter[str] = Counter()
+    for archive in archives.values():
+        told = PUBLISHED.get(archive.checksum or "", {})
+        counts.update({split: told.get(split, 0) for split in ("train", "validation")})
+    return Images(counts["train"], counts["validation"], "photos", "publisher") if counts.total() else None
+
+
+def _listed(archives: dict[str, Archive], kind: str) -> Images | None:
+    paths = {name: Path(archive.locations[0]).absolute() for name, archive in archives.items()}
+    if not all(path.is_file() for path in paths.values()):
+        return None
+    with TemporaryDirectory() as folder:
+        for name, path in paths.items():
+            (Path(folder) / name).symlink_to(path)
+        listing = Listing(Path(folder) / "listing.sqlite")
+        LISTS[kind](Path(folder), listing)
+        listing.settle(shards=1)
+        counts = {split: len(listing.originals(split, shard)) for split, shard in listing.shards()}
+        listing.close()
+    return Images(counts.get("train", 0), counts.get("validation", 0), "photos", "archives")
+
+
+def _indexed(index: Path, known: Images, max_dropped: float) -> Images | None:
+    if not index.is_file():
+        return None
+    found = Counter(row["split"] for batch in read_batches(index, ["split"]) for row in batch)
+    least = known.total - max_dropped * known.total
+    if least <= found.total() and found["train"] <= known.train and found["validation"] <= known.validation:
+        return Images(found["train"], found["validation"], known.kind, "index")
+    return None

@@ -1,0 +1,93 @@
+"""Datacard: what the run trains on and validates with, as a page, a contact sheet and the figures behind both."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune import paths
+from finetune.census import Census
+from finetune.data_card import data_card
+from finetune.outputs import whole_directory, write_json
+from finetune.params import load_params
+from finetune.pictures import grid
+from finetune.shards import INDEX, read_batches, read_images
+from finetune.stage import run_stage
+
+EACH = 8  # pictures of a data set on the contact sheet
+ACROSS = 8
+COLUMNS = ("dataset", "id", "split", "shard", "member", "width", "height", "captions")
+Row = dict[str, Any]
+
+
+def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
+    """Write card.md, contact.png and numbers.json to `output`.
+
+    images: data set -> its folder. Numbers, by data set: `pictures` and `captions` of its index, `used` by split,
+    `dropped` by preprocess-512 and `left_out` by tokenize with reasons; and how many captions were `truncated`.
+    """
+    censuses = {dataset: Census() for dataset in images}
+    for row, used in _rows(images, tokens):
+        censuses[row["dataset"]].add(row, used)
+    left_out = _left_out(tokens)
+    numbers: dict[str, Any] = {
+        "truncated": json.loads((tokens / "manifest.json").read_text())["truncated"],
+        "datasets": {
+            dataset: census.numbers()
+            | {"dropped": _dropped(images[dataset]), "left_out": dict(left_out.get(dataset, {}))}
+            for dataset, census in censuses.items()
+        },
+    }
+    with whole_directory(output) as folder:
+        write_json(folder / "numbers.json", numbers)
+        (folder / "card.md").write_text(data_card(numbers), encoding="utf-8")
+        trained = {dataset: one["used"]["train"] for dataset, one in numbers["datasets"].items()}
+        _write_contact_sheet(images, tokens, trained, folder / "contact.png")
+
+
+def _rows(images: Mapping[str, Path], tokens: Path) -> Iterator[tuple[Row, int]]:
+    """The rows of all indexes, each with the number of its captions that tokenize uses."""
+    indexes = (row for folder in images.values() for batch in read_batches(folder / INDEX, COLUMNS) for row in batch)
+    table = (row for batch in read_batches(tokens / "images.parquet", ("dataset", "id", "captions")) for row in batch)
+    for row, used in zip(indexes, table, strict=True):
+        assert (row["dataset"], row["id"]) == (used["dataset"], used["id"])  # tokenize keeps every row in its place
+        yield row, used["captions"]
+
+
+def _dropped(images: Path) -> dict[str, int]:
+    report = json.loads((images / "drops.json").read_text())["dropped"]
+    return {reason: len(names) for reason, names in report.items()}
+
+
+def _left_out(tokens: Path) -> dict[str, Counter[str]]:
+    """Data set -> reason -> how many."""
+    counts: dict[str, Counter[str]] = {}
+    for reason, names in json.loads((tokens / "drops.json").read_text()).items():
+        for name in names:
+            counts.setdefault(name.split("/")[0], Counter())[reason] += 1
+    return counts
+
+
+def _write_contact_sheet(images: Mapping[str, Path], tokens: Path, trained: Mapping[str, int], path: Path) -> None:
+    """Training pictures at even distances in each data set's index, so that no one chooses the pretty ones."""
+    wanted = {dataset: {i * count // EACH for i in range(min(EACH, count))} for dataset, count in trained.items()}
+    seen: Counter[str] = Counter()
+    chosen: dict[str, list[Row]] = {dataset: [] for dataset in images}
+    for row, used in _rows(images, tokens):
+        if used and row["split"] == "train":
+            if seen[row["dataset"]] in wanted[row["dataset"]]:
+                chosen[row["dataset"]].append(row)
+            seen[row["dataset"]] += 1
+    pictures = [picture for dataset, rows in chosen.items() for picture in read_images(images[dataset], rows)]
+    captions = [f"{row['dataset']}: {row['captions'][0].strip()}" for row, _ in pictures]
+    grid([[pixels] for _, pixels in pictures], [], captions, ACROSS).save(path)
+
+
+def main() -> None:
+    params = load_params()
+    datacard(paths.of_datasets(paths.IMAGES, params.datasets), paths.TOKENS, paths.DATA_CARD)
+
+
+if __name__ == "__main__":
+    run_stage(main)

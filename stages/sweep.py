@@ -1,0 +1,82 @@
+"""sweep: what the guidance scale does to the tuned model's pictures, which one experiment holds fixed."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from finetune import paths
+from finetune.feature_set import read_feature_set
+from finetune.features import extract, load_extractor
+from finetune.half_samples import random_halves
+from finetune.kid import kid
+from finetune.models import load_pipeline
+from finetune.outputs import whole_file
+from finetune.params import Fid, Generate, Sweep, load_params
+from finetune.sampling import sample_images
+from finetune.shards import read_index, spread
+from finetune.stage import run_stage
+
+
+def sweep(
+    base: Path,
+    tuned: Path,
+    drawn: Path,
+    real: Path,
+    extractor: Path,
+    out: Path,
+    generate: Generate,
+    fid: Fid,
+    params: Sweep,
+) -> None:
+    """Write `out` (CSV): KID against the validation images by guidance scale, with its standard deviation.
+
+    The captions and the noise are some of those of `drawn`. KID alone, because it means the same at any number of
+    pictures. real: the features of the validation images.
+    """
+    rows = spread(read_index(drawn), params.images)
+    reference = read_feature_set(real).of_split("validation").features
+    network = load_extractor(extractor)
+    pipeline = load_pipeline(base, tuned).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def pictures(guidance_scale: float) -> Iterator[NDArray[np.uint8]]:
+        return sample_images(
+            pipeline,
+            prompts=[row["prompt"] for row in rows],
+            seeds=[row["seed"] for row in rows],
+            num_inference_steps=generate.num_inference_steps,
+            guidance_scale=guidance_scale,
+            batch_size=generate.batch_size,
+        )
+
+    with whole_file(out) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("guidance_scale", "kid", "sd", "key"))
+        for scale in tqdm(params.guidance_scales, "sweep", unit="scale", disable=None):
+            features = extract(network, pictures(scale), fid.batch_size)
+            halves = random_halves(fid.sd_draws, fid.seed, len(features), len(reference))
+            deviation = np.std([kid(features[mine], reference[theirs]) for mine, theirs in halves])
+            writer.writerow((scale, f"{kid(features, reference):.6g}", f"{deviation:.6g}", network.kid_key))
+
+
+def main() -> None:
+    params = load_params()
+    sweep(
+        paths.BASE,
+        paths.TUNED / params.export.weights,
+        paths.GENERATED / "tuned",
+        paths.FEATURES / "real",
+        paths.EXTRACTOR / params.fid.extractor,
+        paths.SWEEP,
+        params.generate,
+        params.fid,
+        params.sweep,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,44 @@
+"""The training's benchmarks run our trainer and their peer at toy size; what they measure is for quiet machines."""
+
+from pathlib import Path
+
+import pytest
+
+from bench import gpu, tracking_cost, train_speed
+from bench.models import SD15, SMALL, flops
+
+
+def test_the_small_model_has_the_shares_of_work_of_the_real_one() -> None:
+    real, small = flops(SD15, 512), flops(SMALL, 256)
+    assert real["unet_step"] == pytest.approx(2.407e12, rel=1e-3)
+    for part, tolerance in (("vae_encode", 0.05), ("text", 0.1)):
+        assert small[part] / small["unet_step"] == pytest.approx(real[part] / real["unet_step"], rel=tolerance)
+
+
+def test_the_gpu_benchmark_measures_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling aside, which takes minutes on a CPU."""
+    monkeypatch.setattr(gpu, "IMAGES", 6)
+    options = {name: changes for name, changes in gpu.OPTIONS.items() if "compile" not in changes}
+    result = gpu.compare(tmp_path, SMALL, 64, options, (1, 1, 1))
+    assert result["results"].keys() == {*options, "preset rtx3090", "diffusers' way, 4 workers"}
+    for figures in result["results"].values():
+        assert figures["samples_per_second"]["median"] > 0
+        assert figures["peak_memory_gib"] > 0
+        assert figures["share_of_ceiling"] > 0
+
+
+def test_the_gpu_benchmark_changes_every_option_that_its_plain_training_sets() -> None:
+    changed = {name for changes in gpu.OPTIONS.values() for name in changes}
+    assert changed == gpu.PLAIN.keys()
+
+
+def test_the_speed_is_compared_in_the_same_rounds(tmp_path: Path) -> None:
+    result = train_speed.compare(tmp_path, None, rounds=1, steps=1)
+    assert result["times_as_fast_warm"].keys() == {"0 workers", "2 workers"}
+    assert all(spread["median"] > 0 for spread in result["times_as_fast_warm"].values())
+
+
+def test_the_record_s_cost_is_a_share_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_cost, "IMAGES", 6)
+    result = tracking_cost.compare(tmp_path, rounds=2, steps=10)
+    assert 0 < result["call_over_step"] < 1

@@ -1,0 +1,29 @@
+import json
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from bench import harness
+from bench.harness import interleaved, ratio, write_result
+
+
+def test_contestants_take_turns_and_one_round_does_not_count() -> None:
+    calls: list[str] = []
+    ticks = count()
+    seconds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, lambda: next(ticks))
+    assert ["".join(calls[i : i + 2]) for i in range(0, 8, 2)] == ["ba", "ab", "ba", "ab"]
+    assert seconds == {"a": [1, 1, 1], "b": [1, 1, 1]}
+
+
+def test_a_ratio_compares_round_by_round() -> None:
+    assert ratio([2.0, 9.0, 8.0], [1.0, 3.0, 2.0]) == {"min": 2.0, "median": 3.0, "max": 4.0}
+
+
+def test_a_result_names_the_machine_and_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    write_result("speed", ["pillow"], {"ratio": 2.0})
+    result = json.loads((tmp_path / "speed.json").read_text())
+    assert result["ratio"] == 2.0
+    assert result["machine"].keys() == {"cpu", "cores", "gpu", "python", "packages"}
+    assert result["machine"]["packages"].keys() == {"pillow"}
