@@ -18,6 +18,8 @@ from finetune.errors import InputError
 DRAW = "draw"  # this tab's id
 HERE = Path(__file__).parent
 HINT = "Type a prompt and press Generate: you will see the picture as it becomes clear."
+# on a phone the picture is below the form
+SHOW_STAGE = "() => { if (innerWidth <= 640) document.getElementById('stage').scrollIntoView({ behavior: 'smooth' }) }"
 PNG = '<label class="file">Settings from a PNG that was drawn here <input type="file" accept="image/png"></label>'
 
 
@@ -85,13 +87,13 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
         started = trigger(
             lambda: [*buttons(drawing=True), gr.Tabs(selected=DRAW)], outputs=[form.button, form.cancel, tabs], **quiet
         )
+        started.then(None, js=SHOW_STAGE, **quiet)
         drawing = started.then(
             generate,
             inputs,
             [stage, pictures, fresh],
             show_progress="minimal",
             show_progress_on=stage,
-            scroll_to_output=True,  # on a phone the picture is below the form
             trigger_mode="multiple",  # the browser takes a canceled drawing for one under way
             api_visibility="private",
             **server.worker,
