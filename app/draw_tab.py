@@ -78,6 +78,7 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
         return [1, *form.fill(request)]
 
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    telling = {**quiet, "queue": True, "concurrency_limit": None}  # messages reach the page by the queue only
     inputs = [form.count, *form.settings]
 
     def buttons(drawing: bool) -> list[gr.Button]:
@@ -102,7 +103,7 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
         drawing.success(history.remember, [stored, fresh], stored, **quiet)
         return drawing
 
-    again = cards.again(restore, stored, inputs, **quiet)
+    again = cards.again(restore, stored, inputs, **telling)
     pressed = partial(gr.on, [form.button.click, form.prompt.submit])
     drawings = [drawn_after(trigger) for trigger in (pressed, again.success)]
     form.cancel.click(
@@ -111,8 +112,8 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
         cancels=drawings,
         **quiet,
     )
-    cards.restore(restore, stored, inputs, **quiet)
-    png.read(restore_png, None, inputs, **quiet)
+    cards.restore(restore, stored, inputs, **telling)
+    png.read(restore_png, None, inputs, **telling)
     show = {"fn": lambda entries: history.html(entries, server.model.digest), "inputs": stored, "outputs": cards}
     stored.change(**show, **quiet)
     server.page.load(**show, **quiet)

@@ -30,7 +30,7 @@ def make_form(model: Model) -> Form:
     prompt = gr.Textbox(
         label="Prompt",
         placeholder="What should the picture show?",
-        lines=2,
+        lines=1,  # it grows; with more from the start Enter would not draw
         max_lines=6,
         max_length=MAX_PROMPT,
         autofocus=True,
