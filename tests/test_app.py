@@ -1,9 +1,12 @@
 """app: scripts and browsers get pictures, one-line refusals, and nothing that is none of their business."""
 
 import re
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import httpx
@@ -115,25 +118,49 @@ def test_the_whole_api_is_two_endpoints(client: Client) -> None:
     assert not endpoints["unnamed_endpoints"]
 
 
-def test_a_canceled_job_leaves_the_worker_to_the_next(client: Client) -> None:
-    job = client.submit(**REQUEST | {"steps": 100, "count": 8, "width": 1024, "height": 1024}, api_name="/generate")
+def test_a_canceled_job_stops_computing_at_once(server: AppServer, client: Client) -> None:
+    process = psutil.Process(server.process.pid)
+
+    def seconds_computed(within: float) -> float:
+        before = process.cpu_times()
+        time.sleep(within)
+        after = process.cpu_times()
+        return after.user + after.system - before.user - before.system
+
+    minutes = REQUEST | {"steps": 100, "count": 8, "width": 1024, "height": 1024}
+    job = client.submit(**minutes, api_name="/generate")
     while not job.outputs():
-        pass
+        time.sleep(0.05)
+    working = seconds_computed(within=3)
+    assert not job.done()
     job.cancel()
+    time.sleep(3)  # the step at hand
+    assert seconds_computed(within=3) < working / 4
     assert drawn(client)
 
 
-def test_many_clients_at_once_are_all_served_in_flat_memory(server: AppServer, tmp_path: Path) -> None:
-    drawn(client_of(server, tmp_path))
+def test_200_requests_of_20_clients_are_all_served_in_turn_and_flat_memory(server: AppServer, tmp_path: Path) -> None:
+    clients = [client_of(server, tmp_path / str(visitor)) for visitor in range(20)]
+    drawn(clients[0])
     before = psutil.Process(server.process.pid).memory_info().rss
+    together = Barrier(len(clients))
+    served: list[int] = []  # the visitor, as each picture comes
 
     def ten_pictures(visitor: int) -> list[int]:
-        client = client_of(server, tmp_path / str(visitor))
-        return [png_metadata.read(drawn(client, seed=100 * visitor + i, steps=1)[0])[0].seed for i in range(10)]
+        together.wait()
+        seeds = []
+        for i in range(10):
+            (picture,) = drawn(clients[visitor], seed=100 * visitor + i, steps=1)
+            seeds.append(png_metadata.read(picture)[0].seed)
+            served.append(visitor)
+        return seeds
 
-    with ThreadPoolExecutor(20) as visitors:
-        seeds = list(visitors.map(ten_pictures, range(20)))
+    with ThreadPoolExecutor(len(clients)) as visitors:
+        seeds = list(visitors.map(ten_pictures, range(len(clients))))
     assert seeds == [[100 * visitor + i for i in range(10)] for visitor in range(20)]
+    for pictures in range(20, len(served), 20):
+        counts = Counter(served[:pictures])
+        assert max(counts.values()) - min(counts[visitor] for visitor in range(20)) <= 2, pictures
     assert psutil.Process(server.process.pid).memory_info().rss < 1.2 * before
 
 

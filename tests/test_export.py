@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -19,7 +20,7 @@ from transformers import CLIPImageProcessor
 from finetune.errors import InputError
 from finetune.manifest import MANIFEST, check_manifest
 from finetune.model_card import model_card
-from finetune.models import LORA
+from finetune.models import LORA, load_pipeline
 from finetune.params import Archive, Base
 from stages.export import WEIGHTS
 from tests.test_drawing import tiny_checker
@@ -72,6 +73,22 @@ def test_weights_are_the_tuned_unet_and_the_base_for_the_rest_in_fp16(tiny_expor
         for name, tensor in exported.items():
             assert tensor.dtype == torch.float16
             assert torch.equal(tensor, original[name].half()), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pictures_are_those_of_the_fp32_weights_but_for_rounding(
+    tiny_export: Path, tiny_run: TinyRun, dtype: torch.dtype
+) -> None:
+    """No pixel by more than 4 of 255 levels, and by less than half a level on average."""
+
+    def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
+        generator = torch.Generator().manual_seed(5)
+        return np.asarray(pipeline("a star", generator=generator, num_inference_steps=4).images[0], dtype=float)
+
+    exported = draw(StableDiffusionPipeline.from_pretrained(tiny_export, dtype=dtype))
+    difference = np.abs(exported - draw(load_pipeline(tiny_run.base, tiny_run.tuned)))
+    assert difference.max() <= 4
+    assert difference.mean() < 0.5
 
 
 def test_a_tuned_text_encoder_and_the_lora_go_along(tiny_run: TinyRun, tmp_path: Path) -> None:
