@@ -1,7 +1,9 @@
 """The page on an address of this machine."""
 
+import logging
 import os
 import socket
+from asyncio import CancelledError
 from dataclasses import dataclass
 
 import gradio as gr
@@ -52,7 +54,13 @@ def serve(page: gr.Blocks, address: Address) -> None:
                 f"note: whoever reaches {address.host} can draw; {USER} and {PASSWORD} ask for a password", flush=True
             )
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
+        logging.getLogger("uvicorn.error").addFilter(_is_no_goodbye)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _is_no_goodbye(record: logging.LogRecord) -> bool:
+    """An open page keeps a connection, which ends with the server: no error, and no traceback on Ctrl-C."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
 
 
 def credentials() -> tuple[str, str] | None:

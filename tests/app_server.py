@@ -51,15 +51,15 @@ class AppServer:
             port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
         self.strangers = folder / "strangers.txt"
+        self.output = folder / "output.txt"  # a pipe that nobody reads would fill up and stop the server
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, "--port", str(port), *options],
             cwd=folder,
             env=os.environ
             | {"PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(folder / "pictures")}
             | (environment or {}),
-            stdout=subprocess.PIPE,
+            stdout=self.output.open("w"),
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     def wait(self, seconds: float) -> None:
@@ -72,8 +72,9 @@ class AppServer:
             else:
                 return
         self.process.kill()
-        pytest.fail(f"python -m app does not answer: {self.process.communicate()[0]}")
+        pytest.fail(f"python -m app does not answer: {self.output.read_text()}")
 
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(30)
+        assert "Traceback" not in self.output.read_text(), self.output.read_text()
