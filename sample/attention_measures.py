@@ -1,10 +1,12 @@
 """Whether words look at what they name, and whether an edit keeps things in their place, on the sample's base model.
 
-`python -m sample.attention_measures` draws with sample/base. docs/attention.md reads the tables that it prints.
+`python -m sample.attention_measures` draws with sample/base and writes sample/logs/attention.json, which
+docs/attention.md reads.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +16,13 @@ from numpy.typing import NDArray
 from finetune.attention_edits import edited_images, replacement
 from finetune.attention_maps import AttentionRecord, record_attention
 from finetune.models import load_pipeline
+from finetune.outputs import write_json
 from finetune.sampling import sample_images
 from finetune.scenes import BACKGROUNDS, COLORS, Scene, captions, draw, draw_mask, make_scene
 from finetune.stage import run_stage
 
 BASE = Path(__file__).parent / "base"
+LOG = Path(__file__).parent / "logs" / "attention.json"
 STEPS = 10
 GUIDANCE = 2.0
 CROSS_SHARE = 0.8
@@ -85,26 +89,56 @@ def share_of_color(picture: Picture, mask: Mask, color: str) -> float:
     return float((nearest == list(COLORS).index(color)).mean()) if mask.any() else 0.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=12, help="scenes looked at, and pairs drawn")
-    scenes = [make_scene(FIRST + i, "plain") for i in range(parser.parse_args().scenes)]
-    pipeline = load_pipeline(BASE)
-    ddim, pipeline.scheduler = pipeline.scheduler, DDPMScheduler.from_config(pipeline.scheduler.config)
-    print(f"{'attention on the object, over the average':44}{'shape':>8}{'color':>8}")
+def look_at(pipeline: StableDiffusionPipeline, scenes: list[Scene]) -> dict[str, list[float]]:
+    """The concentration on a scene's objects of the words for their shape and color."""
+    figures: dict[str, list[float]] = {"shape": [], "color": []}
     for seed, scene in enumerate(scenes):
         record, mask = attention_to(scene, pipeline, seed), np.asarray(draw_mask(scene)) > 127
-        figures = [concentration(record.raw_map(word), mask) for word in words_of(scene).values()]
-        print(f"{captions(scene)[0]:44}" + "".join(f"{figure:8.2f}" for figure in figures), flush=True)
-    pipeline.scheduler = ddim
-    print(f"{'':44}{'overlap with the original':>28}{'of the new color':>20}")
-    print(f"{'another color':44}{'plainly':>14}{'edited':>14}{'plainly':>10}{'edited':>10}")
+        for what, word in words_of(scene).items():
+            figures[what].append(concentration(record.raw_map(word), mask))
+    return figures
+
+
+def recolor(pipeline: StableDiffusionPipeline, scenes: list[Scene]) -> dict[str, list[float]]:
+    """Overlap with the original and share of the new color, drawn plainly and as an edit."""
+    names = ("overlap_plainly", "overlap_edited", "new_color_plainly", "new_color_edited")
+    figures: dict[str, list[float]] = {name: [] for name in names}
     for seed, scene in enumerate(scenes):
         original, *others, color = recolored(pipeline, scene, seed)
         overlaps = [overlap(things(original), things(other)) for other in others]
         shares = [share_of_color(other, things(other), color) for other in others]
-        name = f"{captions(scene)[0]}: {color}"
-        print(f"{name:44}{overlaps[0]:14.3f}{overlaps[1]:14.3f}{shares[0]:10.2f}{shares[1]:10.2f}", flush=True)
+        for name, figure in zip(names, (*overlaps, *shares), strict=True):
+            figures[name].append(figure)
+    return figures
+
+
+def summary(attention: dict[str, list[float]], recolored: dict[str, list[float]]) -> dict[str, Any]:
+    nearer = np.array(recolored["overlap_edited"]) > np.array(recolored["overlap_plainly"])
+    return {
+        "attention_on_the_object_over_the_average": {
+            word: _spread(each) | {"above_1": sum(figure > 1 for figure in each)} for word, each in attention.items()
+        },
+        "another_color": {name: _spread(each) for name, each in recolored.items()} | {"edit_nearer": int(nearer.sum())},
+    }
+
+
+def _spread(figures: list[float]) -> dict[str, float]:
+    measures = {"min": min(figures), "mean": float(np.mean(figures)), "max": max(figures)}
+    return {name: round(value, 3) for name, value in measures.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, default=12, help="scenes looked at, and pairs drawn")
+    count: int = parser.parse_args().scenes
+    scenes = [make_scene(FIRST + i, "plain") for i in range(count)]
+    pipeline = load_pipeline(BASE)
+    recolored = recolor(pipeline, scenes)
+    pipeline.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    write_json(
+        LOG, {"scenes": count, "timestep": TIMESTEP, "steps": STEPS} | summary(look_at(pipeline, scenes), recolored)
+    )
+    print(LOG.read_text(), end="")
 
 
 if __name__ == "__main__":
