@@ -1,79 +1,93 @@
-"""The exported model, checked and ready to draw."""
+"""The exported model, checked and ready to draw; the base model, where it lies beside it."""
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from PIL import Image
+from diffusers.utils.logging import disable_progress_bar
 
+from app.preview import Preview
+from app.request import SCHEDULERS
+from finetune.checksums import sha256_of
 from finetune.errors import InputError
-from finetune.manifest import check_manifest
+from finetune.manifest import MANIFEST, check_manifest
+from finetune.models import load_pipeline
 
-MAX_SEED = 2**31 - 1
-MAX_STEPS = 1000  # the noise schedule's length
-GUIDANCE = (1.0, 50.0)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a visitor asks for. Raises InputError with one line for the page if it cannot be drawn."""
-
-    prompt: str
-    negative_prompt: str
-    seed: int
-    steps: int
-    guidance: float
-
-    def __post_init__(self) -> None:
-        if not (self.prompt and self.prompt.strip()):
-            raise InputError("The prompt is empty: say what the picture should show.")
-        for name, value, low, high in (
-            ("Seed", self.seed, 0, MAX_SEED),
-            ("Steps", self.steps, 1, MAX_STEPS),
-            ("Guidance", self.guidance, *GUIDANCE),
-        ):
-            if value is None or not low <= value <= high:
-                shown = "empty" if value is None else f"{value:g}"
-                raise InputError(f"{name} is {shown}: it must lie between {low:,g} and {high:,g}.")
+disable_progress_bar()  # of loading
 
 
 @dataclass(frozen=True)
 class Model:
-    """The pipeline with what its export recommends: settings and prompts it has been seen to draw."""
+    """The pipeline with what its export recommends."""
 
-    name: str
+    folder: Path
+    digest: str  # sha256 of the manifest, hence of every file
     pipeline: StableDiffusionPipeline
-    steps: int
-    guidance: float
-    prompts: list[str]
+    preview: Preview
+    serving: dict[str, Any]  # prompts.json
+    base_folder: Path
 
-    def draw(self, request: Request) -> Image.Image:
-        """The same request gives the same picture on the same kind of device."""
-        return self.pipeline(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-        ).images[0]
+    @property
+    def name(self) -> str:
+        return self.serving["name"]
+
+    @property
+    def prompts(self) -> list[str]:
+        return [example["prompt"] for example in self.serving["examples"]]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The settings that the metrics were measured with, as far as a request names them."""
+        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        return {
+            "negative_prompt": "",
+            "seed": 0,
+            "steps": self.serving["num_inference_steps"],
+            "guidance": self.serving["guidance_scale"],
+            "scheduler": SCHEDULERS[0],
+            "width": side,
+            "height": side,
+        }
+
+    @property
+    def has_base(self) -> bool:
+        return self.base_folder.is_dir()
+
+    @cached_property
+    def base(self) -> StableDiffusionPipeline:
+        """Loaded when it is first compared with: it takes as much memory again. Raises InputError with the remedy."""
+        pipeline = load_pipeline(self.base_folder).to(self.pipeline.device)
+        if self.pipeline.dtype != torch.float32:
+            pipeline.to(self.pipeline.dtype)
+        # whoever put a checker before one model wants it before both
+        pipeline.register_modules(
+            safety_checker=self.pipeline.safety_checker, feature_extractor=self.pipeline.feature_extractor
+        )
+        return pipeline
 
 
-def load_model(folder: Path) -> Model:
-    """Check every file's hash, then load: fp16 on a GPU, fp32 on a CPU. Raises InputError with the remedy."""
+def load_model(folder: Path, base: Path, safety: bool = True) -> Model:
+    """Check every file's hash, then load: fp16 on a GPU, fp32 on a CPU. Raises InputError with the remedy.
+
+    `safety`: whether to load the safety checker, if the export holds one.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no model here; run `dvc pull export` or `dvc repro`")
     check_manifest(folder, remedy="run `dvc checkout --force` or `dvc repro`")
     device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    without = {} if safety else {"safety_checker": None, "requires_safety_checker": False}
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
-    )
-    serving = json.loads((folder / "prompts.json").read_text())
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, **without
+    ).to(device)
     return Model(
-        name=serving["name"],
-        pipeline=pipeline.to(device),
-        steps=serving["num_inference_steps"],
-        guidance=serving["guidance_scale"],
-        prompts=[example["prompt"] for example in serving["examples"]],
+        folder=folder,
+        digest=sha256_of(folder / MANIFEST),
+        pipeline=pipeline,
+        preview=Preview(pipeline.vae),
+        serving=json.loads((folder / "prompts.json").read_text()),
+        base_folder=base,
     )

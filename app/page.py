@@ -1,45 +1,37 @@
-"""The page: a form, a button, a picture."""
+"""The page: a form on the left, what it makes on the right."""
 
 import gradio as gr
-from PIL import Image
 
-from app.model import GUIDANCE, Model, Request
-from finetune.errors import InputError
+from app.about_tab import make_about_tab
+from app.api import make_api
+from app.attention_tab import make_attention_tab
+from app.compare_tab import make_compare_tab
+from app.draw_tab import DRAW, make_draw_tab
+from app.form import make_form
+from app.model import Model
+from app.server import Limits, Server
+from app.sweep_tab import make_sweep_tab
+
+KEPT = 3600  # seconds that a picture stays on the server; the history draws older ones again
 
 
-def make_page(model: Model) -> gr.Blocks:
-    """One picture at a time; eight visitors may wait."""
-
-    def generate(
-        prompt: str,
-        negative_prompt: str,
-        seed: int,
-        steps: int,
-        guidance: float,
-        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: ARG001, B008 (how Gradio is asked for one)
-    ) -> Image.Image:
-        try:
-            return model.draw(Request(prompt, negative_prompt, seed, steps, guidance))
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    with gr.Blocks(title=model.name, analytics_enabled=False) as page:
-        gr.Markdown(f"# {model.name}")
+def make_page(model: Model, limits: Limits) -> gr.Blocks:
+    with gr.Blocks(title=model.name, analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as page:
+        server = Server(model, limits, page)
+        gr.HTML(f"<h1>{model.name}</h1><p>Pictures from words, by a fine-tuned Stable Diffusion</p>", elem_id="head")
         with gr.Row():
-            with gr.Column():
-                prompt = gr.Textbox(label="Prompt", max_lines=4, autofocus=True)
-                negative_prompt = gr.Textbox(label="Negative prompt", info="What the picture should not show")
-                seed = gr.Number(label="Seed", value=0, precision=0)
-                steps = gr.Number(label="Steps", value=model.steps, precision=0)
-                guidance = gr.Slider(*GUIDANCE, label="Guidance", value=model.guidance, step=0.5)
-                button = gr.Button("Generate", variant="primary")
-            picture = gr.Image(label="Picture", format="png", interactive=False)
-        gr.Examples(model.prompts, inputs=prompt, cache_examples=False, api_visibility="private")
-        gr.on(
-            [button.click, prompt.submit],
-            generate,
-            inputs=[prompt, negative_prompt, seed, steps, guidance],
-            outputs=picture,
-            api_name="generate",
-        )
-    return page.queue(max_size=8, default_concurrency_limit=1)
+            with gr.Column(scale=5, min_width=300):
+                form = make_form(model)
+                make_api(form, server)  # before the tabs: the first to ask for an endpoint's name gets it
+            with gr.Column(scale=7, min_width=300), gr.Tabs() as tabs:
+                with gr.Tab("Draw", id=DRAW):
+                    make_draw_tab(form, tabs, server)
+                with gr.Tab("Compare"):
+                    make_compare_tab(form, server)
+                with gr.Tab("Sweep"):
+                    make_sweep_tab(form, server)
+                with gr.Tab("Attention"):
+                    make_attention_tab(form, server)
+                with gr.Tab("About"):
+                    make_about_tab(model)
+    return page.queue(max_size=limits.waiting, default_concurrency_limit=1)

@@ -1,32 +1,78 @@
-"""The command: check models/export, load it, answer on this machine."""
+"""The page on an address of this machine."""
 
-import argparse
-import sys
+import logging
+import os
+import socket
+from asyncio import CancelledError
+from dataclasses import dataclass
 
 import gradio as gr
+import uvicorn
+from fastapi import FastAPI
 
-from app.model import load_model
-from app.page import make_page
-from finetune import paths
+from app.security import Guard
+from app.theme import CSS, make_theme
 from finetune.errors import InputError
 
+USER, PASSWORD = "APP_USER", "APP_PASSWORD"
+LOOPBACK = ("127.0.0.1", "localhost")
+PATIENCE = 3  # seconds that open connections have after Ctrl-C
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m app", description="A page that draws with models/export.")
-    parser.add_argument("--port", type=int, default=7860)
-    port = parser.parse_args().port
-    try:
-        page = make_page(load_model(paths.EXPORT))
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    try:
-        page.launch(
-            server_name="127.0.0.1",
-            server_port=port,
-            share=False,
+
+@dataclass(frozen=True)
+class Address:
+    host: str
+    port: int
+
+
+def serve(page: gr.Blocks, address: Address) -> None:
+    """Until Ctrl-C or SIGTERM. Raises InputError if the address cannot be used.
+
+    Not by page.launch(), which gives up where its first page takes longer than three seconds.
+    """
+    auth = credentials()
+    with _listen(address) as listening:
+        app = FastAPI(openapi_url=None)
+        app.add_middleware(Guard)
+        gr.mount_gradio_app(
+            app,
+            page,
+            path="/",
+            auth=auth,
+            show_error=False,
             ssr_mode=False,
-            strict_cors=True,
-            theme=gr.themes.Base(),  # its fonts come from this server, not from another site
+            enable_monitoring=False,
+            run_history=False,  # the page has a history of its own
+            footer_links=["api"],
+            max_file_size=1,  # byte: nothing is uploaded
+            theme=make_theme(),
+            css_paths=CSS,
         )
+        print(f"http://{address.host}:{listening.getsockname()[1]} (Ctrl-C stops it)", flush=True)
+        if auth is None and address.host not in LOOPBACK:
+            print(
+                f"note: whoever reaches {address.host} can draw; {USER} and {PASSWORD} ask for a password", flush=True
+            )
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
+        logging.getLogger("uvicorn.error").addFilter(_is_no_goodbye)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _is_no_goodbye(record: logging.LogRecord) -> bool:
+    """An open page keeps a connection, which ends with the server: no error, and no traceback on Ctrl-C."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
+
+
+def credentials() -> tuple[str, str] | None:
+    """The user and password that the environment sets; raises InputError where it sets one of them alone."""
+    user, password = os.environ.get(USER, ""), os.environ.get(PASSWORD, "")
+    if bool(user) != bool(password):
+        raise InputError(f"{USER if password else PASSWORD} is not set: set both, or neither for a page without login")
+    return (user, password) if user else None
+
+
+def _listen(address: Address) -> socket.socket:
+    try:
+        return socket.create_server((address.host, address.port))
     except (OSError, OverflowError) as error:
-        sys.exit(f"error: port {port} cannot be used: {error}; choose another with --port")
+        raise InputError(f"port {address.port} cannot be used: {error}; choose another with --port") from None

@@ -1,14 +1,16 @@
 """Whether the word for a thing looks at that thing: cross-attention against the outlines of objects."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+from finetune.attention_layers import attention_layers, probabilities, queries_and_keys
 
 SIDE = 16  # of the maps in which words find their things (Hertz et al., 2022)
 
@@ -24,19 +26,13 @@ def word_map(
     """
     maps: list[Tensor] = []
 
-    def record(attention: Any, inputs: tuple[Tensor], options: dict[str, Tensor], _output: Tensor) -> None:
-        query = attention.head_to_batch_dim(attention.to_q(inputs[0]))
-        key = attention.head_to_batch_dim(attention.to_k(options["encoder_hidden_states"]))
-        seen = attention.get_attention_scores(query, key)[:, :, list(positions)].float().mean(dim=(0, 2))
+    def record(layer: Attention, query: Tensor, key: Tensor) -> None:
+        heads = [probabilities(layer, head, query, key)[0, :, list(positions)] for head in range(layer.heads)]
+        seen = torch.stack(heads).mean(dim=(0, 2))
         maps.append(seen.view(1, 1, round(len(seen) ** 0.5), -1))
 
-    modules = [module for name, module in unet.up_blocks.named_modules() if name.endswith(".attn2")]
-    hooks = [module.register_forward_hook(record, with_kwargs=True) for module in modules]
-    try:
+    with queries_and_keys(attention_layers(unet.up_blocks, cross=True), record):
         unet(noisy_latents, timestep, text)
-    finally:
-        for hook in hooks:
-            hook.remove()
     nearest = min((seen.shape[2] for seen in maps), key=lambda side: abs(side - SIDE))
     chosen = torch.cat([seen for seen in maps if seen.shape[2] == nearest], dim=1).mean(dim=1, keepdim=True)
     return F.interpolate(chosen, size=noisy_latents.shape[2:], mode="bilinear")[0, 0].cpu().numpy()

@@ -98,9 +98,15 @@ pictures through the autoencoder. Figures ending in _sd are standard deviations.
 
 {license_note(recipe)}
 
-The model draws what its training captions describe and repeats their errors and biases. There is no safety checker:
-put one before the public. Do not take its pictures for photographs of fact.
+The model draws what its training captions describe and repeats their errors and biases. {_checker_note(recipe)}
+Do not take its pictures for photographs of fact.
 """
+
+
+def _checker_note(recipe: Recipe) -> str:
+    if any(name.startswith("safety_checker/") for name in recipe.fetch.base.sha256):
+        return "The base model's safety checker is part of this folder: the pipeline runs it on every picture."
+    return "There is no safety checker:\nput one before the public."
 
 
 def _provenance(fid_md5: str) -> str:

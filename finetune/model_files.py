@@ -17,6 +17,7 @@ from finetune.source import GIT, Source
 
 HUB = "hf://"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+SAFETY = ("feature_extractor", "safety_checker")  # the checker that Stable Diffusion 1 comes with: the demo runs it
 CONFIGURATION = {".json", ".txt"}
 
 
@@ -30,7 +31,8 @@ def model_files(location: str, revision: str | None, sha256: dict[str, str]) -> 
     if missing:
         raise InputError(f"{location}: holds no {', '.join(sorted(missing))}; see fetch.base in params.yaml")
     pinned = {name: replace(files[name], checksum=f"sha256:{digest}") for name, digest in sha256.items()}
-    configuration = {name: file for name, file in files.items() if _is_configuration(name)}
+    parts = PARTS + (SAFETY if any(name.startswith("safety_checker/") for name in sha256) else ())
+    configuration = {name: file for name, file in files.items() if _is_configuration(name, parts)}
     return [file for _, file in sorted({**configuration, **pinned}.items())]
 
 
@@ -62,6 +64,6 @@ def _list_hub(location: str, revision: str | None) -> dict[str, Source]:
     }
 
 
-def _is_configuration(name: str) -> bool:
+def _is_configuration(name: str, parts: tuple[str, ...]) -> bool:
     path = PurePosixPath(name)
-    return name == "model_index.json" or (str(path.parent) in PARTS and path.suffix in CONFIGURATION)
+    return name == "model_index.json" or (str(path.parent) in parts and path.suffix in CONFIGURATION)

@@ -178,6 +178,8 @@ class Export(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     license: str
     preview_images: Positive
+    styles: dict[Text, Text]
+    keywords: list[Text]
 
 
 class Params(Section):

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import torch
@@ -30,23 +29,33 @@ def sample_images(
     """
     at_once = batch_size if pipeline.unet.device.type == "cuda" else 1
     pipeline.set_progress_bar_config(disable=True)
-    draw = partial(_draw, pipeline, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     pairs = list(zip(prompts, seeds, strict=True))
     batches = [pairs[start : start + at_once] for start in range(0, len(pairs), at_once)]
+    # alone, the pipeline itself: whoever listens to its UNet asks it about the call under way
+    own = _copy if len(batches) > 1 else lambda pipeline: pipeline
+
+    def draw(batch: list[tuple[str, int]]) -> NDArray[np.uint8]:
+        return _draw(own(pipeline), batch, num_inference_steps, guidance_scale)
+
     for pictures in one_thread_each(draw, batches, pipeline.unet.device):
         yield from pictures
+
+
+def _copy(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """The same networks for another thread, with a state of its own."""
+    own = copy.copy(pipeline)
+    own.scheduler = copy.deepcopy(pipeline.scheduler)  # it counts the steps
+    own.tokenizer = copy.deepcopy(pipeline.tokenizer)  # it remembers how the last call padded
+    return own
 
 
 def _draw(
     pipeline: StableDiffusionPipeline, batch: list[tuple[str, int]], num_inference_steps: int, guidance_scale: float
 ) -> NDArray[np.uint8]:
-    own = copy.copy(pipeline)
-    own.scheduler = copy.deepcopy(pipeline.scheduler)  # it counts the steps
-    own.tokenizer = copy.deepcopy(pipeline.tokenizer)  # it remembers how the last call padded
     prompts, seeds = zip(*batch, strict=True)
     device = pipeline.unet.device.type
     with torch.autocast(device, torch.float16, enabled=device == "cuda"):
-        pictures = own(
+        pictures = pipeline(
             list(prompts),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             num_inference_steps=num_inference_steps,

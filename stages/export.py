@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,19 @@ WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
 }
+SAFETY_WEIGHTS = "model.safetensors"
 
 
-def export(base: Path, tuned: Path, generated: Path, output: Path, recipe: Recipe, evidence: Evidence) -> None:
-    """Raises InputError if a weight is not finite or does not fit fp16."""
+def export(
+    base: Path,
+    tuned: Path,
+    generated: Path,
+    curves: Mapping[str, Path],
+    output: Path,
+    recipe: Recipe,
+    evidence: Evidence,
+) -> None:
+    """`curves`: name -> CSV. Raises InputError if a weight is not finite or does not fit fp16."""
     rows = spread(read_index(generated), recipe.export.preview_images)
     with whole_directory(output) as folder:
         for part, weights in WEIGHTS.items():
@@ -37,8 +47,15 @@ def export(base: Path, tuned: Path, generated: Path, output: Path, recipe: Recip
         shutil.copytree(base / "tokenizer", folder / "tokenizer", copy_function=shutil.copyfile)
         # the sampler that the metrics were measured with, whatever the base came with
         load_scheduler(base / "scheduler").save_pretrained(folder / "scheduler")
-        write_json(folder / "model_index.json", _model_index())
-        write_json(folder / "prompts.json", _serving(rows, recipe))
+        checked = (base / "safety_checker").is_dir()
+        if checked:
+            _write_part(base / "safety_checker", folder / "safety_checker", SAFETY_WEIGHTS)
+            shutil.copytree(base / "feature_extractor", folder / "feature_extractor", copy_function=shutil.copyfile)
+        write_json(folder / "model_index.json", _model_index(checked))
+        write_json(folder / "prompts.json", _serving(rows, recipe, evidence))
+        (folder / "curves").mkdir()
+        for name, file in curves.items():
+            shutil.copyfile(file, folder / "curves" / f"{name}.csv")
         strips = [[pixels] for _, pixels in read_images(generated, rows)]
         grid(strips, [], captions=[row["prompt"] for row in rows], across=4).save(folder / "preview.png")
         (folder / "LICENSE").write_text(license_note(recipe) + "\n")
@@ -54,13 +71,13 @@ def _write_part(source: Path, target: Path, weights: str) -> None:
     write_json(target / "config.json", config)
 
 
-def _model_index() -> dict[str, Any]:
+def _model_index(checked: bool) -> dict[str, Any]:
     return {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": version("diffusers"),
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"] if checked else [None, None],
+        "requires_safety_checker": checked,
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"] if checked else [None, None],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -69,12 +86,17 @@ def _model_index() -> dict[str, Any]:
     }
 
 
-def _serving(rows: list[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
+def _serving(rows: list[dict[str, Any]], recipe: Recipe, evidence: Evidence) -> dict[str, Any]:
+    """What a page before this model shows beside its pictures."""
     return {
         "name": recipe.export.name,
         "num_inference_steps": recipe.generate.num_inference_steps,
         "guidance_scale": recipe.generate.guidance_scale,
         "examples": [{"prompt": row["prompt"], "seed": row["seed"]} for row in rows],
+        "styles": recipe.export.styles,
+        "keywords": recipe.export.keywords,
+        "headline": evidence.fid["protocol"]["headline"],
+        "lock_md5": evidence.fid_md5,
     }
 
 
@@ -85,6 +107,7 @@ def main() -> None:
         paths.BASE,
         tuned,
         paths.GENERATED / "tuned",
+        {"ladder": paths.LADDER, **{name: paths.TRAIN_CURVES / f"{name}.csv" for name in ("loss", "validation")}},
         paths.EXPORT,
         Recipe(params.export, params.fetch, params.train, params.generate),
         read_evidence(

@@ -6,19 +6,24 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor
 
 from finetune.errors import InputError
 from finetune.manifest import MANIFEST, check_manifest
 from finetune.model_card import model_card
-from finetune.models import LORA
+from finetune.models import LORA, load_pipeline
 from finetune.params import Archive, Base
-from stages.export import WEIGHTS, export
+from stages.export import WEIGHTS
+from tests.test_drawing import tiny_checker
 from tests.tiny_run import TinyRun, make_tiny_run
 
 STRANGER = """
@@ -70,6 +75,22 @@ def test_weights_are_the_tuned_unet_and_the_base_for_the_rest_in_fp16(tiny_expor
             assert torch.equal(tensor, original[name].half()), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pictures_are_those_of_the_fp32_weights_but_for_rounding(
+    tiny_export: Path, tiny_run: TinyRun, dtype: torch.dtype
+) -> None:
+    """No pixel by more than 4 of 255 levels, and by less than half a level on average."""
+
+    def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
+        generator = torch.Generator().manual_seed(5)
+        return np.asarray(pipeline("a star", generator=generator, num_inference_steps=4).images[0], dtype=float)
+
+    exported = draw(StableDiffusionPipeline.from_pretrained(tiny_export, dtype=dtype))
+    difference = np.abs(exported - draw(load_pipeline(tiny_run.base, tiny_run.tuned)))
+    assert difference.max() <= 4
+    assert difference.mean() < 0.5
+
+
 def test_a_tuned_text_encoder_and_the_lora_go_along(tiny_run: TinyRun, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     shutil.copytree(tiny_run.tuned, tuned)
@@ -78,7 +99,7 @@ def test_a_tuned_text_encoder_and_the_lora_go_along(tiny_run: TinyRun, tmp_path:
     doubled = {name: tensor * 2 for name, tensor in weights.items()}
     save_file(doubled, tuned / "text_encoder" / WEIGHTS["text_encoder"], {"format": "pt"})
     save_file({"unet.lora": torch.ones(2)}, tuned / LORA)
-    export(tiny_run.base, tuned, tiny_run.generated, tmp_path / "export", tiny_run.recipe, tiny_run.evidence)
+    replace(tiny_run, tuned=tuned).export_to(tmp_path / "export")
     exported = load_file(tmp_path / "export/text_encoder" / WEIGHTS["text_encoder"])
     assert all(torch.equal(exported[name], tensor.half()) for name, tensor in doubled.items())
     assert load_file(tmp_path / "export" / LORA)["unet.lora"].tolist() == [1.0, 1.0]
@@ -118,8 +139,31 @@ def test_a_weight_that_fp16_cannot_hold_stops_the_export_by_name(
     (broken / "unet").mkdir(parents=True)
     save_file(weights, broken / "unet" / WEIGHTS["unet"])
     with pytest.raises(InputError, match=rf"conv_in\.bias .*{fault}"):
-        export(tiny_run.base, broken, tiny_run.generated, tmp_path / "export", tiny_run.recipe, tiny_run.evidence)
+        replace(tiny_run, tuned=broken).export_to(tmp_path / "export")
     assert not list(tmp_path.glob("*export*"))
+
+
+def test_a_base_models_safety_checker_looks_at_every_picture(tiny_run: TinyRun, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_run.base, base)
+    tiny_checker(threshold=-2.0).save_pretrained(base / "safety_checker")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        base / "feature_extractor"
+    )
+    replace(tiny_run, base=base).export_to(tmp_path / "export")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    assert pipeline("a star", num_inference_steps=1).nsfw_content_detected == [True]
+    check_manifest(tmp_path / "export", remedy="none is needed")
+
+
+def test_the_demo_finds_curves_styles_and_the_output_of_dvc_lock(tiny_export: Path, tiny_run: TinyRun) -> None:
+    serving = json.loads((tiny_export / "prompts.json").read_text())
+    assert serving["styles"] == tiny_run.recipe.export.styles
+    assert serving["keywords"] == tiny_run.recipe.export.keywords
+    assert serving["lock_md5"] == tiny_run.evidence.fid_md5
+    assert serving["headline"] == "kid"
+    for name, file in tiny_run.curves.items():
+        assert (tiny_export / "curves" / f"{name}.csv").read_bytes() == file.read_bytes()
 
 
 def test_the_hub_reads_the_card(tiny_export: Path) -> None:

@@ -16,6 +16,7 @@ from tests.site import Fault, Site
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 WEIGHT = "unet/diffusion_pytorch_model.safetensors"
+CHECKER = "safety_checker/model.safetensors"
 MODEL = {
     "model_index.json": b'{"_class_name": "StableDiffusionPipeline"}',
     "README.md": b"a card",
@@ -26,7 +27,9 @@ MODEL = {
     "unet/diffusion_pytorch_model.bin": b"pickled",
     "unet/diffusion_pytorch_model.fp16.safetensors": b"half",
     WEIGHT: b"whole" * 40_000,
+    "feature_extractor/preprocessor_config.json": b"{}",
     "safety_checker/config.json": b"{}",
+    CHECKER: b"safe",
 }
 NEEDED = {
     "model_index.json",
@@ -85,6 +88,14 @@ def fetch(location: str, destination: Path, hashes: dict[str, str] = HASHES) -> 
 def test_a_model_is_its_configuration_and_the_weights_with_a_sha256(tmp_path: Path, folder: Path) -> None:
     assert fetch(str(folder), tmp_path / "base") == NEEDED
     assert (tmp_path / "base" / WEIGHT).read_bytes() == MODEL[WEIGHT]
+
+
+def test_a_safety_checker_whose_weights_have_a_sha256_comes_with_its_configuration(
+    tmp_path: Path, folder: Path
+) -> None:
+    hashes = HASHES | {CHECKER: hashlib.sha256(MODEL[CHECKER]).hexdigest()}
+    checker = {CHECKER, "safety_checker/config.json", "feature_extractor/preprocessor_config.json"}
+    assert fetch(str(folder), tmp_path / "base", hashes) == NEEDED | checker
 
 
 def test_of_a_hub_nothing_else_is_downloaded(tmp_path: Path, hub: Site) -> None:

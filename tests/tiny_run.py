@@ -23,11 +23,12 @@ class TinyRun:
     base: Path
     tuned: Path
     generated: Path
+    curves: dict[str, Path]
     recipe: Recipe
     evidence: Evidence
 
     def export_to(self, output: Path) -> Path:
-        export(self.base, self.tuned, self.generated, output, self.recipe, self.evidence)
+        export(self.base, self.tuned, self.generated, self.curves, output, self.recipe, self.evidence)
         return output
 
 
@@ -35,7 +36,9 @@ def make_tiny_run(base: Path, folder: Path) -> TinyRun:
     """A UNet a little off the base's, three pictures and the metrics of an imagined run, below `folder`."""
     params = load_params()
     recipe = Recipe(params.export, params.fetch, params.train, params.generate)
-    return TinyRun(base, _tune(base / "unet", folder / "tuned"), _draw(folder / "drawn"), recipe, _measure(folder))
+    return TinyRun(
+        base, _tune(base / "unet", folder / "tuned"), _draw(folder / "drawn"), _plot(folder), recipe, _measure(folder)
+    )
 
 
 def _tune(unet: Path, tuned: Path) -> Path:
@@ -64,6 +67,17 @@ def _draw(folder: Path) -> Path:
     return folder
 
 
+def _plot(folder: Path) -> dict[str, Path]:
+    content = {
+        "ladder": "figure,pictures,value,sd\nkid,floor,0.0625,0.01\nkid,base,0.5,0.01\nkid,tuned,0.25,0.01\n",
+        "loss": "step,loss\n10,0.5\n20,0.25\n",
+        "validation": "step,loss\n0,0.75\n20,0.125\n",
+    }
+    for name, text in content.items():
+        (folder / f"{name}.csv").write_text(text)
+    return {name: folder / f"{name}.csv" for name in content}
+
+
 def _measure(folder: Path) -> Evidence:
     data = folder / "preprocess"
     data.mkdir()
@@ -72,6 +86,6 @@ def _measure(folder: Path) -> Evidence:
     write_json(folder / "train.json", {"steps": 12, "validation": {"loss": 0.125}})
     scores = {"base": {"kid": 0.5, "n": 3}, "floor": {"kid": 0.0625, "n": 3}, "tuned": {"kid": 0.25, "n": 3}}
     scores["reconstructed"] = {"kid": 0.125, "n": 3}
-    write_json(folder / "fid.json", scores | {"protocol": {"features": 64}})
+    write_json(folder / "fid.json", scores | {"protocol": {"features": 64, "headline": "kid"}})
     counts = {dataset: data / f"{dataset}.json" for dataset in ("coco", "flickr8k")}
     return read_evidence(counts, folder / "train.json", folder / "fid.json")

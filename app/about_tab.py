@@ -1,0 +1,69 @@
+"""The tab that says what the model is, how good it is and where it came from."""
+
+import csv
+import re
+from pathlib import Path
+
+import gradio as gr
+import pandas as pd
+
+from app.model import Model
+from app.provenance import commit_of
+
+FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+PREVIEW = re.compile(r"^!\[.*?\]\(preview\.png\)\n", re.MULTILINE)
+RUNGS = ["floor", "reconstructed", "base", "tuned"]
+CHECKER = {
+    True: "The safety checker looks at every picture before it is shown.",
+    False: "There is **no safety checker** before this model.",
+}
+
+
+def make_about_tab(model: Model) -> None:
+    gr.Markdown(_served(model))
+    gr.Image(
+        model.folder / "preview.png",
+        label="Held-out captions, drawn by this model",
+        interactive=False,
+        buttons=["fullscreen"],
+        alt_text="Pictures by this model, each over its caption",
+    )
+    _make_ladder(model.folder / "curves/ladder.csv", model.serving["headline"])
+    with gr.Row():
+        for name, title in (("loss", "Training loss"), ("validation", "Held-out loss")):
+            gr.LinePlot(
+                pd.read_csv(model.folder / "curves" / f"{name}.csv"),
+                x="step",
+                y="loss",
+                title=title,
+                height=260,
+                min_width=280,
+                buttons=[],
+            )
+    card = (model.folder / "README.md").read_text()
+    gr.Markdown(PREVIEW.sub("", FRONT_MATTER.sub("", card)), elem_id="card")
+
+
+def _make_ladder(file: Path, headline: str) -> None:
+    """One figure at a time: they share no scale."""
+    with file.open(newline="") as lines:
+        figures = list(dict.fromkeys(row["figure"] for row in csv.DictReader(lines)))
+    table = pd.read_csv(file)
+
+    def rungs(figure: str) -> pd.DataFrame:
+        return table[table["figure"] == figure]
+
+    chosen = gr.Dropdown(figures, value=headline, label="Figure of the evaluation", filterable=False)
+    plot = gr.BarPlot(rungs(headline), x="pictures", y="value", sort=RUNGS, height=260, buttons=[])
+    chosen.change(rungs, chosen, plot, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def _served(model: Model) -> str:
+    commit = commit_of(model.serving["lock_md5"])
+    found = f"made by commit `{commit}`" if commit else "made by a commit that its card tells how to find"
+    pipeline = model.pipeline
+    where = "a GPU in fp16" if pipeline.device.type == "cuda" else "a CPU in fp32"
+    return (
+        f"This page draws on {where} with the model whose manifest has the sha256 `{model.digest}`, {found}. "
+        f"{CHECKER[pipeline.safety_checker is not None]}"
+    )

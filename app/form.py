@@ -1,0 +1,97 @@
+"""What is asked for: the prompt with its chips, and the settings. Every tab draws from the one form."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app.model import Model
+from app.request import GUIDANCE, MAX_COUNT, MAX_PROMPT, MAX_SEED, SCHEDULERS, SIDE_STEP, SIDES, STEPS, Request
+from app.wording import AS_WRITTEN, keywords_of, style_of, with_keywords, with_style
+
+NEW_SEED = f"() => Math.floor(Math.random() * {MAX_SEED})"
+
+
+@dataclass(frozen=True)
+class Form:
+    prompt: gr.Textbox
+    button: gr.Button
+    cancel: gr.Button
+    count: gr.Slider
+    settings: list[gr.components.Component]  # all that a Request has, in its order
+
+    def fill(self, request: Request) -> list[Any]:
+        """The values of `settings`."""
+        return list(request.to_json().values())
+
+
+def make_form(model: Model) -> Form:
+    defaults = model.defaults
+    prompt = gr.Textbox(
+        label="Prompt",
+        placeholder="What should the picture show?",
+        lines=1,  # it grows; with more from the start Enter would not draw
+        max_lines=6,
+        max_length=MAX_PROMPT,
+        autofocus=True,
+        submit_btn=False,
+        elem_id="prompt",
+    )
+    _make_chips(prompt, model)
+    with gr.Row():
+        button = gr.Button("Generate", variant="primary", scale=3, min_width=140)
+        cancel = gr.Button("Cancel", interactive=False, min_width=90)
+    gr.Examples(model.prompts[:4], inputs=prompt, label="Try", cache_examples=False, api_visibility="private")
+    with gr.Row():
+        seed = gr.Number(
+            label="Seed", value=defaults["seed"], precision=0, minimum=0, maximum=MAX_SEED, min_width=110, scale=2
+        )
+        count = gr.Slider(1, MAX_COUNT, label="Pictures", value=1, step=1, precision=0, min_width=200, scale=3)
+    dice = gr.Button("New seed", size="sm", elem_id="dice")
+    with gr.Accordion("More settings", open=False):
+        negative_prompt = gr.Textbox(
+            label="Negative prompt",
+            info="What the picture should not show",
+            value=defaults["negative_prompt"],
+            max_lines=3,
+            max_length=MAX_PROMPT,
+        )
+        with gr.Row():
+            steps = gr.Slider(*STEPS, label="Steps", value=defaults["steps"], step=1, precision=0, min_width=180)
+            guidance = gr.Slider(
+                *GUIDANCE,
+                label="Guidance",
+                value=defaults["guidance"],
+                step=0.5,
+                info="How much the prompt counts",
+                min_width=180,
+            )
+        scheduler = gr.Dropdown(list(SCHEDULERS), label="Scheduler", value=defaults["scheduler"], filterable=False)
+        with gr.Row():
+            width = gr.Slider(
+                *SIDES, label="Width", value=defaults["width"], step=SIDE_STEP, precision=0, min_width=180
+            )
+            height = gr.Slider(
+                *SIDES, label="Height", value=defaults["height"], step=SIDE_STEP, precision=0, min_width=180
+            )
+    dice.click(None, outputs=seed, js=NEW_SEED, api_visibility="private")
+    return Form(
+        prompt, button, cancel, count, [prompt, negative_prompt, seed, steps, guidance, scheduler, width, height]
+    )
+
+
+def _make_chips(prompt: gr.Textbox, model: Model) -> None:
+    """Both ways: a chip edits the prompt, and a prompt edited by hand sets the chips."""
+    styles, keywords = model.serving["styles"], model.serving["keywords"]
+    style = gr.Radio([AS_WRITTEN, *styles], value=AS_WRITTEN, label="Style", elem_classes="chips")
+    chips = gr.CheckboxGroup(keywords, label="Add to the prompt", elem_classes="chips")
+    quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    style.input(lambda text, name: with_style(text, name, styles), [prompt, style], prompt, **quiet)
+    chips.input(lambda text, chosen: with_keywords(text, chosen, keywords), [prompt, chips], prompt, **quiet)
+    prompt.change(
+        lambda text: (style_of(text, styles), keywords_of(text, keywords)),
+        prompt,
+        [style, chips],
+        trigger_mode="always_last",
+        **quiet,
+    )

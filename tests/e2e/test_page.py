@@ -1,0 +1,195 @@
+"""The page in a real browser: typed into, looked at, canceled, reloaded, and worked by the keyboard alone."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from app import png_metadata
+from tests.app_server import AppServer
+from tests.tiny_run import make_tiny_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+PATIENCE = 60_000  # milliseconds, for a busy machine
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install chromium")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    folder = tmp_path_factory.mktemp("models")
+    export = make_tiny_run(tiny_base, folder / "run").export_to(folder / "export")
+    served = tmp_path_factory.mktemp("served")
+    server = AppServer(served, export, "--per-minute", "0", base=tiny_base)
+    server.wait(seconds=900)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=SIZES)
+def page(browser: Browser, server: AppServer, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """Fails the test for any request to another site and any error of the page's own code."""
+    width, height = SIZES[request.param]
+    scheme = "dark" if request.param == "phone" else "light"
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    strangers: list[str] = []
+    errors: list[str] = []
+    page.on(
+        "request",
+        lambda r: strangers.append(r.url) if not r.url.startswith((server.address, "data:", "blob:")) else None,
+    )
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server.address)
+    prompt(page).wait_for()
+    yield page
+    context.close()
+    assert strangers == []
+    assert errors == []
+
+
+expect.set_options(timeout=PATIENCE)
+
+
+def prompt(page: Page):  # noqa: ANN201 (Locator)
+    return page.get_by_label("Prompt", exact=True)
+
+
+def setting(page: Page, name: str, value: int) -> None:
+    page.get_by_label(f"number input for {name}").fill(str(value))
+
+
+def draw(page: Page, text: str) -> None:
+    prompt(page).fill(text)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#pictures img").first).to_be_visible()
+
+
+def test_a_prompt_becomes_a_picture_with_a_preview_before_it(page: Page, tmp_path: Path) -> None:
+    page.get_by_role("button", name="More settings").click()
+    setting(page, "Steps", 60)
+    prompt(page).fill("a star")
+    page.get_by_role("button", name="Generate").click()
+    preview = page.locator("#stage .stage img")
+    expect(preview).to_be_visible()
+    assert (preview.get_attribute("src") or "").startswith("data:image/jpeg")
+    expect(page.locator("#pictures img").first).to_be_visible()
+    with page.expect_download() as download:
+        page.locator("#pictures").get_by_label("Download").first.click()
+    download.value.save_as(tmp_path / "out.png")
+    request, _ = png_metadata.read(tmp_path / "out.png")
+    assert (request.prompt, request.steps) == ("a star", 60)
+
+
+def test_cancel_stops_a_drawing_and_leaves_the_page_ready(page: Page) -> None:
+    page.get_by_role("button", name="More settings").click()
+    for name, value in (("Steps", 100), ("Pictures", 8), ("Width", 1024), ("Height", 1024)):
+        setting(page, name, value)
+    prompt(page).fill("a star")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#stage progress")).to_be_visible()
+    page.get_by_role("button", name="Cancel").first.click()
+    expect(page.get_by_text("Canceled.")).to_be_visible()
+    for name, value in (("Steps", 2), ("Pictures", 1), ("Width", 64), ("Height", 64)):
+        setting(page, name, value)
+    draw(page, "a ring")
+
+
+def test_the_history_survives_a_reload_and_draws_again(page: Page) -> None:
+    draw(page, "two hearts ${1+1} <b>bold</b>")
+    expect(page.locator("#history li")).to_have_count(1)
+    page.reload()
+    prompt(page).wait_for()
+    card = page.locator("#history li").first
+    expect(card.locator(".prompt")).to_have_text("two hearts ${1+1} <b>bold</b>")  # as text, never as code
+    card.get_by_role("button", name="Draw again").click()
+    expect(page.locator("#pictures img").first).to_be_visible()
+    expect(prompt(page)).to_have_value("two hearts ${1+1} <b>bold</b>")
+    expect(page.locator("#history li")).to_have_count(2)
+
+
+def test_a_pngs_settings_come_back_without_an_upload(page: Page, tmp_path: Path) -> None:
+    draw(page, "a star")
+    with page.expect_download() as download:
+        page.locator("#pictures").get_by_label("Download").first.click()
+    download.value.save_as(tmp_path / "out.png")
+    prompt(page).fill("something else")
+    posted: list[str] = []
+    page.on("request", lambda r: posted.append(r.url) if "upload" in r.url else None)
+    page.locator("input[type=file]").set_input_files(tmp_path / "out.png")
+    expect(prompt(page)).to_have_value("a star")
+    assert posted == []
+    page.locator("input[type=file]").set_input_files(Path("metrics/grid.png"))
+    expect(page.get_by_text("holds no settings")).to_be_visible()
+
+
+def test_chips_and_the_style_edit_the_prompt_and_follow_it(page: Page) -> None:
+    prompt(page).fill("a star")
+    page.get_by_label("on the floor", exact=True).check(force=True)
+    expect(prompt(page)).to_have_value("a star, on the floor")
+    page.get_by_label("stylized", exact=True).check(force=True)
+    expect(prompt(page)).to_have_value("a drawing of a star, on the floor")
+    prompt(page).fill("a star")
+    expect(page.get_by_label("on the floor", exact=True)).not_to_be_checked()
+    expect(page.get_by_label("as written", exact=True)).to_be_checked()
+
+
+def test_base_and_tuned_lie_under_a_slider(page: Page) -> None:
+    prompt(page).fill("a star")
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Compare base and tuned").click()
+    expect(page.locator("#compared img")).to_have_count(2)
+
+
+def test_a_sweep_is_a_grid(page: Page) -> None:
+    prompt(page).fill("a star")
+    page.get_by_role("tab", name="Sweep").click()
+    page.locator("#columns textarea, #columns input").fill("1, 3")
+    page.locator("#rows textarea, #rows input").fill("1, 2")
+    page.get_by_role("button", name="Draw the grid").click()
+    expect(page.locator("#grid img")).to_have_count(4)
+
+
+def test_heat_maps_are_stepped_through_and_a_word_is_replaced(page: Page) -> None:
+    prompt(page).fill("two star rings")
+    page.get_by_role("tab", name="Attention").click()
+    page.get_by_role("button", name="Show where each word acts").click()
+    shown = page.locator("#words caption")
+    expect(shown).to_have_text("the picture")
+    for word in ("two", "star", "rings"):
+        page.keyboard.press("ArrowRight")
+        expect(shown).to_have_text(word)
+    page.get_by_role("button", name="Change words, keep the layout").click()
+    page.get_by_label("Edited prompt").fill("two star hearts")
+    page.get_by_role("button", name="Draw the edit").click()
+    expect(page.locator("#edited img")).to_have_count(2)
+
+
+def test_the_keyboard_alone_draws_a_picture(page: Page) -> None:
+    prompt(page).focus()
+    page.keyboard.type("a star")
+    page.keyboard.press("Enter")
+    expect(page.locator("#pictures img").first).to_be_visible()
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel || ''"))
+    assert {"New seed", "More settings", "Generate"} <= {name.strip().split("\n")[0] for name in reached}
+
+
+def test_about_tells_what_the_model_is(page: Page) -> None:
+    page.get_by_role("tab", name="About").click()
+    expect(page.get_by_role("heading", name="Evaluation")).to_be_visible()
+    expect(page.get_by_text("no safety checker").first).to_be_visible()
