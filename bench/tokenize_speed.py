@@ -22,7 +22,7 @@ from transformers import CLIPTokenizer
 
 from bench.clip_vocabulary import write_tokenizer
 from bench.harness import interleaved, ratio, write_result
-from finetune.models import load_tokenizer
+from finetune.tokenizer import load_tokenizer
 from finetune.params import Tokenize
 from finetune.shards import INDEX, index_writer
 from stages.preprocess import SCHEMA
