@@ -23,6 +23,7 @@ from finetune.pictures import grid
 from finetune.seeding import generator
 from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
+from finetune.threads import one_thread_each
 
 HALF = "val2017"
 GRID_CAPTIONS = 6
@@ -68,7 +69,13 @@ def grounding(
     for dataset in (name for name, section in datasets.items() if section.format == "coco"):
         places = raw[dataset], images[dataset], latents[dataset]
         cases += _cases(*places, datasets[dataset], models["base"].tokenizer, params.images)
-    maps = {name: [_look(model, case, params) for case in cases] for name, model in models.items()}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def look_at_all(model: StableDiffusionPipeline) -> list[Map]:
+        model.to(device)
+        return [_look(model, case, params) for case in cases]
+
+    maps = dict(zip(models, one_thread_each(look_at_all, models.values(), device), strict=True))
     figures = {name: _figures(each, cases) for name, each in maps.items()}
     report: dict[str, Any] = {"images": len(cases), "timestep": params.timestep}
     if cases:
@@ -115,10 +122,8 @@ def _look(model: StableDiffusionPipeline, case: Case, params: Grounding) -> Map:
     latents = case.moments[None, :4].float() * model.vae.config.scaling_factor
     noise = torch.randn(latents.shape, generator=generator(params.seed, "grounding", case.row["id"]))
     noisy = model.scheduler.add_noise(latents, noise, torch.tensor([params.timestep]))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    unet, encoder = model.unet.to(device), model.text_encoder.to(device)
-    text = encoder(torch.tensor([case.tokens], device=device)).last_hidden_state
-    return word_map(unet, noisy.to(device), params.timestep, text, case.positions)
+    text = model.text_encoder(torch.tensor([case.tokens], device=model.device)).last_hidden_state
+    return word_map(model.unet, noisy.to(model.device), params.timestep, text, case.positions)
 
 
 def _figures(maps: list[Map], cases: list[Case]) -> dict[str, NDArray[np.float64]]:
