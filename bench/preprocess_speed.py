@@ -1,6 +1,6 @@
 """preprocess-512 in one process against a bare Pillow loop, and against img2dataset's resizer, on the same photos.
 
-    python -m bench.preprocess_speed ../shared/photos
+    python -m bench.preprocess_speed PHOTOS
 
 The peer is measured where it is installed, in an environment beside ours, for it would change our packages:
 `pip install img2dataset==1.47.0 opencv-python-headless albumentations`. By default it enlarges with Lanczos' filter,

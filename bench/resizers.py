@@ -1,6 +1,6 @@
 """Decoders and resizers for preprocess-512: how fast each is, and how far its pictures are from Pillow's.
 
-    python -m bench.resizers ../shared/photos
+    python -m bench.resizers PHOTOS
 
 Of each set of pictures: the speed of decode, crop, resize and encode as a ratio to Pillow's in the same rounds; PSNR
 against Pillow's pixels; the Frechet distance between the two outputs, beside that of two random halves of Pillow's.

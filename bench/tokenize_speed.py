@@ -1,6 +1,6 @@
 """The stage tokenize over COCO's number of captions, against its tokenizer called one caption at a time, in batches.
 
-    python -m bench.tokenize_speed ../shared/photos/clip
+    python -m bench.tokenize_speed CLIP
 
 The folder holds OpenAI's vocabulary and captions of COCO with the ids that OpenAI's tokenizer gives them; new captions
 of the same lengths are drawn from their words. The stage reads its indexes, looks for duplicates, cleans, counts and
