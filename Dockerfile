@@ -15,7 +15,7 @@ COPY requirements.lock /tmp/
 FROM pip AS app-packages
 # The address of PyTorch's CPU builds (pytorch.org, "Get started") leaves out CUDA and its gigabytes.
 ARG TORCH_INDEX=
-RUN pip install --constraint /tmp/requirements.lock ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+RUN pip install --no-deps --constraint /tmp/requirements.lock ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 COPY app/requirements.txt /tmp/
 RUN pip install --constraint /tmp/requirements.lock --requirement /tmp/requirements.txt
 
@@ -31,6 +31,7 @@ USER 10001
 
 FROM base AS mlflow
 ENV MLFLOW_DISABLE_TELEMETRY=true HOME=/tmp
+WORKDIR /var/lib/mlflow
 COPY --from=mlflow-packages /opt/venv /opt/venv
 EXPOSE 5000
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:5000/health', timeout=5)"]

@@ -1,5 +1,6 @@
 """CLIP's view of pictures and captions, for a run to which its weights are given (Radford et al., 2021)."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-from finetune.clip_figures import Embeddings
 from finetune.errors import InputError
 from finetune.threads import one_thread_each
 
@@ -20,7 +20,7 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Clip:
-    """Square pictures and captions to embeddings. Pictures are taken one at a time and embedded a batch at a time."""
+    """Square pictures and captions to embeddings. Pictures are taken one at a time, embedded in batches."""
 
     def __init__(self, folder: Path, batch_size: int) -> None:
         """folder: holds FILES, as OpenAI's models on the hub do. Raises InputError where it does not."""
@@ -35,43 +35,44 @@ class Clip:
         self._model = model.requires_grad_(False).eval().to(self._device)
         self._side = model.config.vision_config.image_size
         self._batch_size = batch_size
-        self._waiting: list[NDArray[np.float64]] = []
-        self._seen: list[Embeddings] = []
+        self._waiting: list[NDArray[np.uint8]] = []
 
     def see(self, picture: NDArray[np.uint8]) -> None:
         """RGB `uint8 [side, side, 3]`."""
         resized = Image.fromarray(picture).resize((self._side, self._side), Image.Resampling.BICUBIC)
-        self._waiting.append((np.asarray(resized) / 255 - MEAN) / DEVIATION)
-        if len(self._waiting) == self._batch_size:
-            self._embed()
+        self._waiting.append(np.asarray(resized))
 
-    def seen(self) -> Embeddings:
-        """Of all pictures since the last call, in their order."""
-        if self._waiting:
-            self._embed()
-        seen, self._seen = np.concatenate(self._seen), []
-        return seen
+    def seen(self) -> NDArray[np.float32]:
+        """Embeddings `[n, d]`, of length 1, of all pictures since the last call, in their order."""
+        waiting, self._waiting = self._waiting, []
+        batches = (waiting[start : start + self._batch_size] for start in range(0, len(waiting), self._batch_size))
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            return np.concatenate(list(one_thread_each(self._of_pictures, batches, self._device)))
 
-    def read(self, captions: list[str]) -> Embeddings:
+    def read(self, captions: list[str]) -> NDArray[np.float32]:
         """Captions longer than CLIP's 77 tokens are cut."""
         batches = (captions[start : start + self._batch_size] for start in range(0, len(captions), self._batch_size))
         return np.concatenate(list(one_thread_each(self._of_captions, batches, self._device)))
 
-    def _embed(self) -> None:
-        self._seen += one_thread_each(self._of_pictures, [self._waiting], self._device)
-        self._waiting = []
-
     @torch.no_grad()
-    def _of_pictures(self, batch: list[NDArray[np.float64]]) -> Embeddings:
-        pixels = torch.from_numpy(np.stack(batch)).float().permute(0, 3, 1, 2).to(self._device)
+    def _of_pictures(self, batch: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        pixels = (
+            torch.from_numpy((np.stack(batch) / 255 - MEAN) / DEVIATION).float().permute(0, 3, 1, 2).to(self._device)
+        )
         return _unit(self._model.visual_projection(self._model.vision_model(pixel_values=pixels).pooler_output))
 
     @torch.no_grad()
-    def _of_captions(self, batch: list[str]) -> Embeddings:
+    def _of_captions(self, batch: list[str]) -> NDArray[np.float32]:
         tokens = self._tokenizer(batch, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         hidden = self._model.text_model(**tokens.to(self._device)).pooler_output
         return _unit(self._model.text_projection(hidden))
 
 
-def _unit(vectors: Tensor) -> Embeddings:
+@lru_cache(maxsize=1)
+def load_clip(folder: Path, batch_size: int) -> Clip:
+    """Once for all shards that a process looks at."""
+    return Clip(folder, batch_size)
+
+
+def _unit(vectors: Tensor) -> NDArray[np.float32]:
     return F.normalize(vectors.float(), dim=-1).cpu().numpy()

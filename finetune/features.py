@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -41,8 +42,10 @@ class Extractor:
     network: Callable[[Tensor], Tensor]  # float32 [n, 3, input_size, input_size] in 0..255 -> [n, features]
 
 
+@lru_cache(maxsize=1)
 def load_extractor(path: Path) -> Extractor:
-    """By file name: EfficientNet-Lite0's weights, or Inception's in one of its two published files.
+    """By file name: EfficientNet-Lite0's weights, or Inception's in one of its two published files. A process that
+    looks at many shards loads them once.
 
     Raises InputError for any other file, and for one that is not by its hash what its name says: there is no second
     choice, since a figure under the same key would then be another quantity.

@@ -72,6 +72,12 @@ class Finished:
             if file.stem not in keys:
                 file.unlink(missing_ok=True)
 
+    def drop(self, keys: Collection[str]) -> None:
+        """Remove what a run that is now complete has kept, and nothing of others."""
+        for key in keys:
+            (self._folder / key).unlink(missing_ok=True)
+            self._note(key).unlink(missing_ok=True)
+
     def _note(self, key: str) -> Path:
         return self._folder / f"{key}.json"
 

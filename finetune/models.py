@@ -1,5 +1,6 @@
 """The parts of a Stable Diffusion model, loaded from a folder in diffusers layout."""
 
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ def load_pipeline(base: Path, tuned: Path | None = None) -> StableDiffusionPipel
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+@lru_cache(maxsize=1)
+def load_pipeline_once(base: Path, tuned: Path | None, digest: str, device: str) -> StableDiffusionPipeline:
+    """The model of this `model_sha256` on a device: loaded once by a process that draws many shards. Ray ends its
+    processes after each job on a GPU."""
+    assert digest == model_sha256(base, tuned), f"{tuned or base} was changed meanwhile"
+    return load_pipeline(base, tuned).to(device)
 
 
 def tuned_part(base: Path, tuned: Path | None, part: str) -> Path:

@@ -87,7 +87,7 @@ def perceptual_hash(square: Image.Image) -> str:
 
 def _resized(image: Image.Image) -> Image.Image:
     """RGB of any size to 512x512 by the bicubic filter, widened where it shrinks: no aliasing, as in clean-fid
-    (Parmar et al., 2022). torch's is Pillow's, in integers too and the same on all processors, with vector
+    (Parmar et al., 2022). torch's is Pillow's, in integers too and the same with AVX-512, AVX2 and neither, with vector
     instructions for four bytes a pixel.
     """
     if image.size == (SIDE, SIDE):

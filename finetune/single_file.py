@@ -103,7 +103,13 @@ def unet_name(key: str, config: dict[str, Any]) -> str:
 
 
 def _inner(kind: str, rest: str) -> str:
-    return RESNET[rest] if kind == "resnets" else rest
+    return _known(RESNET, rest, "unet") if kind == "resnets" else rest
+
+
+def _known(names: dict[str, str], key: str, part: str) -> str:
+    if key not in names:
+        raise InputError(f"{part}: {key}: Stable Diffusion 1 has no such weight, hence no single file")
+    return names[key]
 
 
 def vae_name(key: str, config: dict[str, Any]) -> str:
@@ -116,7 +122,7 @@ def vae_name(key: str, config: dict[str, Any]) -> str:
     name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
     if found := re.fullmatch(r"(.+)\.mid_block\.attentions\.0\.(.+)\.(\w+)", name):
         part, module, leaf = found.groups()
-        name = f"{part}.mid.attn_1.{VAE_ATTENTION[module]}.{leaf}"
+        name = f"{part}.mid.attn_1.{_known(VAE_ATTENTION, module, 'vae')}.{leaf}"
     name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
     return f"first_stage_model.{name}"
 

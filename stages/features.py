@@ -4,7 +4,7 @@ import argparse
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from finetune import paths
 from finetune.checksums import sha256_of
-from finetune.clip import Clip
+from finetune.clip import load_clip
 from finetune.errors import InputError
 from finetune.feature_set import FeatureSet, write_feature_set
-from finetune.features import PRECISION, Extractor, extract, load_extractor
+from finetune.features import PRECISION, extract, load_extractor
 from finetune.parallel import model_pool
 from finetune.params import Fid, Generate, load_params
 from finetune.real_images import real_rows
@@ -46,7 +46,6 @@ class Part:
 @dataclass(frozen=True)
 class Networks:
     extractor: Path
-    extractor_sha256: str
     clip: Path | None  # a folder
     batch_size: int
 
@@ -60,6 +59,7 @@ class View:
     constant: int  # pictures of one color
     clip_pictures: NDArray[np.float32] | None
     clip_captions: NDArray[np.float32] | None
+    protocol: Row
 
 
 def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: Generate) -> list[Part]:
@@ -97,8 +97,7 @@ def features(
 
     Raises InputError for features that are not finite and for too many pictures of one color.
     """
-    network = load_extractor(extractor)
-    networks = Networks(extractor, sha256_of(extractor), clip, batch_size)
+    networks = Networks(extractor, clip, batch_size)
     with model_pool() as ordered_map:
         views = list(
             tqdm(ordered_map(partial(view, networks), parts), "features", len(parts), unit="shard", disable=None)
@@ -111,14 +110,11 @@ def features(
             "see what made them"
         )
     values = np.concatenate([each.features for each in views])
-    protocol = {
+    protocol = views[0].protocol | {
         "extractor": extractor.name,
-        "extractor_sha256": networks.extractor_sha256,
+        "extractor_sha256": sha256_of(extractor),
         "features": values.shape[1],
-        "frechet_key": network.frechet_key,
-        "kid_key": network.kid_key,
         "precision": PRECISION,
-        "resize": f"clean, {network.input_size} px",
     }
     if clip:
         protocol |= {"clip": clip.name, "clip_sha256": sha256_of(clip / "model.safetensors")}
@@ -134,7 +130,8 @@ def features(
 
 def view(networks: Networks, part: Part) -> View:
     """Decodes each picture once, and holds no more than a few batches of them."""
-    extractor, clip = _load_networks(networks)
+    extractor = load_extractor(networks.extractor)
+    clip = load_clip(networks.clip, networks.batch_size) if networks.clip else None
     rows: list[Row] = []
     captions: list[str] = []
     constant = 0
@@ -152,13 +149,12 @@ def view(networks: Networks, part: Part) -> View:
 
     values = extract(extractor, noted(), networks.batch_size)
     seen, read = (clip.seen(), clip.read(captions) if captions else None) if clip else (None, None)
-    return View(rows, values, constant, seen, read)
-
-
-@lru_cache(maxsize=1)
-def _load_networks(networks: Networks) -> tuple[Extractor, Clip | None]:
-    """A process that looks at many shards loads them once."""
-    return load_extractor(networks.extractor), Clip(networks.clip, networks.batch_size) if networks.clip else None
+    protocol = {
+        "frechet_key": extractor.frechet_key,
+        "kid_key": extractor.kid_key,
+        "resize": f"clean, {extractor.input_size} px",
+    }
+    return View(rows, values, constant, seen, read, protocol)
 
 
 def _caption(row: Row) -> list[str]:

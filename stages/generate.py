@@ -3,23 +3,22 @@
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import torch
-from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from finetune import models, paths, sampling, shards, threads
+from finetune import models, paths, sampling, shards, threads, tokenizer
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.finished import Finished, finished_key
-from finetune.models import load_pipeline, model_sha256
+from finetune.models import load_pipeline_once, model_sha256
 from finetune.outputs import whole_directory
 from finetune.parallel import model_pool
 from finetune.params import Generate, load_params
@@ -30,8 +29,8 @@ from finetune.stage import run_stage
 
 SHARD_IMAGES = 250  # minutes of a GPU, which is what a kill costs at most
 # what a shard's bytes come from
-MAKERS = (__file__, models.__file__, sampling.__file__, shards.__file__, threads.__file__)
-PACKAGES = ("diffusers", "numpy", "pillow", "torch", "transformers")
+MAKERS = (__file__, models.__file__, sampling.__file__, shards.__file__, threads.__file__, tokenizer.__file__)
+PACKAGES = ("diffusers", "numpy", "pillow", "tokenizers", "torch", "transformers")
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -70,7 +69,7 @@ def generate(
         of_shards = [rows[start : start + SHARD_IMAGES] for start in range(0, len(rows), SHARD_IMAGES)]
         keys = list(ordered_map(partial(draw_shard, job), of_shards))
         write_index(folder / INDEX, rows, SCHEMA)
-    finished.keep_only(keys)
+    finished.drop(keys)  # another experiment's may wait beside them
 
 
 def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
@@ -81,7 +80,7 @@ def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
     key = finished_key({"device": device, "model": job.sha256, "params": drawn_by, "rows": rows}, MAKERS, PACKAGES)
     if job.finished.take(key, file) is None:
         pictures = sample_images(
-            _load_model(job.base, job.tuned, job.sha256, device),
+            load_pipeline_once(job.base, job.tuned, job.sha256, device),
             prompts=[row["prompt"] for row in rows],
             seeds=[row["seed"] for row in rows],
             num_inference_steps=job.params.num_inference_steps,
@@ -93,13 +92,6 @@ def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
             write_shard(file, _members(rows, pictures, bar))
         job.finished.keep(key, file, {"sha256": sha256_of(file)})
     return key
-
-
-@lru_cache(maxsize=1)
-def _load_model(base: Path, tuned: Path | None, digest: str, device: str) -> StableDiffusionPipeline:
-    """The model of this `model_sha256`; a process that draws many shards loads it once."""
-    assert digest == model_sha256(base, tuned), f"{tuned or base} was changed meanwhile"
-    return load_pipeline(base, tuned).to(device)
 
 
 def _members(

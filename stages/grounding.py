@@ -72,7 +72,8 @@ def grounding(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def look_at_all(model: StableDiffusionPipeline) -> list[Map]:
-        model.to(device)
+        for part in (model.unet, model.text_encoder):
+            part.to(device)
         return [_look(model, case, params) for case in cases]
 
     maps = dict(zip(models, one_thread_each(look_at_all, models.values(), device), strict=True))
@@ -122,8 +123,8 @@ def _look(model: StableDiffusionPipeline, case: Case, params: Grounding) -> Map:
     latents = case.moments[None, :4].float() * model.vae.config.scaling_factor
     noise = torch.randn(latents.shape, generator=generator(params.seed, "grounding", case.row["id"]))
     noisy = model.scheduler.add_noise(latents, noise, torch.tensor([params.timestep]))
-    text = model.text_encoder(torch.tensor([case.tokens], device=model.device)).last_hidden_state
-    return word_map(model.unet, noisy.to(model.device), params.timestep, text, case.positions)
+    text = model.text_encoder(torch.tensor([case.tokens], device=model.unet.device)).last_hidden_state
+    return word_map(model.unet, noisy.to(model.unet.device), params.timestep, text, case.positions)
 
 
 def _figures(maps: list[Map], cases: list[Case]) -> dict[str, NDArray[np.float64]]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from finetune.features import EFFICIENTNET
 from finetune.finished import Finished
-from finetune.params import load_params
-from stages import generate as generate_stage
 from stages import latents as latents_stage
 from stages import preprocess as preprocess_stage
-from stages.features import drawn_pictures, features
 from tests.archives import ROOT, picture, write_coco
-from tests.image_sets import folders
 from tests.test_preprocess import PARAMS, contents
 
 
@@ -93,51 +89,38 @@ def test_a_worker_killed_at_the_end_of_a_shard_of_latents_costs_that_alone(
     assert Counter((tmp_path / "there" / "log").read_text().split()) == {"0": 1, "1": 2}
 
 
-def test_pictures_and_features_are_the_same_wherever_they_are_made(
-    ray_address: str,
-    images: Path,
-    tiny_base: Path,
-    efficientnet_weights: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+COMMANDS = {"preprocess": "coco", "latents": "coco", "generate": "base", "features": "base"}
+
+
+def test_the_stages_commands_run_on_the_cluster(
+    ray_address: str, tiny_base: Path, efficientnet_weights: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(generate_stage, "SHARD_IMAGES", 2)
-    params = load_params().generate.model_copy(update={"images": 4, "num_inference_steps": 2})
-    extractor = shutil.copy(efficientnet_weights, tmp_path / EFFICIENTNET)
-
-    def run(folder: Path) -> None:
-        finished = Finished(folder / "finished")
-        generate_stage.generate(folders(images), tiny_base, None, folder / "base", params, finished)
-        drawn = drawn_pictures(folder / "base", "base")
-        features(drawn, folder / "base", extractor, folder / "features", batch_size=3)
-
-    run(tmp_path / "here")
-    monkeypatch.setenv("RAY_ADDRESS", ray_address)
-    run(tmp_path / "there")
-    for output in ("base", "features"):
-        assert contents(tmp_path / "there" / output) == contents(tmp_path / "here" / output)
-
-
-def test_the_stages_commands_run_on_the_cluster(ray_address: str, tiny_base: Path, tmp_path: Path) -> None:
     """In a process of its own, whose functions are `__main__`'s."""
 
     def run(root: Path, **where: str) -> None:
         root.mkdir()
-        for name in ("finetune", "params.yaml", "stages"):
+        for name in ("finetune", "stages"):
             (root / name).symlink_to(ROOT / name)
-        write_coco(root / "data/raw/coco", {i: picture(i, 256, 256) for i in range(4)}, {9: picture(9, 256, 256)})
-        (root / "models").mkdir()
+        params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"datasets": ["coco"]}
+        del params["fetch"]["flickr8k"], params["preprocess"]["flickr8k"]
+        params["generate"] |= {"images": 4, "num_inference_steps": 1}
+        params["fid"] |= {"precision_neighbors": 1, "density_neighbors": 1}
+        (root / "params.yaml").write_text(yaml.safe_dump(params))
+        held_out = {i: picture(i, 256, 256) for i in (6, 7, 8, 9)}
+        write_coco(root / "data/raw/coco", {i: picture(i, 256, 256) for i in range(4)}, held_out)
+        (root / "models/extractor").mkdir(parents=True)
+        (root / "models/extractor" / EFFICIENTNET).symlink_to(efficientnet_weights)
         (root / "models/base").symlink_to(tiny_base)
         environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"} | where
-        for stage in ("preprocess", "latents"):
+        for stage, what in COMMANDS.items():
             done = subprocess.run(
-                [sys.executable, "-m", f"stages.{stage}", "coco"], cwd=root, env=environment, stderr=subprocess.PIPE
+                [sys.executable, "-m", f"stages.{stage}", what], cwd=root, env=environment, stderr=subprocess.PIPE
             )
             assert (done.returncode, done.stderr.decode()) == (0, "")
 
     run(tmp_path / "here", WORKERS="1")
     run(tmp_path / "there", RAY_ADDRESS=ray_address)
-    for output in ("data/images/coco", "data/latents/coco"):
+    for output in ("data/images/coco", "data/latents/coco", "data/generated/base", "data/features/base"):
         assert contents(tmp_path / "there" / output) == contents(tmp_path / "here" / output)
     shards = json.loads((tmp_path / "there/data/latents/coco/manifest.json").read_text())["shards"]
-    assert sum(shard["images"] for shard in shards) == 5
+    assert sum(shard["images"] for shard in shards) == 8
