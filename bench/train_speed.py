@@ -26,16 +26,16 @@ from PIL import Image
 from bench.diffusers_loop import Pictures, train_steps
 from bench.harness import interleaved, ratio, write_result
 from bench.inputs import write_pictures, write_training_inputs
-from bench.models import NOISE, SCALING_FACTOR, SMALL, flops, write_model
+from bench.models import NOISE, SCALING_FACTOR, SMALL, SMALL_SIDE, flops, write_model
 from finetune.denoiser import Denoiser
 from finetune.latents import encode_moments
 from finetune.models import load_text_encoder, load_unet, load_vae
 from finetune.params import Train, load_params
+from finetune.threads import one_thread_each
 from finetune.tokenizer import load_tokenizer
 from finetune.training import History, Trainer
 
-SIDE = 256  # pixels
-STEPS = 3  # of each contestant in a round
+STEPS = 10  # of each contestant in a round; fewer would be served from what the peer's data workers read ahead
 EPOCHS = 3  # of a cold run
 CPU = {"mixed_precision": "no", "cpu": True}
 
@@ -105,7 +105,7 @@ def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_siz
         "train_data_dir": pictures,
         "cache_dir": out / "cache",
         "caption_column": "text",
-        "resolution": SIDE,
+        "resolution": SMALL_SIDE,
         "train_batch_size": batch_size,
         "max_train_steps": 100_000,
         "learning_rate": 1e-5,
@@ -123,10 +123,13 @@ def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_siz
 def prepare(pictures: Path, count: int, model: Path) -> Iterator[Any]:
     """What our stages do once to every picture: decode, resize, encode it and its mirror image."""
     vae = load_vae(model / "vae").to(memory_format=torch.channels_last)
-    for file in sorted(pictures.glob("*.jpg"))[:count]:
+
+    def encode(file: Path) -> Any:
         with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-        yield encode_moments(vae, pixels)
+            pixels = np.asarray(image.convert("RGB").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.LANCZOS))
+        return encode_moments(vae, pixels)
+
+    return one_thread_each(encode, sorted(pictures.glob("*.jpg"))[:count], torch.device("cpu"))
 
 
 def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[str, Any]:
@@ -147,7 +150,7 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
         if script:
             return script_steps(script, model, pictures, folder / f"theirs{workers}", params.batch_size, workers)
         unet, vae, text = load_unet(model / "unet"), load_vae(model / "vae"), load_text_encoder(model / "text_encoder")
-        loop_data = Pictures(pictures, ids, SIDE)
+        loop_data = Pictures(pictures, ids, SMALL_SIDE)
         return train_steps(
             Accelerator(**CPU), unet, vae, text, DDPMScheduler(**NOISE), loop_data, params.batch_size, workers
         )
@@ -159,13 +162,15 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
     contestants = {"ours": take(ours), "prepare": lambda: list(prepare(pictures, images, model))}
     seconds = interleaved(contestants | {name: take(steps_of) for name, steps_of in peers.items()}, rounds)
     cold = [EPOCHS * warm + once for warm, once in zip(seconds["ours"], seconds["prepare"], strict=True)]
-    work = flops(SMALL, SIDE)
+    work = flops(SMALL, SMALL_SIDE)
     return {
         "peer": f"train_text_to_image.py, sha256 {sha256(script)}" if script else "bench/diffusers_loop.py",
         "images_per_round": images,
         "batch_size": params.batch_size,
         "threads": torch.get_num_threads(),
-        "flops_over_unet_step": {name: round(work[name] / work["unet_step"], 4) for name in ("vae_encode", "text")},
+        "flops_over_unet_step": {
+            name: round(work[name] / work["unet_step"], 4) for name in work if name != "unet_step"
+        },
         "samples_per_second": {name: ratio([images] * rounds, taken) for name, taken in seconds.items()},
         "times_as_fast_warm": {name: ratio(seconds[name], seconds["ours"]) for name in peers},
         f"times_as_fast_cold_{EPOCHS}_epochs": {
