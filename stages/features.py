@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from finetune import paths
 from finetune.checksums import sha256_of
-from finetune.clip import load_clip
 from finetune.errors import InputError
 from finetune.feature_set import FeatureSet, write_feature_set
 from finetune.features import PRECISION, extract, load_extractor
@@ -131,7 +130,11 @@ def features(
 def view(networks: Networks, part: Part) -> View:
     """Decodes each picture once, and holds no more than a few batches of them."""
     extractor = load_extractor(networks.extractor)
-    clip = load_clip(networks.clip, networks.batch_size) if networks.clip else None
+    clip = None
+    if networks.clip:
+        from finetune.clip import load_clip  # half of all that a run without CLIP would import
+
+        clip = load_clip(networks.clip, networks.batch_size)
     rows: list[Row] = []
     captions: list[str] = []
     constant = 0

@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 STAND_IN = Path(__file__).parent / "stand_in.py"
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "train": {
         "epochs": 1,
         "batch_size": 2,
