@@ -22,9 +22,10 @@ from PIL import Image, ImageOps
 
 from bench.harness import interleaved, ratio, write_result
 from bench.photographs import photos
+from finetune.allocator import keep_freed_memory
 from finetune.finished import Finished
 from finetune.params import PreprocessDataset
-from finetune.pixels import SIDE
+from finetune.pixels import SIDE, crop_box
 from stages.preprocess import preprocess
 
 PARAMS = PreprocessDataset(
@@ -59,9 +60,7 @@ def bare_loop(pictures: list[bytes]) -> None:
     for content in pictures:
         with Image.open(io.BytesIO(content)) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            box = (left, top, left + side, top + side)
+            box = crop_box(image.size, "center")
             square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
         square.save(io.BytesIO(), "JPEG", quality=PARAMS.jpeg_quality, subsampling="4:4:4")
 
@@ -91,6 +90,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, help="a folder of data sets with zips of JPEGs")
     pictures = photos(parser.parse_args().photos)
     os.environ["WORKERS"] = "1"
+    keep_freed_memory()  # as every stage's command does; the others have it too
     packages = ["imagehash", "numpy", "pillow", "torch"]
     with TemporaryDirectory() as name:
         folder = Path(name)

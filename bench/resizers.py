@@ -27,7 +27,7 @@ from bench.harness import interleaved, ratio, write_result
 from bench.photographs import photos
 from finetune.features import Extractor, extract, load_extractor
 from finetune.frechet import frechet_distance
-from finetune.pixels import SIDE, encode_jpeg
+from finetune.pixels import SIDE, crop_box, encode_jpeg, to_square
 from finetune.scenes import draw, make_scene
 
 Pixels = NDArray[np.uint8]
@@ -100,40 +100,33 @@ def mosaics(images: list[Image.Image]) -> list[bytes]:
 
 
 def opened(content: bytes, draft: int | None = None) -> Image.Image:
-    """Upright, RGB, its middle square. draft: at least that many times 512 pixels are decoded, of a larger JPEG."""
+    """Upright, RGB, without its color profile. draft: at least that many times 512 pixels are decoded, of a larger
+    JPEG.
+    """
     image = Image.open(io.BytesIO(content))
     if draft:
         image.draft("RGB", (draft * SIDE, draft * SIDE))
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
-    return image.convert("RGB")
-
-
-def middle(image: Image.Image) -> tuple[int, int, int, int]:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return left, top, left + side, top + side
+    picture = image.convert("RGB")
+    picture.info.clear()  # not every candidate would convert colors
+    return picture
 
 
 def pillow(content: bytes, draft: int | None = None, reducing_gap: float | None = None) -> Image.Image:
     image = opened(content, draft)
-    box = middle(image)
+    box = crop_box(image.size, "center")
     return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box, reducing_gap=reducing_gap)
 
 
 def torch_bytes(content: bytes, draft: int | None = None) -> Pixels:
-    """Four bytes a pixel, channels last: the layout that its vector instructions take."""
-    image = opened(content, draft)
-    square = image.crop(middle(image))
-    data = bytearray(square.tobytes("raw", "RGBX"))
-    planes = torch.frombuffer(data, dtype=torch.uint8).view(1, *square.size, 4).permute(0, 3, 1, 2)
-    resized = interpolate(planes, size=(SIDE, SIDE), mode="bicubic", antialias=True)
-    return resized[0, :3].permute(1, 2, 0).numpy()
+    """As the stage does."""
+    return np.asarray(to_square(opened(content, draft), "center"))
 
 
 def torch_floats(content: bytes) -> Pixels:
     image = opened(content)
-    planes = torch.from_numpy(np.array(image.crop(middle(image)))).permute(2, 0, 1)[None].float()
+    planes = torch.from_numpy(np.array(image.crop(crop_box(image.size, "center")))).permute(2, 0, 1)[None].float()
     resized = interpolate(planes, size=(SIDE, SIDE), mode="bicubic", antialias=True)
     return resized[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
@@ -143,7 +136,7 @@ def opencv(content: bytes) -> Pixels:
 
     cv2.setNumThreads(1)
     image = opened(content)
-    square = np.asarray(image.crop(middle(image)))
+    square = np.asarray(image.crop(crop_box(image.size, "center")))
     shrinks = square.shape[0] > SIDE
     return cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 

@@ -23,34 +23,38 @@ def check_one_protocol(protocols: Mapping[str, Mapping[str, Any]]) -> None:
             )
 
 
-def check_held_out(training: Sequence[Row], validation: Sequence[Row]) -> None:
+def check_held_out(training: Iterable[Row], validation: Sequence[Row]) -> None:
     """No picture is in both, neither by its pixels nor by its COCO number.
 
     COCO 2014 and 2017 split the same pictures differently: 35,504 of val2014's 40,504 are in train2017, stored anew
     and so of other pixels after each preparation.
     """
-    both = {row["sha256"] for row in training} & {row["sha256"] for row in validation}
+    pixels, numbers = {row["sha256"] for row in validation}, _coco_numbers(validation)
+    both: set[str] = set()
+    renamed: set[int] = set()
+    for row in training:  # one at a time, for they are many
+        both |= {row["sha256"]} & pixels
+        renamed |= _coco_numbers([row]) & numbers
     if both:
         raise InputError(
             f"data/images: {len(both)} pictures are both in training and in validation; "
             "leave them out of one of the archives"
         )
-    numbers = _coco_numbers(training) & _coco_numbers(validation)
-    if numbers:
+    if renamed:
         raise InputError(
-            f"data/images: {len(numbers)} validation pictures are training pictures of COCO under another name, "
-            f"number {min(numbers)} for one; validate a model tuned on train2017 with val2017, never with val2014"
+            f"data/images: {len(renamed)} validation pictures are training pictures of COCO under another name, "
+            f"number {min(renamed)} for one; validate a model tuned on train2017 with val2017, never with val2014"
         )
 
 
 def check_no_copies(name: str, drawn: Iterable[Row], real: Iterable[Row]) -> None:
     """name: of the model that drew. Rows have the sha256 of their pixels."""
-    known = {row["sha256"]: f"{row['split']} image {row['id']} of {row['dataset']}" for row in real}
-    for row in drawn:
-        if row["sha256"] in known:
+    pictures = {row["sha256"]: f"{row['dataset']}-{row['id']}" for row in drawn}
+    for row in real:
+        if row["sha256"] in pictures:
             raise InputError(
-                f"data/generated/{name}: the picture for {row['dataset']}-{row['id']} is a copy of "
-                f"{known[row['sha256']]}; run `dvc repro --force generate-{name}`"
+                f"data/generated/{name}: the picture for {pictures[row['sha256']]} is a copy of {row['split']} image "
+                f"{row['id']} of {row['dataset']}; run `dvc repro --force generate-{name}`"
             )
 
 
@@ -79,5 +83,5 @@ def check_plausible(name: str, distance: float, floor: float) -> None:
         )
 
 
-def _coco_numbers(rows: Sequence[Row]) -> set[int]:
+def _coco_numbers(rows: Iterable[Row]) -> set[int]:
     return {int(found[1]) for row in rows if (found := COCO_NUMBER.search(row["id"]))}

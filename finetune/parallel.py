@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
+from finetune.allocator import keep_freed_memory
 from finetune.errors import InputError
 
 Job = TypeVar("Job")
@@ -39,7 +40,7 @@ def worker_pool() -> Iterator[OrderedMap]:
         return
     # spawn: a forked copy of a process with threads (Arrow's, for one) may lock up
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(count, context, initializer=_start_worker)
     try:
         yield pool.map
         pool.shutdown()
@@ -78,8 +79,9 @@ def _workers() -> int:
     return int(text)
 
 
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, end with it even when it is killed, and keep memory as it does (see `run_stage`)."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 

@@ -7,21 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.shards import read_batches, read_images, read_index
+from finetune.shards import INDEX, read_batches, read_images
 
 Row = dict[str, Any]
+COLUMNS = ("id", "dataset", "split", "shard", "member", "sha256", "captions")
 
 
-def real_rows(images: Mapping[str, Path], tokens: Path) -> list[Row]:
-    """Rows of the indexes, without the training images that tokenize left out.
+def real_rows(images: Mapping[str, Path], tokens: Path) -> Iterator[Row]:
+    """Rows of the indexes in their order, COLUMNS of them, without the training images that tokenize left out.
 
     images: data set -> its folder. What was left out resembles validation images: as real pictures of a floor it
     would score better than any.
     """
-    batches = read_batches(tokens / "images.parquet", ("dataset", "id", "captions"))
-    used = {(row["dataset"], row["id"]) for batch in batches for row in batch if row["captions"]}
-    rows = (row for folder in images.values() for row in read_index(folder))
-    return [row for row in rows if row["split"] == "validation" or (row["dataset"], row["id"]) in used]
+    indexes = (row for folder in images.values() for batch in read_batches(folder / INDEX, COLUMNS) for row in batch)
+    table = (row for batch in read_batches(tokens / "images.parquet", ("dataset", "id", "captions")) for row in batch)
+    for row, used in zip(indexes, table, strict=True):
+        assert (row["dataset"], row["id"]) == (used["dataset"], used["id"])  # tokenize keeps every row in its place
+        if row["split"] == "validation" or used["captions"]:
+            yield row
 
 
 def read_real(images: Mapping[str, Path], rows: Iterable[Row]) -> Iterator[tuple[Row, NDArray[np.uint8]]]:

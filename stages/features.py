@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -63,17 +63,16 @@ class View:
 
 def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: Generate) -> list[Part]:
     """All validation images, and the training images for the floor: `fid.floor_splits` sets as large as generated."""
-    rows = real_rows(images, tokens)
-    training = [i for i, row in enumerate(rows) if row["split"] == "train"]
+    training = sum(row["split"] == "train" for row in real_rows(images, tokens))
     wanted = fid.floor_splits * generate.images
-    if wanted > len(training):
+    if wanted > training:
         raise InputError(
             f"params.yaml: fid.floor_splits is {fid.floor_splits}, which at {generate.images} generate.images needs "
-            f"{wanted} of {len(training)} training images; lower one of them"
+            f"{wanted} of {training} training images; lower one of them"
         )
-    order = torch.randperm(len(training), generator=generator(fid.seed, "floor"))
-    chosen = {training[i] for i in order[:wanted].tolist()}
-    used = [row for i, row in enumerate(rows) if i in chosen or row["split"] == "validation"]
+    chosen = set(torch.randperm(training, generator=generator(fid.seed, "floor"))[:wanted].tolist())
+    number = count()  # of the next training image; most of them are not kept in memory
+    used = [row for row in real_rows(images, tokens) if row["split"] == "validation" or next(number) in chosen]
     return [
         part
         for dataset, folder in images.items()

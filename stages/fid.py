@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,13 @@ def fid(
     """
     sets = {name: read_feature_set(features / name) for name in ("real", "reconstructed", *MODELS)}
     drawn = {model: read_index(generated / model) for model in MODELS}
-    rows = real_rows(images, tokens)
-    validation = [row for row in rows if row["split"] == "validation"]
+    validation = [row for row in real_rows(images, tokens) if row["split"] == "validation"]
     check_one_protocol({name: each.protocol for name, each in sets.items()})
     check_same_task(drawn)
-    check_held_out([row for row in rows if row["split"] == "train"], validation)
+    check_held_out((row for row in real_rows(images, tokens) if row["split"] == "train"), validation)
     for model in MODELS:
-        check_no_copies(model, sets[model].rows, [*rows, *sets["real"].rows])  # as prepared, and as stored
+        prepared_and_stored = chain(real_rows(images, tokens), sets["real"].rows)
+        check_no_copies(model, sets[model].rows, prepared_and_stored)
     protocol = _protocol(sets, params)
     check_rank(protocol)
 

@@ -21,7 +21,7 @@ from finetune.outputs import whole_file, write_json
 from finetune.params import Grounding, PreprocessDataset, load_params
 from finetune.pictures import grid
 from finetune.seeding import generator
-from finetune.shards import read_images, read_index, spread
+from finetune.shards import INDEX, read_batches, read_images, spread
 from finetune.stage import run_stage
 from finetune.threads import one_thread_each
 
@@ -94,7 +94,8 @@ def _cases(
 ) -> Iterator[Case]:
     """Of at most `count` validation images, those with a caption that names one of their things."""
     cache = LatentCache(latents)
-    validation = [(i, row) for i, row in enumerate(read_index(images)) if row["split"] == "validation"]
+    rows = (row for batch in read_batches(images / INDEX) for row in batch)
+    validation = [(i, row) for i, row in enumerate(rows) if row["split"] == "validation"]
     chosen = spread(validation, count)
     sizes = {int(row["id"]): (row["width"], row["height"]) for _, row in chosen}
     side = cache.moments(0, mirrored=False).shape[-1]

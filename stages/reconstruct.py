@@ -19,7 +19,7 @@ from finetune.latents import LatentCache
 from finetune.models import load_vae
 from finetune.outputs import whole_directory
 from finetune.params import load_params
-from finetune.shards import INDEX, encode_png, read_index, shard_name, spread, write_index, write_shard
+from finetune.shards import INDEX, encode_png, read_batches, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
 from finetune.threads import one_thread_each
 
@@ -66,14 +66,18 @@ def _validation(
 ) -> Iterator[tuple[dict[str, Any], LatentCache, int]]:
     """The row of each validation image, and where its latents are."""
     for dataset, folder in images.items():
-        rows = read_index(folder)
+        validation: list[tuple[int, dict[str, Any]]] = []
+        listed = 0
+        for rows in read_batches(folder / INDEX):
+            validation += [(i, row) for i, row in enumerate(rows, listed) if row["split"] == "validation"]
+            listed += len(rows)
         cache = LatentCache(latents[dataset])
-        if len(cache) != len(rows):
+        if len(cache) != listed:
             raise InputError(
-                f"{latents[dataset]} has latents of {len(cache)} images, but {folder} lists {len(rows)}; "
+                f"{latents[dataset]} has latents of {len(cache)} images, but {folder} lists {listed}; "
                 f"run `dvc repro latents@{dataset}`"
             )
-        yield from ((row, cache, position) for position, row in enumerate(rows) if row["split"] == "validation")
+        yield from ((row, cache, position) for position, row in validation)
 
 
 @torch.no_grad()
