@@ -1,7 +1,7 @@
 """The Frechet distance, and features with it, against clean-fid: the same values in less time.
 
-`python -m bench.frechet` takes about five minutes. clean-fid's distance is scipy's square root of a product of
-covariances; here it is the singular values of a product of factors.
+`python -m bench.frechet` takes about four minutes. clean-fid's distance is scipy's square root of a product of
+covariances; here it is the roots of the eigenvalues of a symmetric one.
 """
 
 import tempfile

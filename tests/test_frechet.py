@@ -1,7 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 from cleanfid.fid import frechet_distance as cleanfid_distance
 
+from finetune import frechet
 from finetune.frechet import frechet_distance, is_rank_deficient
 
 
@@ -51,3 +54,58 @@ def test_features_that_are_always_zero_change_nothing_even_when_they_outnumber_t
 def test_rank_is_full_only_with_more_images_than_features() -> None:
     assert is_rank_deficient(images=64, features=64)
     assert not is_rank_deficient(images=65, features=64)
+
+
+def nearly_flat(least: float, dead: int, n: int = 300, d: int = 80) -> list[np.ndarray]:
+    """Two sets with `dead` directions, of no feature alone, in which they hardly vary."""
+    rng = np.random.default_rng(2)
+    deviations = np.arange(1.0, d + 1) ** -0.5
+    deviations[d - dead :] = least
+    rotation = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    return [(rng.normal(size=(n, d)) * deviations) @ rotation + shift for shift in (0, 0.1)]
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How distances are found from here on."""
+    taken: list[str] = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda *args, **kwargs: taken.append("singular") or svd(*args, **kwargs))
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("least", "dead", "way"),
+    [(1.0, 0, []), (1e-2, 30, []), (1e-5, 30, ["singular"]), (1e-8, 30, ["singular"]), (0, 30, ["singular"])],
+)
+def test_eigenvalues_serve_where_rounding_allows_and_singular_values_elsewhere(
+    least: float, dead: int, way: list[str], ways: list[str]
+) -> None:
+    frechet_distance(*nearly_flat(least, dead))
+    assert ways == way
+
+
+@pytest.mark.parametrize(
+    ("least", "dead"), itertools.product([1e-1, 1e-2, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6, 1e-8, 0], [1, 30])
+)
+def test_both_ways_agree_on_each_side_of_the_switch(
+    least: float, dead: int, ways: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = nearly_flat(least, dead)
+    distances = frechet_distance(a, b), frechet_distance(b, a)
+    monkeypatch.setattr(frechet, "TOLERANCE", -1)
+    ways.clear()
+    assert distances == pytest.approx([frechet_distance(a, b)] * 2, rel=1e-8)
+    assert ways == ["singular"]
+
+
+def test_sets_that_are_nearly_the_same_are_told_apart() -> None:
+    """The traces cancel: what is left of them is where rounding shows first."""
+    a, _ = nearly_flat(1.0, 0)
+    assert frechet_distance(a, a * (1 + 1e-5)) == pytest.approx(a.var(axis=0, ddof=1).sum() * 1e-10, rel=1e-3)
+
+
+def test_a_feature_that_is_always_zero_changes_nothing_at_full_rank() -> None:
+    a, b = normal(0, 300, 12), normal(1, 200, 12)
+    padded = [np.pad(x, ((0, 0), (3, 5))) for x in (a, b)]
+    assert frechet_distance(*padded) == pytest.approx(frechet_distance(a, b), rel=1e-9)
