@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,12 +14,13 @@ from finetune.allocator import keep_freed_memory
 from finetune.errors import InputError
 
 NO_SPACE = f"os error {errno.ENOSPC}"  # what safetensors says instead of an errno
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # what torch says instead of a MemoryError
 
 
 def run_stage(work: Callable[[], None]) -> None:
     """Call `work` and turn what a user can mend into one line on stderr and an exit code that is not 0.
 
-    Exit codes: 1 for a wrong input or a full disk, 130 for Ctrl-C, 143 for SIGTERM.
+    Exit codes: 1 for a wrong input or a machine that lacks something, 130 for Ctrl-C, 143 for SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "accelerate"):
@@ -34,11 +36,22 @@ def run_stage(work: Callable[[], None]) -> None:
         sys.exit(130)
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename or error}: no such file; `dvc repro` makes what a stage reads")
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) != errno.ENOSPC and NO_SPACE not in str(error):
+    except (OSError, SafetensorError, MemoryError, RuntimeError) as error:
+        if (line := _what_the_machine_lacks(error)) is None:
             raise
-        place = getattr(error, "filename", None) or "the output"
-        sys.exit(f"error: no space left on the disk at {place}; free some and run again")
+        sys.exit(f"error: {line}")
+
+
+def _what_the_machine_lacks(error: Exception) -> str | None:
+    """One line on what to do; None where the error is none of the machine's."""
+    place, number = getattr(error, "filename", None) or "the output", getattr(error, "errno", None)
+    if number == errno.ENOSPC or NO_SPACE in str(error):
+        return f"no space left on the disk at {place}; free some and run again"
+    if number in (errno.EROFS, errno.EACCES):
+        return f"{place} cannot be written ({os.strerror(number)}); allow it and run again"
+    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        return "not enough memory; end other programs, or set WORKERS or the stage's batch size lower, and run again"
+    return None
 
 
 def _stop(signum: int, _frame: FrameType | None) -> None:

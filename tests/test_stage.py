@@ -44,13 +44,33 @@ def test_a_missing_input_names_the_file_and_what_makes_it(fault: FileNotFoundErr
     assert caught.value.code == "error: data/tokens/ids.npy: no such file; `dvc repro` makes what a stage reads"
 
 
-def test_a_full_disk_is_one_line() -> None:
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "data/images"),
+            "no space left on the disk at data/images; free some and run again",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "data/images"),
+            "data/images cannot be written (Read-only file system); allow it and run again",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 16777216 bytes"
+            ),
+            "not enough memory; end other programs, or set WORKERS or the stage's batch size lower, and run again",
+        ),
+    ],
+    ids=["full disk", "read-only disk", "memory"],
+)
+def test_what_the_machine_lacks_is_one_line(fault: Exception, line: str) -> None:
     def work() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "data/images")
+        raise fault
 
     with pytest.raises(SystemExit) as caught:
         run_stage(work)
-    assert caught.value.code == "error: no space left on the disk at data/images; free some and run again"
+    assert caught.value.code == f"error: {line}"
 
 
 def test_a_bug_keeps_its_traceback() -> None:

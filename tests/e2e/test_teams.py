@@ -1,4 +1,4 @@
-"""DVC as teams use it: branches, queues, shared experiments, one cache, clean-up, import. The stages are stood in for."""
+"""DVC as teams use it: branches, queues, shared experiments, one cache, clean-up, import. Stages are stood in for."""
 
 import re
 import time
