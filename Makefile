@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test setup lint app plan report mlflow bench-gpu preset lock
+.PHONY: help repro test setup lint app plan report mlflow bench-gpu crash-matrix preset lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/'
@@ -37,6 +37,9 @@ mlflow: $(READY) ## the trainings' curves, pictures and parameters at http://127
 
 bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench/results/gpu.json
 	python -m bench.gpu
+
+crash-matrix: $(READY) ## every stage killed, starved and locked out, then finished: bench/results/crashes.json, an hour
+	python -m tests.e2e.crashes
 
 preset: ## switch params.yaml: make preset P=rtx3090 (FORCE=1 drops your own edits)
 	@test -f "presets/$(P).yaml" || { echo "error: no preset '$(P)'; known: $(patsubst presets/%.yaml,%,$(wildcard presets/*.yaml))"; exit 1; }

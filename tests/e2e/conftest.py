@@ -1,11 +1,13 @@
 """Copies of the repository as it stands, in which real DVC runs."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,18 @@ class Copy:
         return Copy(root, self.environment)
 
 
+def environment_of(root: Path) -> dict[str, str]:
+    here = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
+        "DVC_SITE_CACHE_DIR": str(root.parent / f"{root.name}-site-cache"),
+        "DVC_NO_ANALYTICS": "true",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        **{f"GIT_{who}_{what}": "test@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }
+
+
 def copy_repository(root: Path) -> Copy:
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -81,16 +95,7 @@ def copy_repository(root: Path) -> Copy:
         if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
-    here = str(Path(sys.executable).parent)
-    environment = {
-        **os.environ,
-        "PATH": f"{here}{os.pathsep}{os.environ['PATH']}",
-        "DVC_SITE_CACHE_DIR": str(root.parent / f"{root.name}-site-cache"),
-        "DVC_NO_ANALYTICS": "true",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        **{f"GIT_{who}_{what}": "test@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-    }
-    copy = Copy(root, environment)
+    copy = Copy(root, environment_of(root))
     copy.run("git", "init", "--quiet", "--initial-branch=main")
     copy.commit()
     return copy
@@ -101,19 +106,35 @@ def copy(tmp_path: Path) -> Copy:
     return copy_repository(tmp_path / "repository")
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Copy:
+    """The repository that `make` fills a folder with; one for all of pytest-xdist's workers, whoever is first."""
+    mine = factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / name
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            make(folder)
+            (folder / "made").touch()
+    return Copy(folder / "repository", environment_of(folder / "repository"))
+
+
 @pytest.fixture(scope="session")
 def _stand_in_run(tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    folder = tmp_path_factory.mktemp("stand_in")
-    python = folder / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
-    python.chmod(0o755)
-    original = copy_repository(folder / "repository")
-    path = f"{python.parent}{os.pathsep}{original.environment['PATH']}"
-    copy = Copy(original.root, {**original.environment, "PATH": path})
-    copy.dvc("repro", "--force")
-    copy.commit()
-    return copy
+    def make(folder: Path) -> None:
+        python = folder / "bin" / "python"
+        python.parent.mkdir()
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+        python.chmod(0o755)
+        copy = with_stand_ins(copy_repository(folder / "repository"))
+        copy.dvc("repro", "--force")
+        copy.commit()
+
+    def with_stand_ins(copy: Copy) -> Copy:
+        path = f"{copy.root.parent / 'bin'}{os.pathsep}{copy.environment['PATH']}"
+        return Copy(copy.root, {**copy.environment, "PATH": path})
+
+    return with_stand_ins(made_once(tmp_path_factory, "stand_in", make))
 
 
 @pytest.fixture
@@ -124,11 +145,13 @@ def quick_copy(_stand_in_run: Copy, tmp_path: Path) -> Copy:
 
 @pytest.fixture(scope="session")
 def _small_run(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Copy:
-    copy = copy_repository(tmp_path_factory.mktemp("small") / "repository")
-    make_small(copy, tiny_base)
-    copy.dvc("repro")
-    copy.commit()
-    return copy
+    def make(folder: Path) -> None:
+        copy = copy_repository(folder / "repository")
+        make_small(copy, tiny_base)
+        copy.dvc("repro")
+        copy.commit()
+
+    return made_once(tmp_path_factory, "small", make)
 
 
 @pytest.fixture

@@ -58,7 +58,8 @@ def test_four_queued_runs_and_two_workers(quick_copy: Copy) -> None:
     while re.search(r"Queued|Running", status := quick_copy.dvc("queue", "status").stdout):
         assert time.monotonic() < deadline, status
         time.sleep(2)
-    assert status.count("Success") == 4, status
+    logs = "".join(quick_copy.dvc("queue", "logs", name).stdout for name in rates)
+    assert status.count("Success") == 4, f"{status}{logs}"
     shown = experiments(quick_copy)
     assert {name: learning_rate(each) for name, each in shown.items()} == rates
     assert quick_copy.run("git", "status", "--porcelain").stdout == "", "the workspace is as it was"
