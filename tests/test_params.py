@@ -98,9 +98,9 @@ def test_all_faults_of_all_sections_come_at_once(file: Path) -> None:
 
 
 def test_an_archive_without_a_hash_is_refused_unless_it_is_drawn_here(file: Path) -> None:
-    location = COMMITTED.split("val2017.zip: {location: ")[1].split(",")[0]
-    text = COMMITTED.replace(f"val2017.zip: {{location: {location}", "val2017.zip: {location: photos/val2017.zip")
-    file.write_text(text)
+    content = yaml.safe_load(COMMITTED)
+    content["fetch"]["coco"]["val2017.zip"]["location"] = "photos/val2017.zip"
+    file.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match="checksum may be null only for a scenes: location"):
         load_params(file)
 

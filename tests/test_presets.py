@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.serialize import modify_yaml
 
 from finetune.params import load_params
 
@@ -25,6 +26,20 @@ def keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
 @each_preset
 def test_a_preset_is_valid(preset: Path) -> None:
     assert load_params(preset).preset == preset.stem
+
+
+@each_preset
+def test_a_preset_reads_the_same_after_dvc_has_written_an_experiment_s_parameter_into_it(
+    preset: Path, tmp_path: Path
+) -> None:
+    """DVC writes YAML 1.2, drops quotes and breaks lines; what it leaves must be no other experiment."""
+    file = tmp_path / "params.yaml"
+    file.write_bytes(preset.read_bytes())
+    with modify_yaml(file) as content:
+        content["train"]["lr"] = 1e-5
+    expected = load_params(preset).model_dump()
+    expected["train"]["lr"] = 1e-5
+    assert load_params(file).model_dump() == expected
 
 
 @each_preset

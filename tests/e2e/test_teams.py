@@ -72,7 +72,7 @@ def test_an_experiment_is_applied_becomes_a_branch_and_reaches_a_colleague(quick
     quick_copy.run("git", "push", "--quiet", "origin", "main")
     quick_copy.dvc("exp", "run", "--name", "better", "-S", "train.lr=1e-5")
     exported = (quick_copy.root / EXPORT).read_bytes()
-    quick_copy.dvc("exp", "push", "origin", "better")
+    quick_copy.dvc("exp", "push", "origin", "better")  # its commit to git, its data to the storage
 
     quick_copy.run("git", "checkout", "--quiet", "--", ".")
     quick_copy.dvc("checkout")
@@ -123,6 +123,7 @@ def test_gc_keeps_what_is_referenced(quick_copy: Copy, scope: str) -> None:
 def test_another_repository_imports_the_export(quick_copy: Copy, tmp_path: Path) -> None:
     root = tmp_path / "product"
     root.mkdir()
+    quick_copy.dvc("push", "export")
     product = Copy(root, quick_copy.environment)
     product.run("git", "init", "--quiet")
     product.dvc("init")
