@@ -88,7 +88,7 @@ def test_an_experiment_is_applied_becomes_a_branch_and_reaches_a_colleague(quick
     colleague.dvc("exp", "apply", "better")
     colleague.dvc("pull", "export")
     assert (colleague.root / EXPORT).read_bytes() == exported
-    assert colleague.params()["train"]["lr"] == 1e-5
+    assert float(colleague.params()["train"]["lr"]) == 1e-5
 
 
 def test_two_clones_share_one_cache(quick_copy: Copy, tmp_path: Path) -> None:
