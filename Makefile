@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test setup lint app plan report mlflow bench-gpu crash-matrix preset lock
+.PHONY: help repro test setup lint app plan report mlflow bench-gpu crash-matrix fuzz preset lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/'
@@ -15,6 +15,9 @@ repro: $(READY) ## run every stage whose inputs changed (dvc repro)
 
 test: lint ## ruff, mypy and all tests, some files at a time
 	OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/e2e tests
+
+fuzz: $(READY) ## damaged pictures and archives for a minute: make fuzz, or make fuzz SECONDS=3600
+	python -m tests.bad_input.fuzz --seconds $(or $(SECONDS),60)
 
 setup: $(READY) ## the virtual environment with the locked packages
 

@@ -1,8 +1,10 @@
 """COCO 2017 as published: train2017.zip, val2017.zip and annotations_trainval2017.zip."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import IO, Annotated, TypeVar
 
 import ijson
 from ijson.common import JSONError
@@ -14,6 +16,8 @@ from finetune.zip_archive import open_text
 
 ANNOTATIONS = "annotations_trainval2017.zip"
 HALVES: dict[str, Split] = {"train2017": "train", "val2017": "validation"}
+DEEPEST = 64  # levels of lists and objects in each other; COCO has six
+STEPS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
 Id = Annotated[int, Field(ge=0, lt=10**12)]  # twelve digits, as in the file names
 
 
@@ -49,19 +53,37 @@ def list_coco(folder: Path, listing: Listing) -> None:
         )
 
 
+@contextmanager
+def open_json(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    """A member that ijson reads in a time that grows with its length alone: with the depth it grows too.
+
+    Raises InputError for what is not JSON, here or while it is read.
+    """
+    try:
+        with open_text(archive, member) as text:
+            depths = accumulate(STEPS.get(event, 0) for event, _ in ijson.basic_parse(text, use_float=True))
+            if any(depth > DEEPEST for depth in depths):
+                raise JSONError(f"more than {DEEPEST} levels")
+        with open_text(archive, member) as text:
+            yield text
+    except (JSONError, UnicodeDecodeError) as error:
+        raise _fault(archive, member, f"not JSON: {' '.join(str(error).split())}") from None
+
+
 def _entries(folder: Path, half: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
     """The entries of one list of captions_*.json, one at a time: the file is 92 MB, and three times that in memory."""
-    member = f"annotations/captions_{half}.json"
+    archive, member = folder / ANNOTATIONS, f"annotations/captions_{half}.json"
     number = -1
     try:
-        with open_text(folder / ANNOTATIONS, member) as text:
+        with open_json(archive, member) as text:
             for number, entry in enumerate(ijson.items(text, f"{key}.item", use_float=True)):  # noqa: B007
                 yield kind.model_validate(entry)
-            fault = "" if number >= 0 else f"holds no {key}"
     except ValidationError as errors:
         first = errors.errors()[0]
-        fault = f"{'.'.join(map(str, (key, number, *first['loc'])))}: {first['msg']}"
-    except (JSONError, UnicodeDecodeError) as error:
-        fault = f"not JSON: {' '.join(str(error).split())}"
-    if fault:
-        raise InputError(f"{folder / ANNOTATIONS}: {member}: {fault}; fetch the original archive again")
+        raise _fault(archive, member, f"{'.'.join(map(str, (key, number, *first['loc'])))}: {first['msg']}") from None
+    if number < 0:
+        raise _fault(archive, member, f"holds no {key}")
+
+
+def _fault(archive: Path, member: str, fault: str) -> InputError:
+    return InputError(f"{archive}: {member}: {fault}; fetch the original archive again")

@@ -10,7 +10,7 @@ from finetune.errors import InputError
 def archive_folder(folder: Path, path: Path) -> None:
     """Write the files below `folder`, hidden ones aside, unpacked and in the order of their names.
 
-    Raises InputError for a link, which might lead anywhere.
+    Raises InputError for a link, which might lead anywhere, and for a name that no archive can hold.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(folder.rglob("*")):
@@ -19,9 +19,16 @@ def archive_folder(folder: Path, path: Path) -> None:
                 continue
             if file.is_symlink():
                 raise InputError(f"{file}: a link; put what it leads to in its place")
+            if not _is_text(name):
+                raise InputError(f"{file}: its name is not UTF-8; rename it")
             if file.is_file():
                 member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
                 member.create_system = 3  # Unix, also where the archive is not written on one
                 member.file_size = file.stat().st_size  # told beforehand, so that 4 GB and more are possible
                 with file.open("rb") as content, archive.open(member, "w") as copy:
                     shutil.copyfileobj(content, copy)
+
+
+def _is_text(name: str) -> bool:
+    """Python keeps what it cannot decode as halves of characters."""
+    return name.encode("utf-8", "ignore").decode() == name

@@ -2,22 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import ijson
 import numpy as np
-from ijson.common import JSONError
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from finetune.coco import ANNOTATIONS
+from finetune.coco import ANNOTATIONS, open_json
 from finetune.errors import InputError
 from finetune.pixels import SIDE, Crop, crop_box
-from finetune.zip_archive import members, open_text
+from finetune.zip_archive import members
 
+FAR = 100_000  # pixels; what lies beyond is no place in a picture
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]  # width and height, pixels
+Coordinate = Annotated[float, Field(ge=-FAR, le=FAR, allow_inf_nan=False)]
+Polygon = Annotated[list[Coordinate], Field(min_length=4)]  # x, y, x, y, ...
 
 
 class _Category(BaseModel):
@@ -28,13 +30,13 @@ class _Category(BaseModel):
 class _Runs(BaseModel):
     """Column by column: so many pixels outside, so many inside, and so on."""
 
-    counts: list[int]
+    counts: list[Annotated[int, Field(ge=0)]]
 
 
 class _Instance(BaseModel):
     image_id: int
     category_id: int
-    segmentation: list[list[float]] | _Runs  # polygons x, y, x, y, ... or, of crowds, runs
+    segmentation: list[Polygon] | _Runs  # of crowds, runs
 
 
 Entry = TypeVar("Entry", bound=BaseModel)
@@ -53,7 +55,11 @@ def read_masks(folder: Path, half: str, sizes: Mapping[int, Size], crop: Crop, s
     for instance in _entries(folder, half, "annotations", _Instance):
         if instance.image_id not in sizes:
             continue
+        if instance.category_id not in names:
+            raise _fault(folder, half, f"annotations: there is no category {instance.category_id}")
         drawn = _draw(instance.segmentation, sizes[instance.image_id])
+        if drawn is None:
+            raise _fault(folder, half, f"annotations: an outline in image {instance.image_id} does not fit its size")
         square = drawn.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=crop_box(drawn.size, crop))
         mask = np.asarray(square.resize((side, side), Image.Resampling.BOX)) >= 128
         known = masks.setdefault(instance.image_id, {})
@@ -62,13 +68,18 @@ def read_masks(folder: Path, half: str, sizes: Mapping[int, Size], crop: Crop, s
     return masks
 
 
-def _draw(segmentation: list[list[float]] | _Runs, size: Size) -> Image.Image:
+def _draw(segmentation: list[Polygon] | _Runs, size: Size) -> Image.Image | None:
+    """None for runs of another number of pixels, or half a point."""
     if isinstance(segmentation, _Runs):
         width, height = size
+        if sum(segmentation.counts) != width * height:
+            return None
         values = np.arange(len(segmentation.counts)) % 2 * 255
         return Image.fromarray(np.repeat(values, segmentation.counts).reshape(width, height).T.astype(np.uint8))
     mask = Image.new("L", size)
     for polygon in segmentation:
+        if len(polygon) % 2:
+            return None
         ImageDraw.Draw(mask).polygon(polygon, fill=255)
     return mask
 
@@ -78,11 +89,13 @@ def _member(half: str) -> str:
 
 
 def _entries(folder: Path, half: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
-    member = _member(half)
     try:
-        with open_text(folder / ANNOTATIONS, member) as text:
+        with open_json(folder / ANNOTATIONS, _member(half)) as text:
             for entry in ijson.items(text, f"{key}.item", use_float=True):
                 yield kind.model_validate(entry)
-    except (JSONError, UnicodeDecodeError, ValidationError) as error:
-        fault = " ".join(str(error).split())
-        raise InputError(f"{folder / ANNOTATIONS}: {member}: {fault}; fetch the original archive again") from None
+    except ValidationError as error:
+        raise _fault(folder, half, " ".join(str(error).split())) from None
+
+
+def _fault(folder: Path, half: str, fault: str) -> InputError:
+    return InputError(f"{folder / ANNOTATIONS}: {_member(half)}: {fault}; fetch the original archive again")

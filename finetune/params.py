@@ -25,6 +25,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NOT_YAML = (
+    yaml.YAMLError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)  # all that is raised
 
 
 class Section(BaseModel):
@@ -231,16 +239,18 @@ def load_params(path: Path = PARAMS) -> Params:
     Raises InputError that names every wrong key with its value and what is allowed.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Yaml12FloatLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run in the repository root") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except NOT_YAML as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     try:
         return Params.model_validate(content)
     except ValidationError as errors:
         faults = [_describe(dict(fault)) for fault in errors.errors()]
-        raise InputError(f"{path}: " + f"\n{path}: ".join(faults)) from None
+        raise InputError(*(f"{path}: {fault}" for fault in faults)) from None
 
 
 def dotted(content: dict[str, Any]) -> dict[str, Any]:
@@ -265,11 +275,20 @@ def _describe(fault: dict[str, Any]) -> str:
     return f"{key}{shown}: {message[:1].lower()}{message[1:]}"
 
 
-class _Yaml12FloatLoader(yaml.SafeLoader):
-    """PyYAML follows YAML 1.1, where the `1e-05` that DVC writes is a string; YAML 1.2 makes it a number."""
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML follows YAML 1.1, where the `1e-05` that DVC writes is a string; YAML 1.2 makes it a number.
+
+    Aliases are refused: a few lines of them stand for more than any memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(None, None, "an alias (*name); write out what it stands for", mark)
+        return super().compose_node(parent, index)
 
 
-_Yaml12FloatLoader.add_implicit_resolver(
+_PlainLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$"),
     list("-+.0123456789"),

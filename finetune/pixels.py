@@ -42,6 +42,8 @@ def decode(content: bytes, min_side: int) -> Image.Image:
             raise DroppedError("too_small")
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
+        if not isinstance(image.info.get("icc_profile"), bytes):  # but of the type that a TIFF file gives it
+            image.info.pop("icc_profile", None)
         return image
 
 

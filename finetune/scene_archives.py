@@ -8,11 +8,12 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from finetune.errors import InputError
 from finetune.scenes import CATEGORIES, SIZE, Scene, captions, draw, draw_mask, make_scene, outline
@@ -74,17 +75,17 @@ def scene_seeds(location: str) -> tuple[str, Seeds]:
 
     Raises InputError for a location that stands for nothing.
     """
-    parts = urlsplit(location.removeprefix(SCENES))
-    counts = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    if parts.path not in ("coco", "flickr8k") or counts.keys() != {"train", "validation"}:
+    path, _, query = location.removeprefix(SCENES).partition("?")
+    counts = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
+    if path not in ("coco", "flickr8k") or counts.keys() != {"train", "validation"}:
         raise InputError(f"{location}: write scenes:coco?train=N&validation=N or scenes:flickr8k?train=N&validation=N")
     seeds: Seeds = {}
     for (dataset, split), first in FIRST_SEED.items():
-        if dataset == parts.path:
-            if not counts[split].isdecimal() or not 1 <= int(counts[split]) <= MOST:
+        if dataset == path:
+            if not re.fullmatch("[0-9]{1,9}", counts[split]) or not 1 <= int(counts[split]) <= MOST:
                 raise InputError(f"{location}: {split} is {counts[split]!r}; give a count from 1 to {MOST}")
             seeds[split] = range(first, first + int(counts[split]))
-    return parts.path, seeds
+    return path, seeds
 
 
 def _members(dataset: str, name: str, seeds: Seeds, picture: Callable[[int], bytes]) -> Iterator[Member]:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO
 
 from tqdm import tqdm
@@ -66,22 +67,32 @@ def _open(location: str) -> Iterator[tuple[int | None, IO[bytes]]]:
             yield None, content
     elif "://" in location:
         raise InputError(f"{location}: not a location that can be fetched; give http(s)://, {PACKAGE} or a path")
-    elif not Path(location).is_file():
+    elif not S_ISREG(local_mode(location)):
         raise InputError(f"{location}: no such file; correct its location under `fetch` in params.yaml")
     else:
         with Path(location).open("rb") as content:
             yield Path(location).stat().st_size, content
 
 
-@contextmanager
-def _open_packaged(location: str) -> Iterator[IO[bytes]]:
+def local_mode(location: str) -> int:
+    """What kind of file is there, as `stat` has it; 0 where there is none, or could be none of that name."""
+    try:
+        return Path(location).stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _open_packaged(location: str) -> IO[bytes]:
     package, _, inside = location.removeprefix(PACKAGE).partition("/")
     try:
-        with importlib.resources.files(package).joinpath(inside).open("rb") as content:
-            yield content
+        folder = importlib.resources.files(package)
     except ModuleNotFoundError:
         raise InputError(f"{location}: the package {package} is not installed; run `make setup`") from None
-    except (FileNotFoundError, IsADirectoryError):
+    except (TypeError, ValueError):
+        raise InputError(f"{location}: {package!r} is no package; give {PACKAGE}<import name>/<file inside>") from None
+    try:
+        return folder.joinpath(inside).open("rb")
+    except (OSError, ValueError):
         raise InputError(f"{location}: the package {package} holds no file {inside!r}") from None
 
 

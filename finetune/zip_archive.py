@@ -147,11 +147,11 @@ def _table_of_contents(archive: Path, file: IO[bytes]) -> tuple[int, int]:
 
 def _wide(extra: bytes, *values: int) -> list[int]:
     """The values with those that 32 bits cannot hold taken from the extra field, where they stand in this order."""
-    wide = b""
-    while len(extra) >= 4 and not wide:
-        kind, length = struct.unpack_from("<HH", extra)
-        wide = extra[4 : 4 + length] if kind == 1 else b""
-        extra = extra[4 + length :]
+    wide, at = b"", 0
+    while MEANS_64_BIT in values and not wide and at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        at += 4 + length
+        wide = extra[at - length : at] if kind == 1 else b""
     result = []
     for value in values:
         if value == MEANS_64_BIT and len(wide) >= 8:
@@ -168,6 +168,8 @@ def _opened(archive: Path) -> Iterator[IO[bytes]]:
             yield file
     except FileNotFoundError:
         raise InputError(f"{archive}: no such archive; run `dvc repro` to fetch it") from None
+    except IsADirectoryError:
+        _refuse(archive, "a folder, not a zip file")
 
 
 def _refuse(archive: Path, fault: str) -> NoReturn:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 from pathlib import Path
+from stat import S_ISDIR
 
 from finetune import paths
 from finetune.folder_archive import archive_folder
@@ -13,7 +14,7 @@ from finetune.remote_guard import refuse_large_run
 from finetune.scene_archives import SCENES, draw_archive
 from finetune.source import Source
 from finetune.stage import run_stage
-from finetune.transfer import bring
+from finetune.transfer import bring, local_mode
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def _make(source: Source, path: Path) -> bool:
     location = source.locations[0]
     if location.startswith(SCENES):
         draw_archive(location, source.name, path)
-    elif Path(location).is_dir():
+    elif S_ISDIR(local_mode(location)):
         archive_folder(Path(location), path)
     else:
         return False
