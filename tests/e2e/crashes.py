@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ LEAST_MEMORY = 200 * 2**20  # bytes that DVC itself needs
 class Outcome:
     """hits: tries at which the fault came before the stage had ended. clear: of those, whose output is no traceback.
 
+    torn_locks: tries that ended DVC itself while it wrote dvc.lock, so that `git checkout dvc.lock` was due.
     identical: whether the same command then ended in the undisturbed run's hashes and left nothing half-done.
     """
 
@@ -46,6 +47,7 @@ class Outcome:
     hits: int
     clear: int
     identical: bool
+    torn_locks: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,18 @@ def stages_of(copy: Copy) -> dict[str, Any]:
 
 def outputs_of(copy: Copy, stage: str) -> list[Path]:
     return [copy.root / out["path"] for out in stages_of(copy)[stage]["outs"]]
+
+
+def mend_lock(copy: Copy, text: str) -> bool:
+    """What `git checkout dvc.lock` does, where DVC was ended while it wrote it: DVC empties the file first."""
+    lock = copy.root / "dvc.lock"
+    try:
+        torn = not isinstance(yaml.safe_load(lock.read_text()), dict)
+    except yaml.YAMLError:
+        torn = True
+    if torn:
+        lock.write_text(text)
+    return torn
 
 
 def half_done(copy: Copy) -> list[Path]:
@@ -127,9 +141,10 @@ def signalled(copy: Copy, stage: str, usual: Undisturbed, signum: signal.Signals
     """
     expected = stages_of(copy)[stage]
     dice = random.Random(f"{seed} {stage} {signum}")
-    hits = clear = 0
+    hits = clear = torn_locks = 0
     identical = True
     forget(copy, stage)
+    lock = (copy.root / "dvc.lock").read_text()
     for _ in range(kills):
         process = start(copy, stage)
         time.sleep(dice.uniform(usual.seconds / 3, usual.seconds))
@@ -137,13 +152,15 @@ def signalled(copy: Copy, stage: str, usual: Undisturbed, signum: signal.Signals
         if hit:
             os.killpg(process.pid, signum)
         output, _ = process.communicate()
+        torn_locks += mend_lock(copy, lock)
         if hit and process.returncode != 0:
             hits += 1
             clear += is_clear(output)
         else:  # it was quicker
             identical &= stages_of(copy).get(stage) == expected
             forget(copy, stage)
-    return Outcome(stage, signum.name, kills, hits, clear, identical & finishes_as(copy, stage, expected))
+    identical &= finishes_as(copy, stage, expected)
+    return Outcome(stage, signum.name, kills, hits, clear, identical, torn_locks)
 
 
 def failed(copy: Copy, stage: str, fault: str, limit: int | None = None) -> Callable[[dict[str, Any]], Outcome]:
@@ -250,7 +267,7 @@ def main() -> None:
                 print(outcome, flush=True)
                 rows.append(outcome)
     write_result("crashes", ["dvc", "torch"], {"outcomes": [asdict(row) for row in rows], "seed": options.seed})
-    header = ("stage", "fault", "tries", "hits", "clear", "identical")
+    header = [field.name for field in fields(Outcome)]
     print(table(header, [tuple(str(value) for value in asdict(row).values()) for row in rows]))
 
 
