@@ -8,13 +8,12 @@ The script is diffusers' own examples/text_to_image/train_text_to_image.py of th
 
 import argparse
 import hashlib
-import runpy
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
-from threading import Semaphore, Thread, current_thread
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from bench.diffusers_loop import Pictures, train_steps
 from bench.harness import interleaved, ratio, write_result
 from bench.inputs import write_pictures, write_training_inputs
 from bench.models import NOISE, SCALING_FACTOR, SMALL, SMALL_SIDE, flops, write_model
+from finetune.allocator import keep_freed_memory
 from finetune.denoiser import Denoiser
 from finetune.latents import encode_moments
 from finetune.models import load_text_encoder, load_unet, load_vae
@@ -54,52 +54,8 @@ def our_steps(trainer: Trainer) -> Iterator[float]:
         yield trainer.seconds[-1]
 
 
-class HeldScript(Thread):
-    """The example itself in a thread of its own, held after each step until the next one is asked for."""
-
-    def __init__(self, script: Path, options: dict[str, Any]) -> None:
-        super().__init__(daemon=True)
-        self._script, self._options = script, options
-        self._asked, self._done, self._ended = Semaphore(0), Semaphore(0), False
-
-    def run(self) -> None:
-        flags = ["--center_crop", "--random_flip", "--use_ema"]
-        sys.argv = [str(self._script), *flags, *(f"--{name}={value}" for name, value in self._options.items())]
-        try:
-            runpy.run_path(str(self._script), run_name="__main__")
-        finally:
-            self._ended = True
-            self._done.release()
-
-    def hold(self) -> None:
-        self._done.release()
-        self._asked.acquire()
-
-    def steps(self) -> Iterator[int]:
-        self.start()
-        for step in count():
-            self._done.acquire()
-            if self._ended:
-                raise RuntimeError(f"{self._script} ended at step {step}")
-            yield step
-            self._asked.release()
-
-
-def hold_scripts_when_they_log() -> None:
-    """They do so once, at the end of each step."""
-    log = Accelerator.log
-
-    def log_and_hold(self: Accelerator, values: dict[str, Any], step: int | None = None, **options: Any) -> None:
-        log(self, values, step, **options)
-        script = current_thread()
-        if isinstance(script, HeldScript):
-            script.hold()
-
-    Accelerator.log = log_and_hold
-
-
 def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_size: int, workers: int) -> Iterator[int]:
-    """The example's training in the same terms as ours."""
+    """The example's training in the same terms as ours, in a process of its own: each has its own way with memory."""
     options = {
         "pretrained_model_name_or_path": model,
         "train_data_dir": pictures,
@@ -117,7 +73,21 @@ def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_siz
         "dataloader_num_workers": workers,
         "output_dir": out,
     }
-    return HeldScript(script, options).steps()
+    flags = ["--center_crop", "--random_flip", "--use_ema", *(f"--{name}={value}" for name, value in options.items())]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.held_script", script, *flags],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    ) as process:  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        try:
+            for step in count():
+                if not process.stdout.readline():
+                    raise RuntimeError(f"{script} ended at step {step}")
+                yield step
+                process.stdin.write("\n")
+        finally:
+            process.kill()
 
 
 def prepare(pictures: Path, count: int, model: Path) -> Iterator[Any]:
@@ -188,7 +158,7 @@ def main() -> None:
     parser.add_argument("--script", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    hold_scripts_when_they_log()
+    keep_freed_memory()  # as every stage does
     with tempfile.TemporaryDirectory() as folder:
         result = compare(Path(folder), options.script, options.rounds, STEPS)
     packages = ["accelerate", "diffusers", "torch", "transformers"]

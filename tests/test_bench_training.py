@@ -38,6 +38,26 @@ def test_the_speed_is_compared_in_the_same_rounds(tmp_path: Path) -> None:
     assert all(spread["median"] > 0 for spread in result["times_as_fast_warm"].values())
 
 
+def test_the_example_makes_a_step_when_it_is_asked_to(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from accelerate import Accelerator\n"
+        "(out,) = [argument.split('=')[1] for argument in sys.argv if argument.startswith('--output_dir')]\n"
+        "for step in range(3):\n"
+        "    print('prints are no answers')\n"
+        "    Path(out).write_text(str(step))\n"
+        "    Accelerator(cpu=True).log({}, step)\n"
+    )
+    steps = train_speed.script_steps(script, tmp_path, tmp_path, tmp_path / "made", batch_size=1, workers=0)
+    for expected in range(3):
+        assert next(steps) == expected
+        assert (tmp_path / "made").read_text() == str(expected)
+    with pytest.raises(RuntimeError, match=r"script\.py ended at step 3"):
+        next(steps)
+
+
 def test_the_record_s_cost_is_a_share_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking_cost, "IMAGES", 6)
     result = tracking_cost.compare(tmp_path, rounds=2, steps=10)
