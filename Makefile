@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test setup lint app plan report mlflow bench-gpu crash-matrix fuzz preset lock
+.PHONY: help repro test setup lint app plan report mlflow bench-gpu crash-matrix elsewhere fuzz preset lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/'
@@ -43,6 +43,9 @@ bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench
 
 crash-matrix: $(READY) ## every stage killed, starved and locked out, then finished: bench/results/crashes.json, an hour
 	python -m tests.e2e.crashes
+
+elsewhere: $(READY) ## the committed experiment by another user, place, language: the same dvc.lock
+	python -m tests.e2e.elsewhere
 
 preset: ## switch params.yaml: make preset P=rtx3090 (FORCE=1 drops your own edits)
 	@test -f "presets/$(P).yaml" || { echo "error: no preset '$(P)'; known: $(patsubst presets/%.yaml,%,$(wildcard presets/*.yaml))"; exit 1; }
