@@ -227,6 +227,26 @@ def test_a_run_neither_takes_nor_gives_randomness(
     assert written[0] == written[1]
 
 
+def test_every_step_is_computed_by_the_kernels_that_the_parameter_names_and_a_cpu_s_are_the_same(
+    inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulate, seen = Trainer._accumulate, set[bool]()
+
+    def step(self: Trainer, number: int) -> Tensor:
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return accumulate(self, number)
+
+    monkeypatch.setattr(Trainer, "_accumulate", step)
+    written = []
+    for deterministic in (True, False):
+        seen.clear()
+        params = small_params(deterministic=deterministic)
+        written.append(run(inputs, params, tmp_path / str(deterministic), tmp_path / "root", monkeypatch))
+        assert seen == {deterministic}
+    if not torch.cuda.is_available():
+        assert written[0] == written[1]
+
+
 def script_looks(monkeypatch: pytest.MonkeyPatch, *losses: float) -> list[dict[str, Tensor]]:
     """Looks score what the script says; the averaged weights at each are in the list that is returned."""
     seen: list[dict[str, Tensor]] = []

@@ -295,6 +295,11 @@ def test_fewer_images_than_a_batch_are_refused(make_trainer: MakeTrainer) -> Non
         make_trainer(batch_size=20)
 
 
+def test_a_warm_up_longer_than_the_run_is_refused(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(InputError, match=r"train\.lr_warmup_steps 13 is more than the 12 steps"):
+        make_trainer(lr_warmup_steps=13)
+
+
 def test_processes_that_cannot_share_a_batch_are_refused(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
