@@ -103,6 +103,17 @@ def test_a_stopped_run_goes_on_to_the_very_same_bytes(
     assert list((tmp_path / "root2/.dvc/tmp/resume").rglob("step-*.safetensors"))
     resumed = run(inputs, params, tmp_path / "stopped", tmp_path / "root2", monkeypatch)
     assert resumed == straight
+    one, other = (last_state(tmp_path / root) for root in ("root1", "root2"))
+    assert one == other
+
+
+def last_state(root: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Weights, averages and optimizer of the last checkpoint, and what stands beside them but for MLflow's name."""
+    (file,) = (root / ".dvc/tmp/resume").rglob("step-*")
+    tensors, state = load_checkpoint(file)
+    assert {name.split(".")[0] for name in tensors} >= {"learned", "averaged", "optimizer"}
+    del state["training_id"]
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, state
 
 
 def test_a_run_with_other_parameters_does_not_see_the_checkpoint(
@@ -131,6 +142,20 @@ def test_metrics_and_curves_tell_what_happened(
     assert [name for name in written if name.startswith("metrics/samples/")] == [
         f"metrics/samples/step_{step:06d}.png" for step in (0, 6, 12)
     ]
+
+
+def test_a_cpu_says_what_it_does_with_a_precision_of_gpus(
+    inputs: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    caplog.set_level("INFO")
+    params = small_params(mixed_precision="fp16")
+    written = run(inputs, params, tmp_path / "out", tmp_path / "root", monkeypatch)
+    assert "no GPU: train.mixed_precision fp16 is not used, every step computes in fp32" in caplog.messages
+    assert json.loads(written["metrics/train.json"])["precision"] == "fp32"
 
 
 def test_the_exported_weights_are_fp32_and_moved(
@@ -321,6 +346,9 @@ def test_overflowed_steps_are_counted_and_a_stop_among_them_changes_nothing(
     with interrupted_at(1):
         run(inputs, params, tmp_path / "stopped", tmp_path / "root2", monkeypatch)
     assert run(inputs, params, tmp_path / "stopped", tmp_path / "root2", monkeypatch) == straight
+    one, other = (last_state(tmp_path / root) for root in ("root1", "root2"))
+    assert one == other
+    assert one[1]["scaler"]["scale"] < OVERFLOWING, "the loss scale is in it"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
