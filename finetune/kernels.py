@@ -16,4 +16,4 @@ def choose_kernels(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
     # it fills new memory to expose kernels that read it unwritten, which costs time and makes nothing deterministic
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
