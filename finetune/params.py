@@ -135,6 +135,7 @@ class Train(Section):
     max_grad_norm: PositiveFloat
     mixed_precision: Literal["no", "fp16", "bf16"]
     deterministic: bool
+    cpu_threads: Positive
     gradient_checkpointing: bool
     channels_last: bool
     compile: bool

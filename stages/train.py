@@ -57,6 +57,7 @@ def train(
     """
     require_writable(tuned, metrics, curves, samples)
     choose_kernels(params.deterministic)
+    torch.set_num_threads(params.cpu_threads)
     accelerator = accelerator_of(params)
     main = accelerator.is_main_process
     if not main:

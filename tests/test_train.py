@@ -272,6 +272,20 @@ def test_every_step_is_computed_by_the_kernels_that_the_parameter_names_and_a_cp
         assert written[0] == written[1]
 
 
+def test_a_parameter_and_not_the_machine_decides_how_many_threads_share_a_sum(
+    inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(Trainer, "step", lambda *_: seen.append(torch.get_num_threads()) or os.kill(os.getpid(), 2))
+    torch.set_num_threads(1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, small_params(cpu_threads=3), tmp_path / "out", tmp_path / "root", monkeypatch)
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [3]
+
+
 def script_looks(monkeypatch: pytest.MonkeyPatch, *losses: float) -> list[dict[str, Tensor]]:
     """Looks score what the script says; the averaged weights at each are in the list that is returned."""
     seen: list[dict[str, Tensor]] = []
