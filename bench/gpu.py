@@ -30,6 +30,7 @@ from bench.models import NOISE, SCALING_FACTOR, SD15, SMALL, Shape, flops, make_
 from bench.train_speed import our_steps
 from finetune.batches import CaptionedLatents
 from finetune.denoiser import Denoiser
+from finetune.kernels import choose_kernels
 from finetune.params import Train, load_params
 from finetune.progress import peak_memory
 from finetune.training import Trainer
@@ -44,6 +45,7 @@ PLAIN: dict[str, Any] = {
     "compile": False,
     "ema_interval": 1,
     "gradient_checkpointing": False,
+    "deterministic": False,
 }
 ALONE: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -52,6 +54,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "compile": {"compile": True},
     "average every 10 steps": {"ema_interval": 10},
     "checkpointing": {"gradient_checkpointing": True},
+    "deterministic": {"deterministic": True},
 }
 TOGETHER = {"optimizer": "adamw-fused", "channels_last": True, "compile": True, "ema_interval": 10}
 OPTIONS = ALONE | {"fused, channels_last, compile, average every 10": TOGETHER}
@@ -110,10 +113,13 @@ def compare(
     write_pictures(folder / "pictures", IMAGES)
 
     def ours(changes: dict[str, Any]) -> Iterator[float]:
-        return our_steps(make_trainer(Accelerator(**half), shape, data, preset.model_copy(update=PLAIN | changes)))
+        params = preset.model_copy(update=PLAIN | changes)
+        choose_kernels(params.deterministic)
+        return our_steps(make_trainer(Accelerator(**half), shape, data, params))
 
     def theirs() -> Iterator[float]:
         parts = make_unet(shape), make_vae(shape), make_text_encoder(shape)
+        choose_kernels(deterministic=False)
         pictures = Pictures(folder / "pictures", ids, side)
         return train_steps(Accelerator(**half), *parts, DDPMScheduler(**NOISE), pictures, preset.batch_size, workers=4)
 

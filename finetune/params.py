@@ -134,6 +134,8 @@ class Train(Section):
     adam_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     max_grad_norm: PositiveFloat
     mixed_precision: Literal["no", "fp16", "bf16"]
+    deterministic: bool
+    cpu_threads: Positive
     gradient_checkpointing: bool
     channels_last: bool
     compile: bool

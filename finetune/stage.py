@@ -15,6 +15,7 @@ from finetune.errors import InputError
 
 NO_SPACE = f"os error {errno.ENOSPC}"  # what safetensors says instead of an errno
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # what torch says instead of a MemoryError
+NO_GPU_MEMORY = "CUDA out of memory"
 
 
 def run_stage(work: Callable[[], None]) -> None:
@@ -51,6 +52,11 @@ def _what_the_machine_lacks(error: Exception) -> str | None:
         return f"{place} cannot be written ({os.strerror(number)}); allow it and run again"
     if isinstance(error, MemoryError) or NO_MEMORY in str(error):
         return "not enough memory; end other programs, or set WORKERS or the stage's batch size lower, and run again"
+    if NO_GPU_MEMORY in str(error):
+        return (
+            "not enough memory of the GPU; end other programs there, or lower the stage's batch size, and run again; "
+            "`make plan` tells what else makes a training fit"
+        )
     return None
 
 

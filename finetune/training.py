@@ -54,7 +54,7 @@ class Trainer:
         params: Train,
         scaling_factor: float,
     ) -> None:
-        """Raises InputError when the processes or the training images cannot fill a global batch."""
+        """Raises InputError when processes or training images cannot fill a global batch, or too few the warm-up."""
         self.accelerator, self.params, self.data = accelerator, params, data
         self.noise_scheduler, self.scaling_factor = noise_scheduler, scaling_factor
         self.rows = data.of_split("train")
@@ -69,6 +69,11 @@ class Trainer:
             raise InputError(
                 f"params.yaml: train.batch_size makes global batches of {global_batch}, more than the {len(self.rows)} "
                 "training images; lower it or train.gradient_accumulation_steps"
+            )
+        if params.lr_warmup_steps > self.schedule.steps:
+            raise InputError(
+                f"params.yaml: train.lr_warmup_steps {params.lr_warmup_steps} is more than the "
+                f"{self.schedule.steps} steps that train.epochs makes of the training images; lower it"
             )
         denoiser.to(accelerator.device)
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)

@@ -16,6 +16,7 @@ from finetune.batches import CaptionedLatents
 from finetune.checksums import sha256_of
 from finetune.denoiser import Denoiser
 from finetune.errors import InputError
+from finetune.kernels import choose_kernels
 from finetune.lora import merged, save_lora
 from finetune.matching import check_match
 from finetune.models import load_pipeline, load_unet
@@ -55,6 +56,8 @@ def train(
     experiment: all of params.yaml by dotted key, for the MLflow record alone.
     """
     require_writable(tuned, metrics, curves, samples)
+    choose_kernels(params.deterministic)
+    torch.set_num_threads(params.cpu_threads)
     accelerator = accelerator_of(params)
     main = accelerator.is_main_process
     if not main:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -51,7 +50,7 @@ def test_seeds_differ_by_every_label(labels: tuple[str, int]) -> None:
 
 
 def test_a_generator_gives_the_same_numbers_on_every_machine() -> None:
-    np.testing.assert_allclose(torch.rand(2, generator=generator(0, "x")), torch.rand(2, generator=generator(0, "x")))
+    assert torch.rand(2, generator=generator(0, "x")).tolist() == [0.9979987144470215, 0.9383466243743896]
     assert derive_seed(0, "sample", 3) == 2473139207761617941
 
 

@@ -57,5 +57,7 @@ def test_other_processes_show_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == []
 
 
-def test_memory_is_in_gib() -> None:
+def test_memory_is_in_gib(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.05 < peak_memory(torch.device("cpu")) < 100
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 3 * 2**30)
+    assert peak_memory(torch.device("cuda")) == 3.0, "the GPU's, where there is one"

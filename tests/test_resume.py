@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from finetune import resume
 from finetune.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from finetune.errors import InputError
 from finetune.resume import exclusive, run_key
@@ -25,6 +26,15 @@ def test_the_key_tells_parameters_and_inputs_apart(tmp_path: Path) -> None:
     assert key != run_key({"lr": 2e-5}, [file])
     file.write_text("two")
     assert key != run_key({"lr": 1e-5}, [file])
+
+
+def test_the_key_tells_code_and_library_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = run_key({}, [])
+    with monkeypatch.context() as patched:
+        patched.setattr(resume, "version", lambda _: "another")
+        assert run_key({}, []) != key
+    monkeypatch.setattr(resume, "sha256_of", lambda _: "edited")
+    assert run_key({}, []) != key
 
 
 def test_the_newest_checkpoint_is_the_one_to_go_on_from_and_the_only_one() -> None:

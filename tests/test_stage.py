@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune.errors import InputError
 from finetune.stage import run_stage
@@ -61,8 +62,13 @@ def test_a_missing_input_names_the_file_and_what_makes_it(fault: FileNotFoundErr
             ),
             "not enough memory; end other programs, or set WORKERS or the stage's batch size lower, and run again",
         ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+            "not enough memory of the GPU; end other programs there, or lower the stage's batch size, and run again; "
+            "`make plan` tells what else makes a training fit",
+        ),
     ],
-    ids=["full disk", "read-only disk", "memory"],
+    ids=["full disk", "read-only disk", "memory", "memory of the GPU"],
 )
 def test_what_the_machine_lacks_is_one_line(fault: Exception, line: str) -> None:
     def work() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -18,6 +19,9 @@ from PIL import Image
 
 from finetune import tracking
 from finetune.tracking import Run, git_tags, tag_run, tracked_run
+from finetune.training import History, Trainer
+from stages.train import train
+from tests.tiny_training import outputs_below, results, small_params
 
 
 @pytest.fixture(autouse=True)
@@ -220,6 +224,43 @@ def test_a_server_that_dies_and_returns_gets_everything_and_one_that_dies_for_go
     assert died.startswith(f"MLflow at {address}: no record for now, and training goes on (")
     assert died_again == died
     assert end.startswith("MLflow never got the last ")
+
+
+def test_a_training_whose_server_dies_goes_on_and_loses_nothing_that_is_local(
+    start: Callable[[], Server],
+    inputs: dict[str, Any],
+    tmp_path: Path,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def trained(name: str) -> dict[str, bytes]:
+        root = tmp_path / name
+        root.mkdir()
+        monkeypatch.setenv("DVC_ROOT", str(root))
+        train(**inputs, **outputs_below(root), params=small_params(), experiment={})
+        return results(root)
+
+    straight = trained("straight")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    server = start()
+    record, step, seen = Run.metric, Trainer.step, []
+
+    def note(self: Run, number: int, **values: float) -> None:
+        seen.append(self)
+        record(self, number, **values)
+
+    def step_and_kill(self: Trainer, number: int, history: History) -> None:
+        if number == 7:  # its run is open and the base's look is recorded
+            wait_until(lambda: seen[0]._store and not seen[0]._points)
+            server.kill()
+        step(self, number, history)
+
+    monkeypatch.setattr(Run, "metric", note)
+    monkeypatch.setattr(Trainer, "step", step_and_kill)
+    assert trained("served") == straight
+    assert "no record for now, and training goes on" in caplog.text
+    assert "metrics/train has the curves" in caplog.text
 
 
 def test_a_server_that_is_not_there_is_told_at_the_start(address: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -103,6 +103,17 @@ def test_a_stopped_run_goes_on_to_the_very_same_bytes(
     assert list((tmp_path / "root2/.dvc/tmp/resume").rglob("step-*.safetensors"))
     resumed = run(inputs, params, tmp_path / "stopped", tmp_path / "root2", monkeypatch)
     assert resumed == straight
+    one, other = (last_state(tmp_path / root) for root in ("root1", "root2"))
+    assert one == other
+
+
+def last_state(root: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Weights, averages and optimizer of the last checkpoint, and what stands beside them but for MLflow's name."""
+    (file,) = (root / ".dvc/tmp/resume").rglob("step-*")
+    tensors, state = load_checkpoint(file)
+    assert {name.split(".")[0] for name in tensors} >= {"learned", "averaged", "optimizer"}
+    del state["training_id"]
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, state
 
 
 def test_a_run_with_other_parameters_does_not_see_the_checkpoint(
@@ -131,6 +142,20 @@ def test_metrics_and_curves_tell_what_happened(
     assert [name for name in written if name.startswith("metrics/samples/")] == [
         f"metrics/samples/step_{step:06d}.png" for step in (0, 6, 12)
     ]
+
+
+def test_a_cpu_says_what_it_does_with_a_precision_of_gpus(
+    inputs: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    caplog.set_level("INFO")
+    params = small_params(mixed_precision="fp16")
+    written = run(inputs, params, tmp_path / "out", tmp_path / "root", monkeypatch)
+    assert "no GPU: train.mixed_precision fp16 is not used, every step computes in fp32" in caplog.messages
+    assert json.loads(written["metrics/train.json"])["precision"] == "fp32"
 
 
 def test_the_exported_weights_are_fp32_and_moved(
@@ -227,6 +252,40 @@ def test_a_run_neither_takes_nor_gives_randomness(
     assert written[0] == written[1]
 
 
+def test_every_step_is_computed_by_the_kernels_that_the_parameter_names_and_a_cpu_s_are_the_same(
+    inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulate, seen = Trainer._accumulate, set[bool]()
+
+    def step(self: Trainer, number: int) -> Tensor:
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return accumulate(self, number)
+
+    monkeypatch.setattr(Trainer, "_accumulate", step)
+    written = []
+    for deterministic in (True, False):
+        seen.clear()
+        params = small_params(deterministic=deterministic)
+        written.append(run(inputs, params, tmp_path / str(deterministic), tmp_path / "root", monkeypatch))
+        assert seen == {deterministic}
+    if not torch.cuda.is_available():
+        assert written[0] == written[1]
+
+
+def test_a_parameter_and_not_the_machine_decides_how_many_threads_share_a_sum(
+    inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(Trainer, "step", lambda *_: seen.append(torch.get_num_threads()) or os.kill(os.getpid(), 2))
+    torch.set_num_threads(1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, small_params(cpu_threads=3), tmp_path / "out", tmp_path / "root", monkeypatch)
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [3]
+
+
 def script_looks(monkeypatch: pytest.MonkeyPatch, *losses: float) -> list[dict[str, Tensor]]:
     """Looks score what the script says; the averaged weights at each are in the list that is returned."""
     seen: list[dict[str, Tensor]] = []
@@ -301,6 +360,9 @@ def test_overflowed_steps_are_counted_and_a_stop_among_them_changes_nothing(
     with interrupted_at(1):
         run(inputs, params, tmp_path / "stopped", tmp_path / "root2", monkeypatch)
     assert run(inputs, params, tmp_path / "stopped", tmp_path / "root2", monkeypatch) == straight
+    one, other = (last_state(tmp_path / root) for root in ("root1", "root2"))
+    assert one == other
+    assert one[1]["scaler"]["scale"] < OVERFLOWING, "the loss scale is in it"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

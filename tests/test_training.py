@@ -14,6 +14,7 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor
 
 from finetune.batches import CaptionedLatents
+from finetune.checkpoint import load_checkpoint, optimizer_tensors, save_checkpoint
 from finetune.denoiser import Denoiser
 from finetune.errors import InputError
 from finetune.latents import sample_latents
@@ -175,6 +176,42 @@ def test_mixed_precision_learns_the_same_in_fp32_weights(
     assert not equal(learned, before)
     frozen = {p.dtype for p in trainer.denoiser.unet.parameters() if not p.requires_grad}
     assert frozen == ({torch.bfloat16} if rank else set())
+    assert {tensor.dtype for tensor in optimizer_tensors(trainer.optimizer).values()} == {torch.float32}
+
+
+def test_noise_is_added_in_fp32_under_mixed_precision(make_trainer: MakeTrainer, bf16: Accelerator) -> None:
+    """In fp16 the first timesteps would get up to 7% too much or too little of it."""
+    seen: list[Tensor] = []
+
+    class Ear(torch.nn.Module):
+        def forward(self, noisy_latents: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
+            seen.extend((noisy_latents, timesteps, token_ids))
+            return noisy_latents.bfloat16()
+
+    trainer = make_trainer(accelerator=bf16)
+    batch = trainer.batches(0)
+    losses = trainer.losses(Ear(), batch)
+    latents = sample_latents(batch.moments, batch.posterior_noise, SCALE)
+    signal = trainer.noise_scheduler.alphas_cumprod.double()[batch.timesteps].view(-1, 1, 1, 1)
+    expected = signal.sqrt() * latents.double() + (1 - signal).sqrt() * batch.noise.double()
+    torch.testing.assert_close(seen[0], expected.float())
+    assert losses.dtype == torch.float32
+
+
+def test_channels_last_lasts_through_a_checkpoint(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    plain, trainer, resumed = (make_trainer(channels_last=on) for on in (False, True, True))
+    torch.testing.assert_close(trainer._accumulate(0), plain._accumulate(0))
+    trainer.step(0, History())
+    tensors, state = trainer.state()
+    save_checkpoint(tmp_path / "checkpoint", tensors, state)
+    resumed.restore(*load_checkpoint(tmp_path / "checkpoint"))
+    for one in (trainer, resumed):
+        weight = one.denoiser.unet.mid_block.resnets[0].conv1.weight
+        moments = [tensor for tensor in one.optimizer.state[weight].values() if tensor.shape == weight.shape]
+        assert len(moments) == 2
+        for tensor in (weight, one.averaged.unet.mid_block.resnets[0].conv1.weight, *moments):
+            assert tensor.is_contiguous(memory_format=torch.channels_last)
+            assert not tensor.is_contiguous()
 
 
 def test_a_lora_begins_as_the_base_and_from_the_seed_alone(make_trainer: MakeTrainer) -> None:
@@ -293,6 +330,11 @@ def test_a_loss_that_grew_out_of_fp32_stops_before_it_harms_a_weight(make_traine
 def test_fewer_images_than_a_batch_are_refused(make_trainer: MakeTrainer) -> None:
     with pytest.raises(InputError, match=r"train\.batch_size makes global batches of 20, more than the 16 training"):
         make_trainer(batch_size=20)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(InputError, match=r"train\.lr_warmup_steps 13 is more than the 12 steps"):
+        make_trainer(lr_warmup_steps=13)
 
 
 def test_processes_that_cannot_share_a_batch_are_refused(

@@ -22,6 +22,7 @@ SMALL = {
     "epochs": 3,
     "batch_size": 4,
     "lr_warmup_steps": 2,
+    "cpu_threads": 1,
     "checkpoint_steps": 5,
     "validation_steps": 6,
     "validation_images": 4,
