@@ -122,10 +122,18 @@ def test_who_waits_sees_the_place_and_who_comes_too_many_is_told_so(page: Page, 
         if other is second:
             place = other.locator("#stage").get_by_text("queue: 1/1")
             expect(place).to_be_in_viewport()  # which a box without height would hide, and a visible one need not be
-    expect(third.get_by_text("Queue is full")).to_be_visible()
+    expect(third.get_by_text("currently busy")).to_be_visible()
+    expect(third.get_by_text("Nothing was drawn.")).to_be_visible()
     expect(third.get_by_role("button", name="Generate")).to_be_enabled()
     page.get_by_role("button", name="Cancel").first.click()
     expect(second.locator("#pictures img").first).to_be_visible()
+
+
+def test_a_request_that_cannot_be_drawn_is_named_and_leaves_the_page_ready(page: Page) -> None:
+    prompt(page).fill("  ")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_text("The prompt is empty: say what the picture should show.")).to_be_visible()
+    draw(page, "a star")
 
 
 def test_the_history_survives_a_reload_and_draws_again(page: Page) -> None:
