@@ -53,7 +53,13 @@ def _make_ladder(file: Path, headline: str) -> None:
     def rungs(figure: str) -> pd.DataFrame:
         return table[table["figure"] == figure]
 
-    chosen = gr.Dropdown(figures, value=headline, label="Figure of the evaluation", filterable=False)
+    chosen = gr.Dropdown(
+        figures,
+        value=headline,
+        label="Figure of the evaluation",
+        info="Less is better where a name begins with kid, fd, fid or cmmd; of the others more is better.",
+        filterable=False,
+    )
     plot = gr.BarPlot(rungs(headline), x="pictures", y="value", sort=RUNGS, height=260, buttons=[])
     chosen.change(rungs, chosen, plot, queue=False, show_progress="hidden", api_visibility="private")
 

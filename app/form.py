@@ -57,13 +57,21 @@ def make_form(model: Model) -> Form:
             max_length=MAX_PROMPT,
         )
         with gr.Row():
-            steps = gr.Slider(*STEPS, label="Steps", value=defaults["steps"], step=1, precision=0, min_width=180)
+            steps = gr.Slider(
+                *STEPS,
+                label="Steps",
+                value=defaults["steps"],
+                step=1,
+                precision=0,
+                info="More take longer",
+                min_width=180,
+            )
             guidance = gr.Slider(
                 *GUIDANCE,
                 label="Guidance",
                 value=defaults["guidance"],
                 step=0.5,
-                info="How much the prompt counts",
+                info="Weight of the prompt",
                 min_width=180,
             )
         scheduler = gr.Dropdown(list(SCHEDULERS), label="Scheduler", value=defaults["scheduler"], filterable=False)

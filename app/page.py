@@ -34,4 +34,5 @@ def make_page(model: Model, limits: Limits) -> gr.Blocks:
                     make_attention_tab(form, server)
                 with gr.Tab("About"):
                     make_about_tab(model)
-    return page.queue(max_size=limits.waiting, default_concurrency_limit=1)
+    # api_open would let a request in by a second door, past the queue and beside the drawing that is under way
+    return page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)

@@ -1,12 +1,12 @@
 """The README.md of an exported model, in the form that the Hugging Face hub reads."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from finetune import paths
 from finetune.markdown import table
 from finetune.models import LORA
 from finetune.params import Export, Fetch, Generate, Train
@@ -26,21 +26,28 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the pipeline measured, and the md5 by which dvc.lock knows its last word."""
+    """What the pipeline measured, and what the model was made from."""
 
     data: dict[str, dict[str, Any]]  # by data set
     train: dict[str, Any]
     fid: dict[str, Any]
-    fid_md5: str
+    made_from: dict[str, str]  # path -> the md5 that dvc.lock has of it
+
+    @property
+    def run_md5(self) -> str:
+        """The md5 by which the history of dvc.lock is searched: the evaluation comes last, and no two have the same."""
+        return self.made_from[paths.FID_METRICS.as_posix()]
 
 
-def read_evidence(preprocess_metrics: Mapping[str, Path], train_metrics: Path, fid_metrics: Path) -> Evidence:
+def read_evidence(
+    preprocess_metrics: Mapping[str, Path], train_metrics: Path, fid_metrics: Path, made_from: dict[str, str]
+) -> Evidence:
     """preprocess_metrics: data set -> its file."""
     return Evidence(
         data={dataset: json.loads(file.read_text()) for dataset, file in preprocess_metrics.items()},
         train=json.loads(train_metrics.read_text()),
         fid=json.loads(fid_metrics.read_text()),
-        fid_md5=hashlib.md5(fid_metrics.read_bytes(), usedforsecurity=False).hexdigest(),
+        made_from=made_from,
     )
 
 
@@ -92,7 +99,7 @@ pictures through the autoencoder. Figures ending in _sd are standard deviations.
 
 ## Where it came from
 
-{_provenance(evidence.fid_md5)}
+{_provenance(evidence)}
 
 ## License and limits
 
@@ -109,13 +116,17 @@ def _checker_note(recipe: Recipe) -> str:
     return "There is no safety checker:\nput one before the public."
 
 
-def _provenance(fid_md5: str) -> str:
+def _provenance(evidence: Evidence) -> str:
     return f"""\
+Made from these outputs of the pipeline:
+
+{table(("output", "md5 in dvc.lock"), [[f"`{path}`", f"`{md5}`"] for path, md5 in evidence.made_from.items()])}
+
 A run is recorded before the commit that holds it exists, so no commit is named here. In the repository that trained
-this model, the following finds it:
+this model, the last line of the following names it. That commit's `dvc.lock` has the hashes of all that came before.
 
 ```sh
-git log --oneline -S{fid_md5} -- dvc.lock
+git log --oneline -S{evidence.run_md5} -- dvc.lock
 ```"""
 
 

@@ -5,6 +5,7 @@ docs/attention.md reads.
 """
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +113,25 @@ def recolor(pipeline: StableDiffusionPipeline, scenes: list[Scene]) -> dict[str,
     return figures
 
 
+def by_chance(nearer: int, further: int) -> float:
+    """The probability of so many or more out of both, if either were as likely: the sign test, one-sided."""
+    pairs = nearer + further
+    return sum(math.comb(pairs, k) for k in range(nearer, pairs + 1)) / 2**pairs
+
+
 def summary(attention: dict[str, list[float]], recolored: dict[str, list[float]]) -> dict[str, Any]:
-    nearer = np.array(recolored["overlap_edited"]) > np.array(recolored["overlap_plainly"])
+    gained = np.array(recolored["overlap_edited"]) - np.array(recolored["overlap_plainly"])
+    nearer, further = int((gained > 0).sum()), int((gained < 0).sum())
+    sign_test = {
+        "edit_nearer": nearer,
+        "edit_further": further,
+        "by_chance": float(f"{by_chance(nearer, further):.2g}"),
+    }
     return {
         "attention_on_the_object_over_the_average": {
             word: _spread(each) | {"above_1": sum(figure > 1 for figure in each)} for word, each in attention.items()
         },
-        "another_color": {name: _spread(each) for name, each in recolored.items()} | {"edit_nearer": int(nearer.sum())},
+        "another_color": {name: _spread(each) for name, each in recolored.items()} | sign_test,
     }
 
 
@@ -129,7 +142,7 @@ def _spread(figures: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=12, help="scenes looked at, and pairs drawn")
+    parser.add_argument("--scenes", type=int, default=40, help="scenes looked at, and pairs drawn")
     count: int = parser.parse_args().scenes
     scenes = [make_scene(FIRST + i, "plain") for i in range(count)]
     pipeline = load_pipeline(BASE)

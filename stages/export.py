@@ -10,6 +10,7 @@ from typing import Any
 from finetune import paths
 from finetune.checksums import sha256_of
 from finetune.half_precision import write_half
+from finetune.lock_md5 import lock_md5
 from finetune.manifest import MANIFEST, write_manifest
 from finetune.model_card import Evidence, Recipe, license_note, model_card, read_evidence
 from finetune.models import LORA, load_scheduler, tuned_part
@@ -26,6 +27,14 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
 }
 SAFETY_WEIGHTS = "model.safetensors"
+MADE_FROM = (
+    paths.BASE,
+    paths.TUNED,
+    paths.GENERATED / "tuned",
+    paths.PREPROCESS_METRICS,
+    paths.TRAIN_METRICS,
+    paths.FID_METRICS,
+)
 
 
 def export(
@@ -96,7 +105,7 @@ def _serving(rows: list[dict[str, Any]], recipe: Recipe, evidence: Evidence) -> 
         "styles": recipe.export.styles,
         "keywords": recipe.export.keywords,
         "headline": evidence.fid["protocol"]["headline"],
-        "lock_md5": evidence.fid_md5,
+        "lock_md5": evidence.run_md5,
     }
 
 
@@ -114,6 +123,7 @@ def main() -> None:
             paths.of_datasets(paths.PREPROCESS_METRICS, params.datasets, ".json"),
             paths.TRAIN_METRICS,
             paths.FID_METRICS,
+            {path.as_posix(): lock_md5(path) for path in MADE_FROM},
         ),
     )
     trained = sha256_of(tuned / "unet" / WEIGHTS["unet"])

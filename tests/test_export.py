@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,7 @@ from finetune.manifest import MANIFEST, check_manifest
 from finetune.model_card import model_card
 from finetune.models import LORA, load_pipeline
 from finetune.params import Archive, Base
-from stages.export import WEIGHTS
+from stages.export import MADE_FROM, WEIGHTS
 from tests.test_drawing import tiny_checker
 from tests.tiny_run import TinyRun, make_tiny_run
 
@@ -160,7 +161,7 @@ def test_the_demo_finds_curves_styles_and_the_output_of_dvc_lock(tiny_export: Pa
     serving = json.loads((tiny_export / "prompts.json").read_text())
     assert serving["styles"] == tiny_run.recipe.export.styles
     assert serving["keywords"] == tiny_run.recipe.export.keywords
-    assert serving["lock_md5"] == tiny_run.evidence.fid_md5
+    assert serving["lock_md5"] == tiny_run.evidence.made_from["metrics/fid.json"]
     assert serving["headline"] == "kid"
     for name, file in tiny_run.curves.items():
         assert (tiny_export / "curves" / f"{name}.csv").read_bytes() == file.read_bytes()
@@ -179,7 +180,21 @@ def test_the_card_holds_the_run_and_its_results(tiny_export: Path, tiny_run: Tin
     assert f"| train.lr | {tiny_run.recipe.train.lr:.5g} |" in card
     assert "| coco | train | 3 |" in card
     assert "| kid | 0.0625 | 0.125 | 0.5 | 0.25 |" in card
-    assert f"git log --oneline -S{tiny_run.evidence.fid_md5} -- dvc.lock" in card
+
+
+def test_the_card_tells_what_the_model_was_made_from_by_the_hashes_of_dvc_lock(
+    tiny_export: Path, tiny_run: TinyRun
+) -> None:
+    card = (tiny_export / "README.md").read_text()
+    for path, md5 in tiny_run.evidence.made_from.items():
+        assert f"| `{path}` | `{md5}` |" in card
+    assert f"git log --oneline -S{tiny_run.evidence.made_from['metrics/fid.json']} -- dvc.lock" in card
+
+
+def test_the_hashes_are_of_all_data_that_the_stage_depends_on_but_curves_which_lie_in_the_folder() -> None:
+    stage = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["export"]
+    data = {path for path in stage["deps"] if not path.endswith((".py", ".csv"))}
+    assert {path.as_posix() for path in MADE_FROM} == data
 
 
 def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: TinyRun) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from dvc_data.hashfile.build import build
 from dvc_data.hashfile.db import HashFileDB
 from dvc_objects.fs.local import LocalFileSystem
@@ -25,3 +26,10 @@ def test_files_and_folders_have_the_hash_that_dvc_gives_them(folder: Path, tmp_p
     system = LocalFileSystem()
     _, _, tree = build(HashFileDB(system, str(tmp_path / "store")), str(folder / name), system, "md5")
     assert lock_md5(folder / name) == tree.hash_info.value
+
+
+@pytest.mark.parametrize("path", ["metrics/preprocess", "metrics/train.json", "metrics/fid.json"])
+def test_the_committed_lock_has_these_hashes_of_what_git_keeps(path: str) -> None:
+    lock = yaml.safe_load(Path("dvc.lock").read_text())
+    listed = {dep["path"]: dep["md5"] for dep in lock["stages"]["export"]["deps"]}
+    assert lock_md5(Path(path)) == listed[path]

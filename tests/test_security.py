@@ -1,10 +1,18 @@
 """app.security: what stands before Gradio."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
-from app.security import Guard
+from app import security
+from app.security import MAX_BODY, Guard
+
+
+async def size_of(request: Request) -> int:
+    return len(await request.body())
 
 
 @pytest.fixture
@@ -13,6 +21,7 @@ def client() -> httpx.AsyncClient:
     app.add_middleware(Guard)
     app.add_api_route("/gradio_api/upload", lambda: "taken", methods=["GET", "POST"])
     app.add_api_route("/page", lambda: "the page")
+    app.add_api_route("/size", size_of, methods=["POST"])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app")
 
 
@@ -33,6 +42,30 @@ async def test_a_browser_is_told_to_ask_no_other_site(client: httpx.AsyncClient)
     policy = (await client.get("/page")).headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "http" not in policy
+
+
+@pytest.mark.anyio
+async def test_a_body_arrives_whole_or_is_refused_for_its_size(client: httpx.AsyncClient) -> None:
+    async def parts(count: int) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield b"x" * (MAX_BODY // 4)
+
+    assert (await client.post("/size", content=parts(4))).json() == MAX_BODY
+    refused = await client.post("/size", content=parts(5))
+    assert (refused.status_code, refused.text) == (413, "a request has at most 4,194,304 bytes")
+
+
+@pytest.mark.anyio
+async def test_a_body_that_does_not_come_is_given_up(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(security, "PATIENCE", 0.05)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    assert (await client.post("/size", content=never())).status_code == 408
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("models")
     export = make_tiny_run(tiny_base, folder / "run").export_to(folder / "export")
     served = tmp_path_factory.mktemp("served")
-    server = AppServer(served, export, "--per-minute", "0", base=tiny_base)
+    server = AppServer(served, export, "--per-minute", "0", "--queue", "1", base=tiny_base)
     server.wait(seconds=900)
     yield server
     server.stop()
@@ -105,6 +105,35 @@ def test_cancel_stops_a_drawing_and_leaves_the_page_ready(page: Page) -> None:
     for name, value in (("Steps", 2), ("Pictures", 1), ("Width", 64), ("Height", 64)):
         setting(page, name, value)
     draw(page, "a ring")
+
+
+def test_who_waits_sees_the_place_and_who_comes_too_many_is_told_so(page: Page, server: AppServer) -> None:
+    page.get_by_role("button", name="More settings").click()
+    for name, value in (("Steps", 100), ("Pictures", 8), ("Width", 1024), ("Height", 1024)):
+        setting(page, name, value)
+    prompt(page).fill("a star")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#stage progress")).to_be_visible()
+    second, third = (page.context.new_page() for _ in range(2))
+    for other in (second, third):
+        other.goto(server.address)
+        prompt(other).fill("a ring")
+        other.get_by_role("button", name="Generate").click()
+        if other is second:
+            place = other.locator("#stage").get_by_text("queue: 1/1")
+            expect(place).to_be_in_viewport()  # which a box without height would hide, and a visible one need not be
+    expect(third.get_by_text("currently busy")).to_be_visible()
+    expect(third.get_by_text("Nothing was drawn.")).to_be_visible()
+    expect(third.get_by_role("button", name="Generate")).to_be_enabled()
+    page.get_by_role("button", name="Cancel").first.click()
+    expect(second.locator("#pictures img").first).to_be_visible()
+
+
+def test_a_request_that_cannot_be_drawn_is_named_and_leaves_the_page_ready(page: Page) -> None:
+    prompt(page).fill("  ")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_text("The prompt is empty: say what the picture should show.")).to_be_visible()
+    draw(page, "a star")
 
 
 def test_the_history_survives_a_reload_and_draws_again(page: Page) -> None:
