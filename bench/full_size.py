@@ -1,10 +1,10 @@
-"""What fetch, preprocess-512 and tokenize take at the size of the reference run, and at a tenth of it.
+"""What fetch, preprocess-512 and tokenize take at the size of the reference run, at a third and at a tenth of it.
 
     python -m bench.full_size FOLDER [--images 126000]
 
 The pictures are scenes of 256x256 with noise of their own, in genuine COCO and Flickr8k archives below FOLDER; the
-stages' real commands then run there, one after the other. Needs about 25 GB at full size. FOLDER stays, so that
-`bench.noop_speed` can go on from it.
+stages' real commands then run there, one after the other. Needs about 20 GB. FOLDER stays, so that `bench.noop_speed`
+can go on from it.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from finetune.scenes import draw, make_scene
 
 ROOT = Path(__file__).parent.parent
 SHARES = {"coco": {"train": 118_287, "validation": 5_000}, "flickr8k": {"train": 6_091, "validation": 2_000}}
+PARTS = {"tenth": 10, "third": 3, "full": 1}
 SIDE = 256  # pixels
 STAGES = {
     "fetch coco": (("stages.fetch", "coco"), paths.RAW / "coco"),
@@ -44,7 +45,8 @@ STAGES = {
 LAUNCHER = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], stdout=sys.stderr, check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 
 
@@ -84,12 +86,18 @@ def _write_archive(folder: Path, job: tuple[str, str, str]) -> None:
 
 
 def measured(command: list[str], folder: Path) -> dict[str, float]:
-    """Seconds, and the memory of the command's largest process in MiB."""
+    """Seconds, those of all cores that the command's processes took, and the memory of the largest of these in MiB."""
     start = perf_counter()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     launched = [sys.executable, "-c", LAUNCHER, *command]
-    memory = subprocess.run(launched, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True).stdout
-    return {"seconds": round(perf_counter() - start, 1), "memory_mib": round(int(memory) / 1024, 1)}
+    told = subprocess.run(launched, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    seconds = perf_counter() - start
+    core_seconds, memory = map(float, told.split())
+    return {
+        "seconds": round(seconds, 1),
+        "core_seconds": round(core_seconds, 1),
+        "memory_mib": round(memory / 1024, 1),
+    }
 
 
 def run(folder: Path, images: int) -> dict[str, dict[str, float]]:
@@ -114,11 +122,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=126_000)
     arguments = parser.parse_args()
-    tenth = run(arguments.folder / "tenth", arguments.images // 10)
-    full = run(arguments.folder / "full", arguments.images)
-    growth = {name: round(full[name]["memory_mib"] / tenth[name]["memory_mib"], 3) for name in full}
-    result = {"images": arguments.images, "full": full, "tenth": tenth, "memory_full_over_tenth": growth}
-    write_result("full_size", ["imagehash", "numpy", "pillow", "pyarrow", "transformers"], result)
+    images = {name: arguments.images // part for name, part in PARTS.items()}
+    runs = {name: run(arguments.folder / name, count) for name, count in images.items()}
+    growth = {name: round(runs["full"][name]["memory_mib"] / runs["tenth"][name]["memory_mib"], 3) for name in STAGES}
+    result = {"images": images, "runs": runs, "memory_full_over_tenth": growth}
+    write_result("full_size", ["imagehash", "numpy", "pillow", "pyarrow", "torch", "transformers"], result)
 
 
 if __name__ == "__main__":
