@@ -1,4 +1,4 @@
-"""What fetch, preprocess-512 and tokenize take at the size of the reference run, at a third and at a tenth of it.
+"""What the data stages but latents take at the size of the reference run, at a third and at a tenth of it.
 
     python -m bench.full_size FOLDER [--images 126000]
 
@@ -40,6 +40,7 @@ STAGES = {
     "preprocess-512 coco": (("stages.preprocess", "coco"), paths.IMAGES / "coco"),
     "preprocess-512 flickr8k": (("stages.preprocess", "flickr8k"), paths.IMAGES / "flickr8k"),
     "tokenize": (("stages.tokenize_captions",), paths.TOKENS),
+    "datacard": (("stages.datacard",), paths.DATA_CARD),
 }
 # A process starts with its parent's peak of memory: this one is small.
 LAUNCHER = """
