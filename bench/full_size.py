@@ -9,13 +9,10 @@ can go on from it.
 
 import argparse
 import io
-import os
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,13 +20,12 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.harness import write_result
+from bench.harness import ROOT, measured, write_result
 from finetune import paths
 from finetune.checksums import sha256_of
 from finetune.scene_archives import draw_archive
 from finetune.scenes import draw, make_scene
 
-ROOT = Path(__file__).parent.parent
 SHARES = {"coco": {"train": 118_287, "validation": 5_000}, "flickr8k": {"train": 6_091, "validation": 2_000}}
 PARTS = {"tenth": 10, "third": 3, "full": 1}
 SIDE = 256  # pixels
@@ -42,13 +38,6 @@ STAGES = {
     "tokenize": (("stages.tokenize_captions",), paths.TOKENS),
     "datacard": (("stages.datacard",), paths.DATA_CARD),
 }
-# A process starts with its parent's peak of memory: this one is small.
-LAUNCHER = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], stdout=sys.stderr, check=True)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(used.ru_utime + used.ru_stime, used.ru_maxrss)
-"""
 
 
 @cache
@@ -84,21 +73,6 @@ def write_archives(folder: Path, images: int, params: dict[str, Any]) -> None:
 def _write_archive(folder: Path, job: tuple[str, str, str]) -> None:
     location, _, name = job
     draw_archive(location, name, folder / name, picture)
-
-
-def measured(command: list[str], folder: Path) -> dict[str, float]:
-    """Seconds, those of all cores that the command's processes took, and the memory of the largest of these in MiB."""
-    start = perf_counter()
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    launched = [sys.executable, "-c", LAUNCHER, *command]
-    told = subprocess.run(launched, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True).stdout
-    seconds = perf_counter() - start
-    core_seconds, memory = map(float, told.split())
-    return {
-        "seconds": round(seconds, 1),
-        "core_seconds": round(core_seconds, 1),
-        "memory_mib": round(memory / 1024, 1),
-    }
 
 
 def run(folder: Path, images: int) -> dict[str, dict[str, float]]:
