@@ -3,8 +3,7 @@
     python -m bench.full_size FOLDER [--images 126000]
 
 The pictures are scenes of 256x256 with noise of their own, in genuine COCO and Flickr8k archives below FOLDER; the
-stages' real commands then run there, one after the other. Needs about 20 GB. FOLDER stays, so that `bench.noop_speed`
-can go on from it.
+stages' real commands then run there, one after the other. Needs about 20 GB; FOLDER may be removed afterwards.
 """
 
 import argparse
