@@ -1,21 +1,17 @@
-"""What fetch, preprocess-512 and tokenize take at the size of the reference run, and at a tenth of it.
+"""What the data stages but latents take at the size of the reference run, at a third and at a tenth of it.
 
     python -m bench.full_size FOLDER [--images 126000]
 
 The pictures are scenes of 256x256 with noise of their own, in genuine COCO and Flickr8k archives below FOLDER; the
-stages' real commands then run there, one after the other. Needs about 25 GB at full size. FOLDER stays, so that
-`bench.noop_speed` can go on from it.
+stages' real commands then run there, one after the other. Needs about 20 GB; FOLDER may be removed afterwards.
 """
 
 import argparse
 import io
-import os
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,14 +19,14 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.harness import write_result
+from bench.harness import ROOT, measured, write_result
 from finetune import paths
 from finetune.checksums import sha256_of
 from finetune.scene_archives import draw_archive
 from finetune.scenes import draw, make_scene
 
-ROOT = Path(__file__).parent.parent
 SHARES = {"coco": {"train": 118_287, "validation": 5_000}, "flickr8k": {"train": 6_091, "validation": 2_000}}
+PARTS = {"tenth": 10, "third": 3, "full": 1}
 SIDE = 256  # pixels
 STAGES = {
     "fetch coco": (("stages.fetch", "coco"), paths.RAW / "coco"),
@@ -39,13 +35,8 @@ STAGES = {
     "preprocess-512 coco": (("stages.preprocess", "coco"), paths.IMAGES / "coco"),
     "preprocess-512 flickr8k": (("stages.preprocess", "flickr8k"), paths.IMAGES / "flickr8k"),
     "tokenize": (("stages.tokenize_captions",), paths.TOKENS),
+    "datacard": (("stages.datacard",), paths.DATA_CARD),
 }
-# A process starts with its parent's peak of memory: this one is small.
-LAUNCHER = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], stdout=sys.stderr, check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
 
 
 @cache
@@ -83,15 +74,6 @@ def _write_archive(folder: Path, job: tuple[str, str, str]) -> None:
     draw_archive(location, name, folder / name, picture)
 
 
-def measured(command: list[str], folder: Path) -> dict[str, float]:
-    """Seconds, and the memory of the command's largest process in MiB."""
-    start = perf_counter()
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    launched = [sys.executable, "-c", LAUNCHER, *command]
-    memory = subprocess.run(launched, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True).stdout
-    return {"seconds": round(perf_counter() - start, 1), "memory_mib": round(int(memory) / 1024, 1)}
-
-
 def run(folder: Path, images: int) -> dict[str, dict[str, float]]:
     """Every stage's seconds, memory and bytes of output in a new `folder`."""
     folder.mkdir(parents=True)
@@ -114,11 +96,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=126_000)
     arguments = parser.parse_args()
-    tenth = run(arguments.folder / "tenth", arguments.images // 10)
-    full = run(arguments.folder / "full", arguments.images)
-    growth = {name: round(full[name]["memory_mib"] / tenth[name]["memory_mib"], 3) for name in full}
-    result = {"images": arguments.images, "full": full, "tenth": tenth, "memory_full_over_tenth": growth}
-    write_result("full_size", ["imagehash", "numpy", "pillow", "pyarrow", "transformers"], result)
+    images = {name: arguments.images // part for name, part in PARTS.items()}
+    runs = {name: run(arguments.folder / name, count) for name, count in images.items()}
+    growth = {name: round(runs["full"][name]["memory_mib"] / runs["tenth"][name]["memory_mib"], 3) for name in STAGES}
+    result = {"images": images, "runs": runs, "memory_full_over_tenth": growth}
+    write_result("full_size", ["imagehash", "numpy", "pillow", "pyarrow", "torch", "transformers"], result)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +15,15 @@ import torch
 
 from finetune.outputs import write_json
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+# A process starts with its parent's peak of memory: this one is small.
+LAUNCHER = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=sys.stderr, check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
 
 
 def interleaved(
@@ -40,6 +50,21 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str,
     """Least, median and greatest of the rounds' quotients. How often as fast a is as b: `ratio(b's, a's seconds)`."""
     quotients = [over / under for over, under in zip(numerator, denominator, strict=True)]
     return {"min": round(min(quotients), 3), "median": round(median(quotients), 3), "max": round(max(quotients), 3)}
+
+
+def measured(command: list[str], folder: Path) -> dict[str, float]:
+    """Seconds, those of all cores that the command's processes took, and the memory of the largest of these in MiB."""
+    start = perf_counter()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    launched = [sys.executable, "-c", LAUNCHER, *command]
+    told = subprocess.run(launched, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    seconds = perf_counter() - start
+    core_seconds, memory = map(float, told.split())
+    return {
+        "seconds": round(seconds, 1),
+        "core_seconds": round(core_seconds, 1),
+        "memory_mib": round(memory / 1024, 1),
+    }
 
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 import json
+import sys
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from bench import harness
-from bench.harness import interleaved, ratio, write_result
+from bench.harness import interleaved, measured, ratio, write_result
 
 
 def test_contestants_take_turns_and_one_round_does_not_count() -> None:
@@ -27,3 +28,12 @@ def test_a_result_names_the_machine_and_the_versions(tmp_path: Path, monkeypatch
     assert result["ratio"] == 2.0
     assert result["machine"].keys() == {"cpu", "cores", "gpu", "python", "packages"}
     assert result["machine"]["packages"].keys() == {"pillow"}
+
+
+def test_a_command_is_measured_with_all_its_processes(tmp_path: Path) -> None:
+    child = 'b"x" * (200 << 20); sum(range(3_000_000))'
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    result = measured([sys.executable, "-c", parent], tmp_path)
+    assert 200 < result["memory_mib"] < 260
+    assert result["core_seconds"] > 0
+    assert result["seconds"] > 0

@@ -21,12 +21,14 @@ def test_real_photos_go_through_every_stage(copy: Copy) -> None:
             copy.set_param(section, key, value=value)
     copy.dvc("repro")
 
-    # of 120 and 58 photos, 1 and 5 have a side below 256 pixels
+    dropped: dict[str, dict[str, int]] = {"coco": {"too_small": 1}, "flickr8k": {"no_image": 8034, "too_small": 5}}
     for dataset, kept in (("coco", 119), ("flickr8k", 53)):
         counts = json.loads((copy.root / "metrics" / "preprocess" / f"{dataset}.json").read_text())
         assert counts["train"] + counts["validation"] == kept
         index = pq.read_table(copy.root / "data" / "images" / dataset / "index.parquet").to_pylist()
         assert len(index) == kept
+        report = json.loads((copy.root / "data" / "images" / dataset / "drops.json").read_text())["dropped"]
+        assert {reason: len(names) for reason, names in report.items()} == dropped[dataset]
         assert all(row["captions"] for row in index)
     assert (copy.root / "models" / "export" / "model_index.json").is_file()
     assert "up to date" in copy.dvc("status").stdout

@@ -1,0 +1,150 @@
+"""How time, memory and disk of the stages grow with the number of images and of GPUs; docs/scaling.md shows the tables.
+
+    python -m bench.scaling FOLDER
+
+The data stages are fitted to runs of `bench.full_size`: two small ones, made here below FOLDER, and those of a tenth
+and a third in bench/results/full_size.json. The full one is held out: what is predicted of it tells how far to trust
+the fit. What other numbers of images and GPUs take is the planner's account of presets/rtx3090.yaml.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from bench.full_size import STAGES, run
+from bench.harness import RESULTS, ROOT, write_result
+from finetune.architecture import architecture_of
+from finetune.data_costs import DataCosts
+from finetune.image_counts import Images
+from finetune.markdown import table
+from finetune.memory import training_memory
+from finetune.params import load_params
+from finetune.planner import HOUR, Device
+from finetune.stage_plan import StagePlan, stage_plans, training_steps, units_of
+
+SMALL = (1_260, 4_200)  # images
+SIZES = (1_000, 126_000, 1_000_000, 100_000_000)
+GPUS = (1, 8, 64)
+NETWORK = 12.5e9  # bytes a second between GPUs: 100 Gbit/s
+VALIDATION = 7_000 / 131_287  # of the images, as in the reference run
+RTX3090 = Device(tflops=71.0, tflops_fp32=35.6, utilization=0.35, gib=24.0)  # as the planner has it by default
+TERMS: dict[str, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "per_million": lambda images: images / 1e6,
+    "per_million_squared": lambda images: (images / 1e6) ** 2,
+}
+LINEAR = ("constant", "per_million")
+PAIRS = {("tokenize", "core_seconds"): (*LINEAR, "per_million_squared")}  # training against validation images
+Runs = Mapping[int, Mapping[str, Mapping[str, float]]]  # images -> stage -> measure -> value
+
+
+def fitted(values: Mapping[int, float], terms: Sequence[str]) -> dict[str, float]:
+    """Coefficients, none of them negative, of the least sum of squared relative errors. values: by number of images."""
+    rows = [[TERMS[term](images) / value for term in terms] for images, value in values.items()]
+    return dict(zip(terms, nnls(np.array(rows), np.ones(len(rows)))[0].tolist(), strict=True))
+
+
+def predicted(coefficients: Mapping[str, float], images: float) -> float:
+    return sum(coefficient * TERMS[term](images) for term, coefficient in coefficients.items())
+
+
+def check(runs: Runs) -> dict[str, Any]:
+    """By stage and measure: what all runs but the largest say of the largest."""
+    *known, held_out = sorted(runs)
+    result: dict[str, Any] = {}
+    for stage in STAGES:
+        for measure in ("core_seconds", "memory_mib", "output_mb"):
+            values = {images: runs[images][stage][measure] for images in known}
+            fit = fitted(values, PAIRS.get((stage, measure), LINEAR))
+            said, measured = predicted(fit, held_out), runs[held_out][stage][measure]
+            result.setdefault(stage, {})[measure] = {
+                "fit": fit,
+                "predicted": round(said, 1),
+                "measured": measured,
+                "predicted_over_measured": round(said / measured, 3),
+            }
+    return result
+
+
+def planned() -> dict[str, Any]:
+    """Hours and disk by number of images, and GPU hours by number of GPUs."""
+    params = load_params(ROOT / "presets" / "rtx3090.yaml")
+    architecture, costs = architecture_of(params.fetch.base), DataCosts()
+    units, (memory, step) = units_of(architecture, params), training_memory(architecture, params.train)
+    rates = [rate * 1e12 * RTX3090.utilization for rate in (RTX3090.tflops, RTX3090.tflops_fp32)]
+
+    def stages(count: int) -> dict[str, StagePlan]:
+        images = {"coco": Images(round(count * (1 - VALIDATION)), round(count * VALIDATION), "photos", "index")}
+        steps = training_steps(params, images, step)
+        plans = stage_plans(params, images, architecture.latent_shape, units, costs, steps)
+        return {plan.name.split()[0]: plan for plan in plans if plan.name != "fetch"}
+
+    by_images = {
+        str(count): {
+            name: {
+                "core_hours": plan.cost.seconds / HOUR,
+                "disk_gb": plan.cost.bytes / 1e9,
+                "gpu_hours": plan.gpu_seconds(*rates) / HOUR,
+            }
+            for name, plan in stages(count).items()
+        }
+        for count in SIZES
+    }
+    once = {name: plan.gpu_seconds(*rates) / HOUR for name, plan in stages(126_000).items()}
+    seconds = step.flops / rates[0]
+    by_gpus = {}
+    for gpus in GPUS:
+        exchange = 2 * (gpus - 1) / gpus * memory.gradients / NETWORK  # a ring passes all gradients around twice
+        by_gpus[str(gpus)] = {
+            "latents_hours": once["latents"] / gpus,
+            "train_hours": once["train-fp16"] / gpus * (1 + exchange / seconds),
+            "train_efficiency": 1 / (1 + exchange / seconds),
+        }
+    return {"by_images": by_images, "by_gpus": by_gpus}
+
+
+def tables(result: Mapping[str, Any]) -> list[str]:
+    """As docs/scaling.md shows them."""
+    stages = result["stages"]
+    held_out = [
+        (stage, *(f"{each[measure]['predicted_over_measured']:.2f}" for measure in each))
+        for stage, each in stages.items()
+    ]
+    sizes = list(result["by_images"])
+    growth = [
+        (stage, *(_cell(result["by_images"][size][stage]) for size in sizes)) for stage in result["by_images"][sizes[0]]
+    ]
+    gpus = [
+        (count, f"{row['latents_hours']:.2f}", f"{row['train_hours']:.2f}", f"{row['train_efficiency']:.0%}")
+        for count, row in result["by_gpus"].items()
+    ]
+    return [
+        table(("stage", "core seconds", "memory", "output"), held_out),
+        table(("stage", *(f"{int(size):,}" for size in sizes)), growth),
+        table(("GPUs", "latents, hours", "training, hours", "of which computing"), gpus),
+    ]
+
+
+def _cell(each: Mapping[str, float]) -> str:
+    units = (("core_hours", "core h"), ("gpu_hours", "GPU h"), ("disk_gb", "GB"))
+    return ", ".join(f"{each[key]:,.3g} {unit}" for key, unit in units if each[key] >= 0.001)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    larger = json.loads((RESULTS / "full_size.json").read_text())
+    runs: dict[int, Any] = {images: run(folder / str(images), images) for images in SMALL}
+    runs |= {images: larger["runs"][name] for name, images in larger["images"].items()}
+    small = {str(images): runs[images] for images in SMALL}
+    write_result("scaling", ["numpy", "scipy"], {"small_runs": small, "stages": check(runs), **planned()})
+
+
+if __name__ == "__main__":
+    main()
