@@ -1,6 +1,5 @@
 """The tab that says what the model is, how good it is and where it came from."""
 
-import csv
 import re
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import pandas as pd
 
 from app.model import Model
 from app.provenance import commit_of
+from finetune.errors import InputError
+from finetune.figures import read_table
 
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 PREVIEW = re.compile(r"^!\[.*?\]\(preview\.png\)\n", re.MULTILINE)
@@ -32,7 +33,7 @@ def make_about_tab(model: Model) -> None:
     with gr.Row():
         for name, title in (("loss", "Training loss"), ("validation", "Held-out loss")):
             gr.LinePlot(
-                pd.read_csv(model.folder / "curves" / f"{name}.csv"),
+                pd.DataFrame(read_table(model.folder / "curves" / f"{name}.csv", ["step", "loss"])),
                 x="step",
                 y="loss",
                 title=title,
@@ -46,15 +47,13 @@ def make_about_tab(model: Model) -> None:
 
 def _make_ladder(file: Path, headline: str) -> None:
     """One figure at a time: they share no scale."""
-    with file.open(newline="") as lines:
-        figures = list(dict.fromkeys(row["figure"] for row in csv.DictReader(lines)))
-    table = pd.read_csv(file)
+    table = read_ladder(file, headline)
 
     def rungs(figure: str) -> pd.DataFrame:
         return table[table["figure"] == figure]
 
     chosen = gr.Dropdown(
-        figures,
+        [*table["figure"].unique()],
         value=headline,
         label="Figure of the evaluation",
         info="Less is better where a name begins with kid, fd, fid or cmmd; of the others more is better.",
@@ -62,6 +61,14 @@ def _make_ladder(file: Path, headline: str) -> None:
     )
     plot = gr.BarPlot(rungs(headline), x="pictures", y="value", sort=RUNGS, height=260, buttons=[])
     chosen.change(rungs, chosen, plot, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def read_ladder(file: Path, headline: str) -> pd.DataFrame:
+    """Raises InputError unless `headline` is one of its figures."""
+    table = pd.DataFrame(read_table(file, ["value"], texts=["figure", "pictures"]))
+    if headline not in {*table["figure"]}:
+        raise InputError(f"{file}: no figure {headline}, which prompts.json names; `dvc repro` or `dvc pull export`")
+    return table
 
 
 def _served(model: Model) -> str:

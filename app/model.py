@@ -1,23 +1,42 @@
 """The exported model, checked and ready to draw; the base model, where it lies beside it."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
+from pydantic import BaseModel, Field
 
 from app.preview import Preview
-from app.request import SCHEDULERS
+from app.request import GUIDANCE, SCHEDULERS, STEPS
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
+from finetune.figures import read_json
 from finetune.manifest import MANIFEST, check_manifest
 from finetune.models import load_pipeline
 
 disable_progress_bar()  # of loading
+
+
+class Example(BaseModel):
+    prompt: str
+    seed: int
+
+
+class Serving(BaseModel):
+    """What an export says for its page."""
+
+    name: str
+    num_inference_steps: Annotated[int, Field(ge=1)]
+    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    examples: Annotated[list[Example], Field(min_length=1)]
+    styles: dict[str, str]
+    keywords: list[str]
+    headline: str
+    lock_md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,7 @@ class Model:
     digest: str  # sha256 of the manifest, hence of every file
     pipeline: StableDiffusionPipeline
     preview: Preview
-    serving: dict[str, Any]  # prompts.json
+    serving: dict[str, Any]  # prompts.json, as Serving has it
     base_folder: Path
 
     @property
@@ -41,13 +60,13 @@ class Model:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The settings that the metrics were measured with, as far as a request names them."""
+        """The settings that the metrics were measured with, as far as a request names them and may have them."""
         side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
         return {
             "negative_prompt": "",
             "seed": 0,
-            "steps": self.serving["num_inference_steps"],
-            "guidance": self.serving["guidance_scale"],
+            "steps": min(self.serving["num_inference_steps"], STEPS[1]),
+            "guidance": min(self.serving["guidance_scale"], GUIDANCE[1]),
             "scheduler": SCHEDULERS[0],
             "width": side,
             "height": side,
@@ -88,6 +107,6 @@ def load_model(folder: Path, base: Path, safety: bool = True) -> Model:
         digest=sha256_of(folder / MANIFEST),
         pipeline=pipeline,
         preview=Preview(pipeline.vae),
-        serving=json.loads((folder / "prompts.json").read_text()),
+        serving=read_json(folder / "prompts.json", Serving),
         base_folder=base,
     )

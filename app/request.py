@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from finetune.errors import InputError
+from finetune.words import is_unicode
 
 MAX_PROMPT = 1000  # characters; CLIP reads 77 tokens of them
 MAX_SEED = 2**31 - 1
@@ -35,6 +36,8 @@ class Request:
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative_prompt)):
             if text is not None and not isinstance(text, str):
                 raise InputError(f"The {name} is {type(text).__name__}: it must be text.")
+            if text and not is_unicode(text):
+                raise InputError(f"The {name} has half a character, as text of another encoding does: write it anew.")
             if text and len(text) > MAX_PROMPT:
                 raise InputError(f"The {name} has {len(text):,} characters: {MAX_PROMPT:,} are allowed.")
         if not (self.prompt and self.prompt.strip()):

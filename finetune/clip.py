@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from finetune.errors import InputError
+from finetune.full_precision import full_precision
 from finetune.threads import one_thread_each
 
 FILES = ("config.json", "merges.txt", "model.safetensors", "vocab.json")
@@ -46,13 +47,14 @@ class Clip:
         """Embeddings `[n, d]`, of length 1, of all pictures since the last call, in their order."""
         waiting, self._waiting = self._waiting, []
         batches = (waiting[start : start + self._batch_size] for start in range(0, len(waiting), self._batch_size))
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with full_precision():
             return np.concatenate(list(one_thread_each(self._of_pictures, batches, self._device)))
 
     def read(self, captions: list[str]) -> NDArray[np.float32]:
         """Captions longer than CLIP's 77 tokens are cut."""
         batches = (captions[start : start + self._batch_size] for start in range(0, len(captions), self._batch_size))
-        return np.concatenate(list(one_thread_each(self._of_captions, batches, self._device)))
+        with full_precision():
+            return np.concatenate(list(one_thread_each(self._of_captions, batches, self._device)))
 
     @torch.no_grad()
     def _of_pictures(self, batch: list[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from finetune.shards import INDEX, read_index, write_index
 FEATURES = "features.npy"
 CLIP_PICTURES = "clip_pictures.npy"
 CLIP_CAPTIONS = "clip_captions.npy"
+FEW_FEATURES = "few_features.npy"
 PROTOCOL = "protocol.json"
 SCHEMA = pa.schema(
     [
@@ -35,15 +36,15 @@ class FeatureSet:
     protocol: dict[str, Any]
     clip_pictures: NDArray[np.float32] | None = None  # [n, e] of length 1, where CLIP is given
     clip_captions: NDArray[np.float32] | None = None  # [n, e], where there are captions too
+    few_features: NDArray[np.float32] | None = None  # [n, 64] of Inception's first layers, where they can be seen
 
     def of_split(self, split: str) -> "FeatureSet":
         return self.take(np.array([i for i, row in enumerate(self.rows) if row["split"] == split], int))
 
     def take(self, positions: NDArray[np.int64]) -> "FeatureSet":
-        arrays = (self.features, self.clip_pictures, self.clip_captions)
-        features, pictures, captions = (None if array is None else array[positions] for array in arrays)
-        assert features is not None
-        return FeatureSet([self.rows[i] for i in positions], features, self.protocol, pictures, captions)
+        optional = (self.clip_pictures, self.clip_captions, self.few_features)
+        taken = (None if array is None else array[positions] for array in optional)
+        return FeatureSet([self.rows[i] for i in positions], self.features[positions], self.protocol, *taken)
 
 
 def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
@@ -52,6 +53,7 @@ def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
             FEATURES: feature_set.features,
             CLIP_PICTURES: feature_set.clip_pictures,
             CLIP_CAPTIONS: feature_set.clip_captions,
+            FEW_FEATURES: feature_set.few_features,
         }
         for name, array in arrays.items():
             if array is not None:
@@ -63,5 +65,6 @@ def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
 
 def read_feature_set(folder: Path) -> FeatureSet:
     protocol = json.loads((folder / PROTOCOL).read_text())
-    clip = (np.load(folder / name) if (folder / name).exists() else None for name in (CLIP_PICTURES, CLIP_CAPTIONS))
-    return FeatureSet(read_index(folder), np.load(folder / FEATURES), protocol, *clip)
+    names = (CLIP_PICTURES, CLIP_CAPTIONS, FEW_FEATURES)
+    optional = (np.load(folder / name) if (folder / name).exists() else None for name in names)
+    return FeatureSet(read_index(folder), np.load(folder / FEATURES), protocol, *optional)

@@ -19,6 +19,7 @@ from torchvision.models import Inception3
 from finetune import efficientnet_lite
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
+from finetune.full_precision import full_precision
 from finetune.threads import one_thread_each
 
 EFFICIENTNET = "efficientnet-lite0.pth"
@@ -29,7 +30,8 @@ PUBLISHED = {  # sha256: nothing but these weights makes a FID
     STATE_DICT: "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 }
 INCEPTION_SIZE = 299  # pixels
-PRECISION = "float32, TF32 off"
+FIRST_LAYERS = 4  # of Inception, up to its first pooling
+FEW = 64  # their channels
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class Extractor:
     kid_key: str
     input_size: int  # pixels
     network: Callable[[Tensor], Tensor]  # float32 [n, 3, input_size, input_size] in 0..255 -> [n, features]
+    few: int = 0  # of the features, the last ones, which are the first layers' and belong to a figure of their own
 
 
 @lru_cache(maxsize=1)
-def load_extractor(path: Path) -> Extractor:
+def load_extractor(path: Path, few: bool = False) -> Extractor:
     """By file name: EfficientNet-Lite0's weights, or Inception's in one of its two published files. A process that
-    looks at many shards loads them once.
+    looks at many shards loads them once. few: where the weights are Inception's state dict, the network gives the means
+    of its first layers' 64 channels too: TorchScript does not let them be seen.
 
     Raises InputError for any other file, and for one that is not by its hash what its name says: there is no second
     choice, since a figure under the same key would then be another quantity.
@@ -61,14 +65,16 @@ def load_extractor(path: Path) -> Extractor:
         )
     if sha256_of(path) != PUBLISHED[path.name]:
         raise InputError(f"{path}: not the published Inception, by its sha256; check fetch.extractor")
-    inception = InceptionV3W(str(path.parent), download=False) if path.name == TORCHSCRIPT else _Inception(path)
-    return Extractor("fid", "kid", INCEPTION_SIZE, inception.requires_grad_(False).eval().to(_device()))
+    few = few and path.name == STATE_DICT
+    inception = InceptionV3W(str(path.parent), download=False) if path.name == TORCHSCRIPT else _Inception(path, few)
+    inception.requires_grad_(False).eval().to(_device())
+    return Extractor("fid", "kid", INCEPTION_SIZE, inception, FEW if few else 0)
 
 
 class _Inception(nn.Module):
     """The TorchScript file's network from the state dict, with its scaling, which is not pytorch-fid's own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, few: bool) -> None:
         super().__init__()
         network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
         for name, block in (
@@ -87,11 +93,14 @@ class _Inception(nn.Module):
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except (RuntimeError, pickle.UnpicklingError, EOFError):
             raise InputError(f"{path}: not the weights of Inception; check fetch.extractor") from None
-        network.fc = nn.Identity()  # its input is the features
-        self._network = network
+        layers = [layer for layer in network.children() if layer is not network.fc]  # its input is the features
+        self._first, self._others = nn.Sequential(*layers[:FIRST_LAYERS]), nn.Sequential(*layers[FIRST_LAYERS:])
+        self._few = few
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._network((images - 128) / 128)
+        first = self._first((images - 128) / 128)
+        features = self._others(first).flatten(1)
+        return torch.cat([features, first.mean(dim=(2, 3))], dim=1) if self._few else features
 
 
 def extract(extractor: Extractor, images: Iterable[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
@@ -110,8 +119,7 @@ def extract(extractor: Extractor, images: Iterable[NDArray[np.uint8]], batch_siz
         return extractor.network(inputs.to(_device())).cpu().numpy()
 
     batches = iter(lambda: list(islice(remaining, batch_size)), [])
-    # TF32 would move features by a thousandth on a GPU; convolutions use it unless told not to
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+    with full_precision():
         features = np.concatenate(list(one_thread_each(look, batches, _device())))
     if not np.isfinite(features).all():
         raise InputError("the extractor's features are not finite; fetch models/extractor again")

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from finetune import paths
+from finetune.figures import Number, Section, read_json
 from finetune.markdown import table
 from finetune.models import LORA
 from finetune.params import Export, Fetch, Generate, Train
@@ -39,14 +40,26 @@ class Evidence:
         return self.made_from[paths.FID_METRICS.as_posix()]
 
 
+class Protocol(Section):
+    headline: str
+
+
+class Ladder(Section):
+    floor: dict[str, Number]
+    reconstructed: dict[str, Number]
+    base: dict[str, Number]
+    tuned: dict[str, Number]
+    protocol: Protocol
+
+
 def read_evidence(
     preprocess_metrics: Mapping[str, Path], train_metrics: Path, fid_metrics: Path, made_from: dict[str, str]
 ) -> Evidence:
-    """preprocess_metrics: data set -> its file."""
+    """preprocess_metrics: data set -> its file. Raises InputError that names the file which is not as it should be."""
     return Evidence(
-        data={dataset: json.loads(file.read_text()) for dataset, file in preprocess_metrics.items()},
-        train=json.loads(train_metrics.read_text()),
-        fid=json.loads(fid_metrics.read_text()),
+        data={dataset: read_json(file, dict[str, Any]) for dataset, file in preprocess_metrics.items()},
+        train=read_json(train_metrics, dict[str, Any]),
+        fid=read_json(fid_metrics, Ladder),
         made_from=made_from,
     )
 
@@ -198,9 +211,8 @@ and seeds. On a GPU add `torch_dtype=torch.float16` and `.to("cuda")`."""
 
 def _ladder(fid: dict[str, Any]) -> str:
     rungs = ("floor", "reconstructed", "base", "tuned")
-    return table(
-        ("metric", *rungs), [[key, *(_show(fid[rung][key]) for rung in rungs)] for key in sorted(fid["floor"])]
-    )
+    figures = sorted({key for rung in rungs for key in fid[rung]})  # not every rung has captions, or an infinity
+    return table(("metric", *rungs), [[key, *(_show(fid[rung].get(key, "")) for rung in rungs)] for key in figures])
 
 
 def _pairs(nested: dict[str, Any]) -> list[list[str]]:

@@ -8,8 +8,8 @@ from transformers import CLIPTokenizer
 from finetune.errors import InputError
 
 # Letters and digits with what joins them ("don't", "well-kept"), or a run of other marks. No token of CLIP's
-# byte-pair encoding reaches from one into the next.
-WORD = re.compile(r"[^\W_]+(?:['\u2019_-]+[^\W_]+)*|(?:[^\w\s]|_)+")
+# byte-pair encoding reaches from one into the next. Four control characters are space to Python and marks to CLIP.
+WORD = re.compile(r"[^\W_]+(?:['\u2019_-]+[^\W_]+)*|(?:[^\w\s]|[_\x1c-\x1f])+")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ def prompt_words(tokenizer: CLIPTokenizer, prompt: str) -> list[Word]:
 
     Every token between the start and the end of the text belongs to exactly one word.
     """
+    if not is_unicode(prompt):
+        raise InputError("the prompt has half a character, as text of another encoding does; write it anew")
     spans = [match.span() for match in WORD.finditer(prompt)]
     if not spans:
         raise InputError("the prompt is empty; say what the picture should show")
@@ -35,6 +37,11 @@ def prompt_words(tokenizer: CLIPTokenizer, prompt: str) -> list[Word]:
     starts = [start for start, _stop in encoded["offset_mapping"]]
     inner = range(1, len(starts) - 1)  # between the start and the end of the text
     return [Word(prompt[start:stop], tuple(i for i in inner if start <= starts[i] < stop)) for start, stop in spans]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether no character is a lone surrogate, as Python and JSON pass on what is no text; no tokenizer takes one."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def find_words(words: list[Word], text: str) -> list[Word]:

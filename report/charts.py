@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -10,7 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLORS = {"floor": "#8a8f98", "reconstructed": "#b9bec6", "base": "#e0912f", "tuned": "#2f6fdb"}
-TINTS = ("#b7cdf2", "#7fa7e8", "#2f6fdb", "#173f86")  # of one quantity in four parts
+TINTS = ("#9dbcf0", "#6f9be6", "#2f6fdb", "#173f86")  # of one quantity in four parts
+VARIABLES = {  # of the page, which has others in the dark
+    "#20242b": "--ink",
+    "#5b616b": "--faint",
+    "#eceef1": "--grid",
+    "#c9ccd1": "--axis",
+    "#173f86": "--deep",
+}
+MOST_TICKS = 8  # that a chart has room for
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#c9ccd1",
     "axes.axisbelow": True,
@@ -53,7 +62,7 @@ def lines(
     """Each of `series` over `x`; `deviations` are of the only one."""
 
     def draw(axes: Axes) -> None:
-        tints = iter(TINTS)
+        tints = cycle(TINTS)
         for name, y in series.items():
             color = COLORS.get(name) or next(tints)
             axes.plot(x, y, color=color, marker="o", markersize=3.5, linewidth=2, label=name)
@@ -61,9 +70,10 @@ def lines(
                 low, high = ([a + sign * d for a, d in zip(y, deviations, strict=True)] for sign in (-1, 1))
                 axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         axes.set(xlabel=x_label, ylabel=y_label)
-        axes.set_xticks(x)
+        if len(x) <= MOST_TICKS:
+            axes.set_xticks(x)
         if len(series) > 1:
-            axes.legend(frameon=False, labelcolor="linecolor")
+            axes.legend(frameon=False)
 
     return _svg(draw, 5.2, 2.9)
 
@@ -75,5 +85,7 @@ def _svg(draw: Callable[[Axes], Any], width: float, height: float) -> str:
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()[text.getvalue().index("<svg") :]
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
     # as wide as its place in the page
     return re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", svg.replace("\n", " "), count=1)

@@ -1,8 +1,7 @@
 """What the report shows, and the sentences that say what it means."""
 
 import base64
-import csv
-import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from finetune import paths
+from finetune.figures import read_json, read_table
 from finetune.params import Params
 from finetune.shards import spread
 from report.charts import bars, lines
+from report.schema import Fid, Grounding, Train
 
 RUNGS = ("floor", "reconstructed", "base", "tuned")
 RUNG_NOTES = {
@@ -21,8 +22,9 @@ RUNG_NOTES = {
     "base": "where we began",
     "tuned": "where we are: the same captions from the same noise",
 }
-FIGURES = {  # by the end of the key: name, what better is, what it says
+FIGURES = {  # by the key or its beginning: name, what better is if that is known, what it says
     "fid": ("FID", "lower", "how far apart the two clouds of features are"),
+    "fid_64": ("64 features", "", "color and texture alone: no FID, and to be compared with none"),
     "fd": ("Frechet distance", "lower", "how far apart the two clouds of features are; these are not Inception's"),
     "kid": ("KID", "lower", "how far apart the two clouds of features are; 0 on average for equal sets of any size"),
     "precision": ("precision", "higher", "drawn pictures that have a real one nearby: are they any good?"),
@@ -36,18 +38,20 @@ SAMPLES = 3  # grids of the training
 
 
 def page(params: Params, root: Path = Path()) -> str:
-    """The whole page, pictures and charts included. root: where metrics/ lies."""
+    """The whole page, pictures and charts included. root: where metrics/ lies.
+
+    Raises InputError that names the file which is not as a run leaves it.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["number"] = number
-    fid, train, grounding = (
-        json.loads((root / path).read_text())
-        for path in (paths.FID_METRICS, paths.TRAIN_METRICS, paths.GROUNDING_METRICS)
-    )
-    validation, by_n, sweep = (
-        _columns(root / path) for path in (paths.TRAIN_CURVES / "validation.csv", paths.FID_BY_N, paths.SWEEP)
-    )
+    environment.filters |= {"number": number, "measured": measured}
+    fid = read_json(root / paths.FID_METRICS, Fid)
+    train = read_json(root / paths.TRAIN_METRICS, Train)
+    grounding = read_json(root / paths.GROUNDING_METRICS, Grounding)
+    validation = read_table(root / paths.TRAIN_CURVES / "validation.csv", ["step", "loss"])
+    by_n = read_table(root / paths.FID_BY_N, ["n", *RUNGS])
+    sweep = read_table(root / paths.SWEEP, ["guidance_scale", "kid", "sd"], texts=["key"])
     protocol = fid["protocol"]
     samples = spread(sorted((root / paths.SAMPLES).glob("*.png")), SAMPLES)
     return environment.get_template("page.html.jinja").render(
@@ -83,13 +87,13 @@ def verdict(fid: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
     return {
         "word": word,
         "sentence": sentence,
-        "name": _name(key),
+        "name": _meaning(key)[0],
         "base": base,
         "tuned": tuned,
         "floor": floor,
         "gain": gain,
         "sd": deviation,
-        "way": round(100 * (base - tuned) / (base - floor)) if base > floor else None,
+        "way": round(100 * (base - tuned) / (base - floor)) if base - floor > 1e-9 else None,
         "loss": train["validation_loss"],
         "caption_gain": train["caption_gain"],
     }
@@ -100,22 +104,30 @@ def number(value: float) -> str:
     return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.4f}"
 
 
-def _name(key: str) -> str:
-    return FIGURES[key.split("_")[0]][0]
+def measured(value: float, deviation: float) -> str:
+    """As many places as `deviation` has with two digits that count."""
+    if deviation <= 0:
+        return number(value)
+    return f"{value:.{min(6, max(0, 1 - math.floor(math.log10(deviation))))}f}"
+
+
+def _meaning(key: str) -> tuple[str, str, str]:
+    return FIGURES.get(key) or FIGURES.get(key.split("_")[0]) or (key, "", "")
 
 
 def _figures(fid: dict[str, Any]) -> list[dict[str, Any]]:
     """Those with a deviation, the one to quote first."""
     keys = [key for key in fid["base"] if f"{key}_sd" in fid["base"]]
-    order = list(FIGURES)
-    headline = fid["protocol"]["headline"]
-    keys.sort(key=lambda key: (key != headline, order.index(key.split("_")[0])))
+    order, headline = [*FIGURES.values()], fid["protocol"]["headline"]
+    known = [key for meaning in order for key in keys if _meaning(key) == meaning]
+    keys = [headline, *(key for key in known if key != headline), *(key for key in keys if key not in known)]
     return [_figure(key, fid) for key in keys]
 
 
 def _figure(key: str, fid: dict[str, Any]) -> dict[str, Any]:
-    name, better, meaning = FIGURES[key.split("_")[0]]
-    values = {rung: (fid[rung][key], fid[rung][f"{key}_sd"]) for rung in RUNGS if key in fid[rung]}
+    name, better, meaning = _meaning(key)
+    having = [rung for rung in RUNGS if {key, f"{key}_sd"} <= fid[rung].keys()]
+    values = {rung: (fid[rung][key], fid[rung][f"{key}_sd"]) for rung in having}
     return {"name": name, "better": better, "meaning": meaning, "scores": values, "chart": bars(values)}
 
 
@@ -132,12 +144,6 @@ def _sweep(columns: dict[str, list[float]], used: float) -> dict[str, Any]:
     scales, values = columns["guidance_scale"], columns["kid"]
     chart = lines(scales, {"tuned": values}, "guidance scale", "KID", columns["sd"])
     return {"chart": chart, "best": scales[values.index(min(values))], "used": used}
-
-
-def _columns(path: Path) -> dict[str, list[float]]:
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "key"}
 
 
 def _image(path: Path) -> str:

@@ -19,7 +19,8 @@ from finetune import paths
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.feature_set import FeatureSet, write_feature_set
-from finetune.features import PRECISION, extract, load_extractor
+from finetune.features import extract, load_extractor
+from finetune.full_precision import PRECISION
 from finetune.parallel import model_pool
 from finetune.params import Fid, Generate, load_params
 from finetune.real_images import real_rows
@@ -58,6 +59,7 @@ class View:
     constant: int  # pictures of one color
     clip_pictures: NDArray[np.float32] | None
     clip_captions: NDArray[np.float32] | None
+    few_features: NDArray[np.float32] | None
     protocol: Row
 
 
@@ -116,19 +118,20 @@ def features(
     }
     if clip:
         protocol |= {"clip": clip.name, "clip_sha256": sha256_of(clip / "model.safetensors")}
-    pictures, captions = (
+    optional = (
         np.concatenate(arrays) if arrays else None
         for arrays in (
             [each.clip_pictures for each in views if each.clip_pictures is not None],
             [each.clip_captions for each in views if each.clip_captions is not None],
+            [each.few_features for each in views if each.few_features is not None],
         )
     )
-    write_feature_set(out, FeatureSet(rows, values, protocol, pictures, captions))
+    write_feature_set(out, FeatureSet(rows, values, protocol, *optional))
 
 
 def view(networks: Networks, part: Part) -> View:
     """Decodes each picture once, and holds no more than a few batches of them."""
-    extractor = load_extractor(networks.extractor)
+    extractor = load_extractor(networks.extractor, few=True)
     clip = None
     if networks.clip:
         from finetune.clip import load_clip  # half of all that a run without CLIP would import
@@ -150,13 +153,14 @@ def view(networks: Networks, part: Part) -> View:
             yield pixels
 
     values = extract(extractor, noted(), networks.batch_size)
+    values, few = np.split(values, [values.shape[1] - extractor.few], axis=1)
     seen, read = (clip.seen(), clip.read(captions) if captions else None) if clip else (None, None)
     protocol = {
         "frechet_key": extractor.frechet_key,
         "kid_key": extractor.kid_key,
         "resize": f"clean, {extractor.input_size} px",
     }
-    return View(rows, values, constant, seen, read, protocol)
+    return View(rows, values, constant, seen, read, few if extractor.few else None, protocol)
 
 
 def _caption(row: Row) -> list[str]:

@@ -46,6 +46,7 @@ MODELS = ("base", "tuned")
 SIZES = 6  # of the sets in the plot of distance by number of pictures
 GRID_CAPTIONS = 8
 GRID_COLORS = 256  # a palette keeps the grid small enough for git
+NO_FID = "of Inception's first layers: color and texture; its size has nothing to do with that of fid"
 
 
 def fid(
@@ -102,6 +103,8 @@ def _protocol(sets: dict[str, FeatureSet], params: Fid) -> dict[str, Any]:
     }
     digest = hashlib.sha256(json.dumps([protocol, reference], sort_keys=True).encode()).hexdigest()
     deficient = is_rank_deficient(protocol["n"], protocol["features"])
+    if sets["base"].few_features is not None:
+        protocol["fid_64"] = NO_FID
     return protocol | {
         "headline": protocol["kid_key"] if deficient else protocol["frechet_key"],
         "id": f"{protocol['frechet_key']}-{protocol['n']}-{digest[:8]}",
@@ -125,6 +128,8 @@ def _report(sets: dict[str, FeatureSet], protocol: dict[str, Any], params: Fid) 
             "density": density(theirs, ours, params.density_neighbors),
             "coverage": coverage(theirs, ours, params.density_neighbors),
         }
+        if pictures.few_features is not None and real.few_features is not None:
+            figures["fid_64"] = frechet_distance(pictures.few_features, real.few_features)
         if pictures.clip_pictures is not None and real.clip_pictures is not None:
             figures["cmmd"] = cmmd(pictures.clip_pictures, real.clip_pictures)
             if pictures.clip_captions is not None:

@@ -67,7 +67,7 @@ def test_the_feature_stage_keeps_what_clip_sees_and_reads(
 ) -> None:
     """No picture is read twice: both networks see it as it passes."""
     quick = Extractor("fd_quick", "kid_quick", 8, lambda images: images.mean(dim=(2, 3)))
-    monkeypatch.setattr("stages.features.load_extractor", lambda _: quick)
+    monkeypatch.setattr("stages.features.load_extractor", lambda *_, **__: quick)
     (tmp_path / "quick.pth").write_bytes(b"weights")
     rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(5)]
     for name, schema in {"drawn": GENERATED_SCHEMA, "reconstructed": RECONSTRUCTED_SCHEMA}.items():

@@ -197,6 +197,17 @@ def test_the_hashes_are_of_all_data_that_the_stage_depends_on_but_curves_which_l
     assert {path.as_posix() for path in MADE_FROM} == data
 
 
+def test_a_figure_that_one_rung_lacks_leaves_a_gap(tiny_run: TinyRun) -> None:
+    """CLIPScore needs captions, which reconstructions lack; the floor has no infinity."""
+    fid = json.loads(json.dumps(tiny_run.evidence.fid))
+    for rung in ("floor", "base", "tuned"):
+        fid[rung]["clip_score"] = 25.5
+    fid["base"]["fd_infinity"] = fid["tuned"]["fd_infinity"] = 9.0
+    card = model_card(tiny_run.recipe, replace(tiny_run.evidence, fid=fid), "a star", 1)
+    assert "| clip_score | 25.5 |  | 25.5 | 25.5 |" in card
+    assert "| fd_infinity |  |  | 9 | 9 |" in card
+
+
 def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: TinyRun) -> None:
     def card_of(base: Base) -> ModelCard:
         fetch = tiny_run.recipe.fetch.model_copy(update={"base": base})

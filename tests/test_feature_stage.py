@@ -24,7 +24,7 @@ GENERATE = PARAMS.generate.model_copy(update={"images": 6})
 def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Features that cost nothing: the means of 16 tiles."""
     quick = Extractor("fd_quick", "kid_quick", 32, lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1))
-    monkeypatch.setattr("stages.features.load_extractor", lambda _: quick)
+    monkeypatch.setattr("stages.features.load_extractor", lambda *_, **__: quick)
     (tmp_path / "quick.pth").write_bytes(b"weights")
     return tmp_path / "quick.pth"
 

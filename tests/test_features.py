@@ -17,6 +17,7 @@ from finetune.checksums import sha256_of
 from finetune.efficientnet_lite import EfficientNetLite0
 from finetune.errors import InputError
 from finetune.features import PUBLISHED, STATE_DICT, TORCHSCRIPT, Extractor, extract, load_extractor
+from finetune.frechet import frechet_distance
 
 
 class StandIn(nn.Module):
@@ -184,3 +185,52 @@ def test_an_unknown_extractor_is_refused_with_the_known_ones(tmp_path: Path) -> 
     (tmp_path / "resnet.pth").touch()
     with pytest.raises(InputError, match=r"fid\.extractor is 'resnet\.pth'; known are efficientnet-lite0\.pth"):
         load_extractor(tmp_path / "resnet.pth")
+
+
+def test_the_state_dict_tells_its_first_layers_64_features_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that other libraries call a FID of 64 features; the 2,048 beside them are the very same."""
+    torch.manual_seed(0)
+    theirs = FeatureExtractorInceptionV3("stand-in", ["64"], random_inception(tmp_path / STATE_DICT))
+    path, images = published(tmp_path / STATE_DICT, monkeypatch), pictures(2, side=299)
+    extractor = load_extractor(path, few=True)
+    both = extract(extractor, images, batch_size=2)
+    assert extractor.few == 64
+    assert np.array_equal(both[:, :-64], extract(load_extractor(path), images, batch_size=2))
+    (expected,) = theirs(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+    assert both[:, -64:] == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-5 * float(expected.max()))
+
+
+TF32 = (torch.backends.cudnn, torch.backends.cuda.matmul)
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    before = [setting.allow_tf32 for setting in TF32]
+    for setting in TF32:
+        setting.allow_tf32 = True
+    yield
+    for setting, value in zip(TF32, before, strict=True):
+        setting.allow_tf32 = value
+
+
+@pytest.mark.usefixtures("tf32")
+def test_nothing_is_rounded_to_tf32_whatever_was_set_before() -> None:
+    seen = []
+
+    def network(images: Tensor) -> Tensor:
+        seen.append([setting.allow_tf32 for setting in TF32])
+        return images.mean(dim=(2, 3))
+
+    extract(Extractor("fd_test", "kid_test", 8, network), pictures(1), batch_size=1)
+    assert seen == [[False, False]]
+    assert [setting.allow_tf32 for setting in TF32] == [True, True]
+
+
+def test_pictures_of_known_moments_are_at_a_known_distance() -> None:
+    """Gray pictures of 0, 100, 200 and of 50, 100, 150: one mean, covariances of 100^2 and 50^2 in all nine places."""
+    wide, narrow = ([np.full((32, 32, 3), gray, np.uint8) for gray in g] for g in ((0, 100, 200), (50, 100, 150)))
+    a, b = (extract(mean_color(8), each, batch_size=2) for each in (wide, narrow))
+    assert np.cov(a, rowvar=False) == pytest.approx(np.full((3, 3), 100.0**2))
+    assert frechet_distance(a, b) == pytest.approx(3 * (100 - 50) ** 2)

@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.errors import InputError
+from finetune.feature_set import read_feature_set
 from finetune.features import Extractor
+from finetune.frechet import frechet_distance
 from finetune.params import Fid, load_params
 from finetune.shards import read_images, read_index
 from stages.features import drawn_pictures, features, real_pictures
-from stages.fid import fid
+from stages.fid import NO_FID, fid
 from tests.image_sets import folders, shapes, write_generated, write_image_set, write_token_table
 
 PARAMS = Fid(
@@ -36,7 +40,7 @@ RUNGS = ("floor", "reconstructed", "base", "tuned")
 
 
 def use(extractor: Extractor, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
-    monkeypatch.setattr("stages.features.load_extractor", lambda _: extractor)
+    monkeypatch.setattr("stages.features.load_extractor", lambda *_, **__: extractor)
     folder.mkdir()
     (folder / PARAMS.extractor).write_bytes(b"weights")
     return folder
@@ -147,6 +151,27 @@ def test_a_covariance_of_more_images_than_features_is_of_full_rank_and_makes_the
     assert report["protocol"]["rank_deficient"] is False
     assert report["protocol"]["headline"] == "fd_few"
     assert "fd_few_infinity" in report["tuned"]  # 12 images are four times the 3 features
+
+
+def test_the_distance_of_64_features_has_a_name_of_its_own_and_says_that_it_is_no_fid(
+    images: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def network(images: Tensor) -> Tensor:
+        return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
+
+    plain = Extractor("fid", "kid", 32, lambda images: images.mean(dim=(2, 3)))
+    both = Extractor("fid", "kid", 32, network, few=3)
+    without = run(images, generated, use(plain, monkeypatch, tmp_path / "plain"), tmp_path)
+    report = run(images, generated, use(both, monkeypatch, tmp_path / "both"), tmp_path)
+    assert "fid_64" not in without["tuned"].keys() | without["protocol"].keys()
+    assert report["protocol"]["fid_64"] == NO_FID
+    assert report["protocol"]["features"] == 3
+    for rung in RUNGS:
+        assert report[rung]["fid"] == without[rung]["fid"]
+        assert report[rung]["fid_64_sd"] > 0
+    few = [read_feature_set(tmp_path / "features" / name) for name in ("tuned", "real")]
+    deviations = few[0].few_features, few[1].of_split("validation").few_features
+    assert report["tuned"]["fid_64"] == pytest.approx(frechet_distance(*deviations), rel=1e-5)
 
 
 def test_the_floor_is_the_mean_of_disjoint_sets_and_its_deviation_their_spread(

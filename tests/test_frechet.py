@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.linalg
 from cleanfid.fid import frechet_distance as cleanfid_distance
 
 from finetune import frechet
@@ -20,7 +21,7 @@ def test_a_set_is_at_distance_zero_from_itself(n: int, d: int) -> None:
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(("n", "d"), [(200, 8), (5, 40)])
+@pytest.mark.parametrize(("n", "d"), [(200, 8), (5, 40), (8, 2048)])
 def test_a_shifted_set_is_at_the_square_of_the_shift(n: int, d: int) -> None:
     a = normal(0, n, d).astype(np.float64)
     assert frechet_distance(a, a + 3) == pytest.approx(9 * d)
@@ -43,6 +44,24 @@ def test_equals_clean_fid_at_full_rank() -> None:
     a, b = normal(0, 500, 48), normal(1, 400, 48)
     moments = [m for x in (a, b) for m in (x.mean(axis=0, dtype=np.float64), np.cov(x, rowvar=False))]
     assert frechet_distance(a, b) == pytest.approx(cleanfid_distance(*moments), rel=1e-6)
+
+
+@pytest.mark.parametrize("d", [2, 4, 8, 16, 32, 64, 128, 256])
+@pytest.mark.parametrize("n", [2, 4, 16, 64, 256, 1024])
+def test_equals_the_square_root_of_the_product_at_any_size(n: int, d: int) -> None:
+    """To five places where the product is regular; where it is singular its root is not to be had so exactly."""
+    a, b = (np.random.default_rng(seed).random((n, d)) for seed in (1, 2))
+    covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b)]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1] + 0j)  # complex from the start: one form in each version
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    expected = gap @ gap + np.trace(sum(covariances)) - 2 * np.trace(root).real
+    assert frechet_distance(a, b) == pytest.approx(expected, abs=5e-6 if n > d else 1e-3)
+
+
+def test_four_pictures_of_four_features_are_no_nan() -> None:
+    """The product's least eigenvalue is below zero by rounding here, and a plain root of it no number."""
+    a, b = np.random.default_rng(1).random((2, 4, 4))
+    assert 0 < frechet_distance(a, b) < 10
 
 
 def test_features_that_are_always_zero_change_nothing_even_when_they_outnumber_the_images() -> None:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from finetune import paths
+from finetune.figures import LARGEST
 from finetune.params import load_params
 from report.charts import bars, lines
-from report.page import number, page, verdict
+from report.page import measured, number, page, verdict
 
 RUNGS = ("floor", "reconstructed", "base", "tuned")
 KEYS = ("fd_effnetlite0", "kid_effnetlite0", "precision", "recall", "density", "coverage")
@@ -86,7 +87,7 @@ def test_nothing_is_loaded_from_elsewhere(root: Path) -> None:
 def test_the_figures_are_those_of_the_metrics(root: Path) -> None:
     text = page(load_params(), root)
     assert "fd_effnetlite0-64-0a1b2c3d" in text
-    assert "gain 0.25 ± 0.02; real images score 0: 50% of the way" in " ".join(text.split())
+    assert "gain 0.250 ± 0.020; real images score 0: 50% of the way" in " ".join(text.split())
     for value in ("0.5 →", "±", "480 optimizer steps on 192 images", "step 480"):
         assert value in text
 
@@ -121,6 +122,48 @@ def test_a_run_without_outlines_says_nothing_of_grounding(root: Path) -> None:
 )
 def test_numbers_are_short(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "deviation", "shown"),
+    [
+        (0.116011, 0.0170649, "0.116 ± 0.017"),
+        (296.933, 4.97059, "296.9 ± 5.0"),
+        (1234.5, 678.9, "1234 ± 679"),
+        (0.984375, 0.0, "0.9844 ± 0"),
+        (0.25, 1e-300, "0.250000 ± 0.000000"),
+    ],
+)
+def test_a_figure_has_as_many_places_as_its_deviation(value: float, deviation: float, shown: str) -> None:
+    assert f"{measured(value, deviation)} ± {measured(deviation, deviation)}" == shown
+
+
+def test_figures_of_every_name_have_their_chart(root: Path) -> None:
+    """`fid_64` is no FID, and what the report does not know stands under its own name."""
+    fid = report_of()
+    for rung in RUNGS:
+        fid[rung] |= {"fid_64": 0.5, "fid_64_sd": 0.1, "mind": 0.2, "mind_sd": 0.1}
+    (root / paths.FID_METRICS).write_text(json.dumps(fid))
+    titles = re.findall(r"<h3>(.*?)</h3>", page(load_params(), root))
+    assert [re.sub(r"<.*", "", title).strip() for title in titles] == [
+        "KID", "64 features", "Frechet distance", "precision", "recall", "density", "coverage", "mind",
+    ]  # fmt: skip
+
+
+def test_charts_are_drawn_at_the_limits_of_what_is_read() -> None:
+    for value in (LARGEST, -LARGEST, 5e-324, 0.0):
+        assert "</svg>" in bars({"floor": (value, abs(value))})
+        assert "</svg>" in lines([value, LARGEST], {"base": [value, -value]}, "pictures", "distance")
+    assert "</svg>" in lines([1.0], {"tuned": [LARGEST]}, "guidance scale", "KID", [-LARGEST])
+
+
+def test_a_long_training_s_looks_have_no_tick_each() -> None:
+    looks = [float(2000 * i) for i in range(31)]
+    assert lines(looks, {"t000": looks}, "optimizer steps", "loss").count('id="xtick_') < 12
+
+
+def test_more_parts_than_tints_have_a_chart() -> None:
+    assert "</svg>" in lines([1, 2], {f"t{i}": [1.0, 2.0] for i in range(9)}, "optimizer steps", "loss")
 
 
 def test_charts_name_what_they_show() -> None:

@@ -4,12 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from finetune.errors import LONGEST, InputError
 
 # The same examples every time and no file of its own: a failure here fails everywhere.
 settings.register_profile("same", derandomize=True, deadline=None, database=None, print_blob=False)
 settings.load_profile("same")
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 def result_or_fault(call: Callable[[], Any], *names: str, several: bool = False) -> Any:

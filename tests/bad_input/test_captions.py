@@ -16,13 +16,8 @@ from finetune.imagefolder import list_imagefolder
 from finetune.instances import read_masks
 from finetune.originals import Listing
 from tests.archives import Listed, listed, write_zip
-from tests.bad_input.answers import result_or_fault
+from tests.bad_input.answers import JSON, result_or_fault
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=6,
-)
 ENTRY = st.fixed_dictionaries(
     {},
     optional={

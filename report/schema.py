@@ -1,0 +1,68 @@
+"""What the report reads of metrics/, where a merge or an edit may have left something else."""
+
+from pydantic import model_validator
+
+from finetune.figures import Deviation, Number, Section
+
+
+class Protocol(Section):
+    features: int
+    headline: str
+    id: str
+    n: int
+    n_reference: int
+    rank_deficient: bool
+
+
+class Fid(Section):
+    floor: dict[str, Number]
+    reconstructed: dict[str, Number]
+    base: dict[str, Number]
+    tuned: dict[str, Number]
+    gain: dict[str, Number]
+    protocol: Protocol
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Fid":
+        key = self.protocol.headline
+        for name in ("floor", "reconstructed", "base", "tuned", "gain"):
+            figures = getattr(self, name)
+            if not {key, f"{key}_sd"} <= figures.keys():
+                raise ValueError(f"{name} lacks {key} or {key}_sd, which protocol.headline names")
+            if negative := [figure for figure in figures if figure.endswith("_sd") and figures[figure] < 0]:
+                raise ValueError(f"{name}.{negative[0]} is below 0")
+        return self
+
+
+class Pair(Section):
+    base: Number
+    tuned: Number
+
+
+class Train(Section):
+    caption_gain: Pair
+    images: int
+    precision: str
+    steps: int
+    validation_loss: Pair
+
+
+class Attention(Section):
+    auc: Number
+    auc_sd: Deviation
+    pointing: Number
+
+
+class Grounding(Section):
+    images: int
+    timestep: int
+    area: Number | None = None
+    base: Attention | None = None
+    tuned: Attention | None = None
+    gain: Attention | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Grounding":
+        if self.images and None in (self.area, self.base, self.tuned, self.gain):
+            raise ValueError("of the images that it counts, area, base, tuned or gain is missing")
+        return self
