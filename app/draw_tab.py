@@ -80,13 +80,9 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     telling = {**quiet, "queue": True, "concurrency_limit": None}  # messages reach the page by the queue only
     inputs = [form.count, *form.settings]
-    ending = [stage, pictures, form.button, form.cancel]
 
     def buttons(drawing: bool) -> list[gr.Button]:
         return [gr.Button(interactive=not drawing), gr.Button(interactive=drawing)]
-
-    def ended(how: str) -> list[Any]:
-        return [gr.HTML(view.idle(how), visible=True), gr.Gallery(visible=False), *buttons(drawing=False)]
 
     def drawn_after(trigger: Any) -> Any:
         started = trigger(
@@ -103,15 +99,20 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
             api_visibility="private",
             **server.worker,
         )
-        drawing.then(lambda: buttons(drawing=False), outputs=[form.button, form.cancel], **quiet)
-        drawing.failure(lambda: ended("Nothing was drawn."), outputs=ending, **quiet)  # `then` is not called
+        for ended in (drawing.then, drawing.failure):  # after a failure Gradio's page does not do what comes `then`
+            ended(lambda: buttons(drawing=False), outputs=[form.button, form.cancel], **quiet)
         drawing.success(history.remember, [stored, fresh], stored, **quiet)
         return drawing
 
     again = cards.again(restore, stored, inputs, **telling)
     pressed = partial(gr.on, [form.button.click, form.prompt.submit])
     drawings = [drawn_after(trigger) for trigger in (pressed, again.success)]
-    form.cancel.click(lambda: ended("Canceled."), outputs=ending, cancels=drawings, **quiet)
+    form.cancel.click(
+        lambda: [gr.HTML(view.idle("Canceled."), visible=True), gr.Gallery(visible=False), *buttons(drawing=False)],
+        outputs=[stage, pictures, form.button, form.cancel],
+        cancels=drawings,
+        **quiet,
+    )
     cards.restore(restore, stored, inputs, **telling)
     png.read(restore_png, None, inputs, **telling)
     show = {"fn": lambda entries: history.html(entries, server.model.digest), "inputs": stored, "outputs": cards}

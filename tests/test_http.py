@@ -127,10 +127,9 @@ def test_a_request_of_more_than_a_history_is_refused_and_not_kept(server: AppSer
 
 
 def test_headers_without_an_end_end_the_connection(server: AppServer) -> None:
-    with connect(server) as connection, contextlib.suppress(ConnectionError):
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: app\r\nX: " + b"a" * 2**20)
-        assert connection.recv(2**16).startswith(b"HTTP/1.1 400")
-        assert not connection.recv(2**16)
+    with contextlib.suppress(ConnectionError):  # where the server closed before it had read them all
+        assert raw(server, b"GET / HTTP/1.1\r\nHost: app\r\nX: " + b"a" * 2**20).startswith(b"HTTP/1.1 400")
+    assert httpx.get(f"{server.address}/healthz").text == "ok"
 
 
 @pytest.mark.parametrize("path", ["run/generate", "api/generate", "run/compare"])

@@ -28,6 +28,11 @@ def test_files_and_folders_have_the_hash_that_dvc_gives_them(folder: Path, tmp_p
     assert lock_md5(folder / name) == tree.hash_info.value
 
 
+def test_what_is_not_there_has_no_hash(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        lock_md5(tmp_path / "missing")
+
+
 @pytest.mark.parametrize("path", ["metrics/preprocess", "metrics/train.json", "metrics/fid.json"])
 def test_the_committed_lock_has_these_hashes_of_what_git_keeps(path: str) -> None:
     lock = yaml.safe_load(Path("dvc.lock").read_text())
