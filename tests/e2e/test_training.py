@@ -12,7 +12,7 @@ SECONDS = 600
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint(small_copy: Copy) -> None:
-    expected = crashes.stages_of(small_copy)[STAGE]
+    expected, outputs = crashes.stages_of(small_copy)[STAGE], crashes.outputs_of(small_copy, STAGE)
     crashes.forget(small_copy, STAGE)
     process = crashes.start(small_copy, STAGE)
     deadline = time.monotonic() + SECONDS
@@ -22,7 +22,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(small_copy: Copy) -> None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert not any(path.exists() for path in crashes.outputs_of(small_copy, STAGE))
+    assert not any(path.exists() for path in outputs)
 
     again = small_copy.dvc("repro", "--single-item", STAGE).stdout
     assert "going on at step" in again
