@@ -39,6 +39,21 @@ report: $(READY) ## the evaluation of the last run as one page, report.html
 mlflow: $(READY) ## the trainings' curves, pictures and parameters at http://127.0.0.1:5000
 	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
 
+# PHOTOS: COCO's and Flickr8k's archives in a folder for each; CLIP: its vocabulary; SCRATCH: 60 GB and hours;
+# SCRIPT: diffusers' train_text_to_image.py. img2dataset takes part where it is installed. What is not given is left out.
+bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS=... CLIP=... SCRATCH=... SCRIPT=...
+	python -m bench.frechet
+	python -m bench.app_latency
+	python -m bench.tracking_cost
+	python -m bench.train_speed $(if $(SCRIPT),--script $(SCRIPT))
+	$(if $(PHOTOS),python -m bench.preprocess_speed $(PHOTOS))
+	$(if $(PHOTOS),python -m bench.resizers $(PHOTOS))
+	$(if $(PHOTOS),python -m bench.hash_distances $(PHOTOS))
+	$(if $(CLIP),python -m bench.tokenize_speed $(CLIP))
+	$(if $(SCRATCH),python -m bench.full_size $(SCRATCH))
+	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH))
+	python -m bench.table
+
 bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench/results/gpu.json
 	python -m bench.gpu
 
