@@ -36,6 +36,7 @@ class Claim:
     package: str = ""  # whose version stands beside the peer
 
 
+GPU = ("results", "preset rtx3090")
 CLAIMS = (
     *(
         Claim(f"training samples/s, {name}, {peer}", ">=", target, "train_speed", (key, peer), "diffusers' example",
@@ -46,8 +47,8 @@ CLAIMS = (
         )
         for peer in ("0 workers", "2 workers")
     ),
-    Claim("share of the matrix-multiply ceiling in a step of SD 1.5", ">=", 0.5, "gpu", ("results", "preset rtx3090", "share_of_ceiling")),
-    Claim("GiB for batch 6, 512x512, fp16, averages", "<=", 24.0, "gpu", ("results", "preset rtx3090", "peak_memory_gib")),
+    Claim("share of the matrix-multiply ceiling in a step of SD 1.5", ">=", 0.5, "gpu", (*GPU, "share_of_ceiling")),
+    Claim("GiB for batch 6, 512x512, fp16, averages", "<=", 24.0, "gpu", (*GPU, "peak_memory_gib")),
     Claim("preprocess-512, images/s and core", ">=", 0.9, "preprocess_speed", ("times_as_fast_as", "bare Pillow loop"),
           "a bare Pillow loop", "pillow"),
     Claim("the same", ">=", 1.5, "preprocess_speed", ("times_as_fast_as", "img2dataset, its defaults"),
@@ -118,8 +119,8 @@ def crashes(results: Path) -> str:
     different = [f"{row['stage']} ({row['fault']})" for row in outcomes if not row["identical"]]
     stages = ", ".join(sorted({row["stage"] for row in outcomes}))
     return (
-        f"`make crash-matrix`: {tries} faults in {stages}, {hits} of them while the stage was at work. The same command "
-        f"then ended in the hashes of an undisturbed run {f'but for {different}' if different else 'every time'} "
+        f"`make crash-matrix`: {tries} faults in {stages}, {hits} of them while the stage was at work. The same "
+        f"command then ended in the hashes of an undisturbed run {f'but for {different}' if different else 'every time'} "
         f"({described(result['machine'])})."
     )
 
