@@ -54,6 +54,9 @@ bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS
 	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH))
 	python -m bench.table
 
+notice: $(READY) ## the packages' licenses in NOTICE.md, as the packages themselves declare them
+	python -m report.licenses
+
 bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench/results/gpu.json
 	python -m bench.gpu
 

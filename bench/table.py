@@ -120,8 +120,8 @@ def crashes(results: Path) -> str:
     stages = ", ".join(sorted({row["stage"] for row in outcomes}))
     return (
         f"`make crash-matrix`: {tries} faults in {stages}, {hits} of them while the stage was at work. The same "
-        f"command then ended in the hashes of an undisturbed run {f'but for {different}' if different else 'every time'} "
-        f"({described(result['machine'])})."
+        "command then ended in the hashes of an undisturbed run "
+        f"{f'but for {different}' if different else 'every time'} ({described(result['machine'])})."
     )
 
 
