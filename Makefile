@@ -5,7 +5,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test setup lint app plan report mlflow bench-gpu crash-matrix elsewhere fuzz preset lock
+.PHONY: help repro test setup lint app plan report mlflow bench bench-gpu crash-matrix elsewhere fuzz preset \
+	lock lock-cuda audit notice
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/'
@@ -38,6 +39,24 @@ report: $(READY) ## the evaluation of the last run as one page, report.html
 mlflow: $(READY) ## the trainings' curves, pictures and parameters at http://127.0.0.1:5000
 	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
 
+# PHOTOS: COCO's and Flickr8k's archives in a folder for each; CLIP: its vocabulary; SCRATCH: 60 GB and hours;
+# SCRIPT: diffusers' train_text_to_image.py. img2dataset takes part where it is installed. What is not given is left out.
+bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS=... CLIP=... SCRATCH=... SCRIPT=...
+	python -m bench.frechet
+	python -m bench.app_latency
+	python -m bench.tracking_cost
+	python -m bench.train_speed $(if $(SCRIPT),--script $(SCRIPT))
+	$(if $(PHOTOS),python -m bench.preprocess_speed $(PHOTOS))
+	$(if $(PHOTOS),python -m bench.resizers $(PHOTOS))
+	$(if $(PHOTOS),python -m bench.hash_distances $(PHOTOS))
+	$(if $(CLIP),python -m bench.tokenize_speed $(CLIP))
+	$(if $(SCRATCH),python -m bench.full_size $(SCRATCH))
+	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH))
+	python -m bench.table
+
+notice: $(READY) ## the packages' licenses in NOTICE.md, as the packages themselves declare them
+	python -m report.licenses
+
 bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench/results/gpu.json
 	python -m bench.gpu
 
@@ -69,4 +88,23 @@ lock: ## resolve requirements.in anew into requirements.lock
 	.lock-venv/bin/pip install --quiet --requirement requirements.in
 	{ echo '# Made by `make lock`; the CUDA packages that torch brings on a GPU machine are left to torch.'; \
 	.lock-venv/bin/pip freeze | sed -E 's/\+[A-Za-z0-9.]+$$//' | grep -viE '^(nvidia-[^m]|cuda-|triton)'; } > requirements.lock
+	rm -rf .lock-venv
+
+# pip cannot check hashes beside a lock that serves two builds of torch: this one is for one of them.
+lock-cuda: ## the same versions with the sha256 of every file, for Linux with CUDA: requirements-cuda.lock
+	rm -rf .lock-venv
+	$(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/pip install --quiet uv
+	.lock-venv/bin/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock-cuda' \
+		--output-file requirements-cuda.lock requirements.lock
+	rm -rf .lock-venv
+
+# --strict: a package of which the advisory service knows nothing fails too, so that no answer is never a good answer.
+audit: $(READY) ## a list of all that is installed, sbom.json (CycloneDX), and the known faults of the locked packages
+	rm -rf .lock-venv
+	$(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/pip install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	.lock-venv/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(VENV)
+	.lock-venv/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock
 	rm -rf .lock-venv

@@ -1,18 +1,20 @@
-"""Arrays that are written to a .npy file a few rows at a time, so that memory does not grow with them."""
+"""Arrays in .npy files: written a few rows at a time, so that memory does not grow with them, and read back."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
+from finetune.errors import InputError
+
 
 @contextmanager
 def array_writer(path: Path, dtype: DTypeLike) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """A function that adds rows, [n, ...], of one shape; `numpy.load(path, mmap_mode="r")` then reads them as ever."""
+    """A function that adds rows, [n, ...], of one shape."""
     count = 0
     row: tuple[int, ...] | None = None
 
@@ -29,6 +31,15 @@ def array_writer(path: Path, dtype: DTypeLike) -> Iterator[Callable[[NDArray[Any
         yield write
         file.seek(0)
         _write_header(file, dtype, (count, *(row or ())))  # not longer: numpy leaves room for the first axis to grow
+
+
+def read_array(path: Path, remedy: str, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+    """Raises InputError, which ends in `remedy`, where the file holds no whole array of numbers."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode=mmap_mode)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a whole .npy file ({error}); {remedy}") from None
+    return array
 
 
 def _write_header(file: IO[bytes], dtype: DTypeLike, shape: tuple[int, ...]) -> None:

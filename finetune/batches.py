@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune.arrays import read_array
 from finetune.latents import MANIFEST, LatentCache
 from finetune.seeding import derive_seed, generator
 
@@ -40,7 +41,9 @@ class CaptionedLatents:
     def __init__(self, tokens: Path, latents: dict[str, Path]) -> None:
         """latents: data set -> its folder. That they belong to the tokens is `check_match`'s to know."""
         self.rows: list[dict[str, Any]] = pq.read_table(tokens / "images.parquet").to_pylist()
-        self.token_ids: NDArray[np.uint16] = np.load(tokens / "ids.npy", mmap_mode="r")
+        self.token_ids: NDArray[np.uint16] = read_array(
+            tokens / "ids.npy", "remove it and run `dvc repro tokenize`", mmap_mode="r"
+        )
         self.empty_ids: list[int] = json.loads((tokens / MANIFEST).read_text())["empty"]
         in_order = [latents[dataset] for dataset, _ in groupby(self.rows, itemgetter("dataset"))]
         self._caches = [LatentCache(folder) for folder in in_order]

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from finetune.arrays import read_array
 from finetune.outputs import whole_directory, write_json
 from finetune.shards import INDEX, read_index, write_index
 
@@ -65,6 +66,10 @@ def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
 
 def read_feature_set(folder: Path) -> FeatureSet:
     protocol = json.loads((folder / PROTOCOL).read_text())
+
+    def read(name: str) -> NDArray[np.float32]:
+        return read_array(folder / name, f"remove {folder} and run `dvc repro`")
+
     names = (CLIP_PICTURES, CLIP_CAPTIONS, FEW_FEATURES)
-    optional = (np.load(folder / name) if (folder / name).exists() else None for name in names)
-    return FeatureSet(read_index(folder), np.load(folder / FEATURES), protocol, *optional)
+    optional = (read(name) if (folder / name).exists() else None for name in names)
+    return FeatureSet(read_index(folder), read(FEATURES), protocol, *optional)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,8 +17,11 @@ def write_half(source: Path, target: Path) -> None:
     """
     if not source.is_file():
         raise InputError(f"{source}: no such file; run `dvc repro`")
-    with safe_open(source, framework="pt") as file:
-        tensors = {name: _half(file.get_tensor(name), f"{source}: {name}") for name in sorted(file.keys())}
+    try:
+        with safe_open(source, framework="pt") as file:
+            tensors = {name: _half(file.get_tensor(name), f"{source}: {name}") for name in sorted(file.keys())}
+    except SafetensorError as error:
+        raise InputError(f"{source}: not a whole safetensors file ({error}); fetch or train this model again") from None
     save_file(tensors, target, {"format": "pt"})  # transformers refuses a file without this entry
 
 

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune.arrays import read_array
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.models import load_vae
@@ -78,10 +79,7 @@ class LatentCache:
 
 
 def _open_shard(path: Path, images: int) -> NDArray[np.float16]:
-    try:
-        shard: NDArray[np.float16] = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a whole .npy file ({error}); remove it and run `dvc repro latents`") from None
+    shard: NDArray[np.float16] = read_array(path, "remove it and run `dvc repro latents`", mmap_mode="r")
     if len(shard) != images:
         raise InputError(f"{path}: latents of {len(shard)} images, not of {images}; remove it, `dvc repro latents`")
     return shard

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
 from transformers import CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -85,7 +86,7 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
     extra = {} if kind is DDIMScheduler else {"use_safetensors": True}
     try:
         part = kind.from_pretrained(folder, local_files_only=True, **extra, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder}: not a {kind.__name__} in safetensors: {error}") from None
     if isinstance(part, torch.nn.Module) and (name := first_not_finite(part.state_dict())):
         raise InputError(f"{folder}: the weight {name} holds values that are not finite; fetch or train it again")

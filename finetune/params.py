@@ -7,6 +7,7 @@ whole record of a run.
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -57,6 +58,12 @@ class Archive(Section):
         others = [location for location in self.locations if not location.startswith(("http://", "https://"))]
         if len(self.locations) > 1 and others:
             raise ValueError(f"a list of locations is for http(s):// addresses, which {others[0]!r} is not")
+        return self
+
+    @model_validator(mode="after")
+    def _without_a_login(self) -> "Archive":
+        if any("@" in urlsplit(location).netloc for location in self.locations):
+            raise ValueError("a location holds a login, which model card and MLflow would show; put it into ~/.netrc")
         return self
 
     @model_validator(mode="after")

@@ -225,14 +225,19 @@ def _tracking_uri() -> str:
 
 
 def _store_name() -> str:
-    return f"MLflow at {_tracking_uri().rpartition('@')[2]}"  # without a password
+    return f"MLflow at {_without_a_password()}"
+
+
+def _without_a_password() -> str:
+    return _tracking_uri().rpartition("@")[2]
 
 
 def _cause(error: BaseException) -> str:
     """The first line of what began it: `Connection refused` instead of the library's account of all its layers."""
     while error.__context__:
         error = error.__context__
-    return str(error).partition("\n")[0] or type(error).__name__
+    first = str(error).partition("\n")[0].replace(_tracking_uri(), _without_a_password())
+    return first or type(error).__name__
 
 
 def git_tags() -> dict[str, str]:

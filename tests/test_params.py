@@ -97,6 +97,16 @@ def test_all_faults_of_all_sections_come_at_once(file: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("location", ["https://me:secret@host/a.zip", ["https://host/a.zip", "http://secret@host/a"]])
+def test_a_login_in_an_address_is_refused_and_not_repeated(location: object, file: Path) -> None:
+    content = yaml.safe_load(COMMITTED)
+    content["fetch"]["coco"]["val2017.zip"]["location"] = location
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=r"fetch\.coco\.val2017\.zip: a location holds a login") as refused:
+        load_params(file)
+    assert "secret" not in str(refused.value)
+
+
 def test_an_archive_without_a_hash_is_refused_unless_it_is_drawn_here(file: Path) -> None:
     content = yaml.safe_load(COMMITTED)
     content["fetch"]["coco"]["val2017.zip"]["location"] = "photos/val2017.zip"

@@ -220,9 +220,10 @@ def test_a_server_that_dies_and_returns_gets_everything_and_one_that_dies_for_go
         wait_until(lambda: run._failing)
         ended = time.monotonic()
     assert time.monotonic() - ended < 10
-    died, died_again, end = about_the_store(caplog, logging.WARNING)
-    assert died.startswith(f"MLflow at {address}: no record for now, and training goes on (")
-    assert died_again == died
+    *deaths, end = about_the_store(caplog, logging.WARNING)
+    assert len(deaths) == 2
+    for died in deaths:  # a connection may end in several ways
+        assert died.startswith(f"MLflow at {address}: no record for now, and training goes on (")
     assert end.startswith("MLflow never got the last ")
 
 
@@ -301,3 +302,14 @@ def test_an_address_of_no_known_kind_is_told(monkeypatch: pytest.MonkeyPatch, ca
     with tracked_run({}, {}, None) as run:
         wait_until(lambda: run._failing)
     assert "MLflow at htp://host: no record for now, and training goes on (" in caplog.text
+
+
+def test_an_address_that_is_quoted_is_quoted_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://user:secret@host")
+    with tracked_run({}, {}, None) as run:
+        wait_until(lambda: run._failing)
+    tag_run("tag", "value", {})
+    assert "MLflow at host: no record of this (" in caplog.text
+    assert "secret" not in caplog.text

@@ -24,7 +24,11 @@ COCO_ZIP = ("fetch", "coco", "val2017.zip", "location")
 
 
 def reran(copy: Copy) -> set[str]:
-    return set(re.findall(r"^Running stage '(.+)':", copy.dvc("repro").stdout, re.MULTILINE))
+    return reran_by(copy, "repro")
+
+
+def reran_by(copy: Copy, *command: str) -> set[str]:
+    return set(re.findall(r"^Running stage '(.+)':", copy.dvc(*command).stdout, re.MULTILINE))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,19 @@ def test_going_back_to_earlier_params_runs_nothing(quick_copy: Copy) -> None:
     (quick_copy.root / "params.yaml").write_text(before)
     assert reran(quick_copy) == set()
     assert quick_copy.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_stages_are_run_alone_by_force_and_by_hand(quick_copy: Copy) -> None:
+    """docs/reruns.md, "By hand"."""
+    assert "Running stage 'fid'" in quick_copy.dvc("repro", "--force", "--single-item", "fid").stdout
+    quick_copy.set_param("train", "lr", value=1e-5)
+    alone = quick_copy.dvc("repro", "--single-item", "fid").stdout
+    assert "Running stage" not in alone, "what comes before it is left alone"
+    assert reran_by(quick_copy, "repro", "generate-tuned") == {"train-fp16", "generate-tuned"}
+    (quick_copy.root / "models/tuned/by_hand").write_text("as accelerate launch leaves it")
+    quick_copy.dvc("commit", "--force", "train-fp16")
+    assert "up to date" in quick_copy.dvc("status", "train-fp16").stdout
+    assert "up to date" not in quick_copy.dvc("status", "generate-tuned").stdout
 
 
 def test_the_committed_lock_belongs_to_the_committed_tree(copy: Copy) -> None:

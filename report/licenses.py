@@ -1,0 +1,52 @@
+"""The licenses of the locked packages, as the installed ones declare them, into NOTICE.md.
+
+python -m report.licenses
+"""
+
+from collections import defaultdict
+from importlib.metadata import metadata
+from pathlib import Path
+
+from finetune.markdown import table
+from finetune.outputs import whole_file
+
+NOTICE = Path("NOTICE.md")
+LOCK = Path("requirements.lock")
+BEGIN = "<!-- from here on by `make notice` -->\n"
+LONGEST = 60  # characters of a license's name; some packages put the text itself in its place
+SILENT = "declares none in its metadata"
+
+
+def license_of(package: str) -> str:
+    """Its expression (PEP 639), else its one-line license, else its classifiers."""
+    declared = metadata(package)
+    named = (declared.get("License") or "").strip()
+    if expression := declared.get("License-Expression"):
+        return expression
+    if named and "\n" not in named and len(named) <= LONGEST and named not in ("UNKNOWN", "Dual License"):
+        return named
+    classifiers = declared.get_all("Classifier") or []
+    return " or ".join(c.split(" :: ")[-1] for c in classifiers if c.startswith("License ::")) or SILENT
+
+
+def packages(lock: str) -> list[str]:
+    return [line.split("==")[0] for line in lock.splitlines() if "==" in line]
+
+
+def with_packages(notice: str, lock: str) -> str:
+    """The page with what stands below BEGIN made anew."""
+    by_license: dict[str, list[str]] = defaultdict(list)
+    for package in packages(lock):
+        by_license[license_of(package)].append(package)
+    rows = [[name.replace("|", "or"), ", ".join(by_license[name])] for name in sorted(by_license, key=str.lower)]
+    return notice.partition(BEGIN)[0] + BEGIN + "\n" + table(("license", "packages"), rows) + "\n"
+
+
+def main() -> None:
+    text = with_packages(NOTICE.read_text(), LOCK.read_text())
+    with whole_file(NOTICE) as partial:
+        partial.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""docs/tutorial.md, done: its drawings become a data set, a model and a picture."""
+
+import re
+import sys
+from typing import Any
+
+import yaml
+
+from tests.e2e.conftest import ROOT, Copy
+
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
+
+
+def merged(content: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    both = {key: merged(content[key], more[key]) for key in content if isinstance(more.get(key), dict)}
+    return content | more | both
+
+
+def test_the_tutorial_ends_in_a_picture(small_copy: Copy) -> None:
+    (program,) = re.findall(r"<<'EOF'\n(.*?)^EOF", TUTORIAL, re.MULTILINE | re.DOTALL)
+    small_copy.run(sys.executable, "-c", program)
+    (section,) = re.findall(r"^```yaml\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
+    params = small_copy.root / "params.yaml"
+    params.write_text(yaml.safe_dump(merged(small_copy.params(), yaml.safe_load(section)), sort_keys=False))
+    refused = small_copy.dvc("repro", "fetch@mine", check=False).stdout
+    (digits,) = re.findall(r"error: mypictures: its sha256 is ([0-9a-f]{64}), not the expected 0{64}", refused)
+    params.write_text(params.read_text().replace("0" * 64, digits))
+    small_copy.dvc("repro")
+    card = (small_copy.root / "metrics/data/card.md").read_text()
+    assert re.search(r"\| mine \| .*25.* 5 ", card), card
+    small_copy.run("python", "-m", "app", "many red boxes on white", "-o", "boxes.png")
+    assert (small_copy.root / "boxes.png").is_file()
