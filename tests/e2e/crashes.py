@@ -263,16 +263,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("stages", nargs="*")
     options = parser.parse_args()
-    rows = []
+    rows: list[Outcome] = []
     with own_disk() as (disk, mounted):
         copy = copy_repository(disk / "repository")
         make_small(copy, ROOT / "sample" / "base")
         copy.dvc("repro")
         for stage in options.stages or stages_of(copy):
-            for outcome in outcomes(copy, stage, disk if mounted else None, options.kills, options.seed):
-                print(outcome, flush=True)
-                rows.append(outcome)
-    write_result("crashes", ["dvc", "torch"], {"outcomes": [asdict(row) for row in rows], "seed": options.seed})
+            rows += outcomes(copy, stage, disk if mounted else None, options.kills, options.seed)
+            write_result("crashes", ["dvc", "torch"], {"outcomes": [asdict(row) for row in rows], "seed": options.seed})
     header = [field.name for field in fields(Outcome)]
     print(table(header, [tuple(str(value) for value in asdict(row).values()) for row in rows]))
 
