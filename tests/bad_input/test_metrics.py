@@ -45,6 +45,7 @@ SERVING = {
     "lock_md5": "0" * 32,
 }
 VALUES = JSON | st.floats() | st.sampled_from([0, -1, 1e308, -1e308, 5e-324, 10**400, True, "0.5", "<b>", "\ud800"])
+MADE_FROM = {paths.FID_METRICS.as_posix(): "0" * 32}
 CONFLICT = "<<<<<<< HEAD\n{}=======\n{}>>>>>>> theirs\n"
 CELLS = st.text(alphabet='0123456789.,-+eE"\n\r nainf_\x00\u0661') | st.floats().map(str)
 
@@ -70,7 +71,7 @@ def read_all(root: Path, path: Path, content: bytes) -> None:
 
     def evidence() -> Evidence:
         counts = {dataset: root / file for dataset, file in COUNTS.items()}
-        return read_evidence(counts, root / paths.TRAIN_METRICS, root / paths.FID_METRICS)
+        return read_evidence(counts, root / paths.TRAIN_METRICS, root / paths.FID_METRICS, MADE_FROM)
 
     before = (root / path).read_bytes()
     (root / path).write_bytes(content)
