@@ -44,6 +44,7 @@ mlflow: $(READY) ## the trainings' curves, pictures and parameters at http://127
 bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS=... CLIP=... SCRATCH=... SCRIPT=...
 	python -m bench.frechet
 	python -m bench.app_latency
+	python -m bench.app_start
 	python -m bench.tracking_cost
 	python -m bench.train_speed $(if $(SCRIPT),--script $(SCRIPT))
 	$(if $(PHOTOS),python -m bench.preprocess_speed $(PHOTOS))
@@ -52,6 +53,7 @@ bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS
 	$(if $(CLIP),python -m bench.tokenize_speed $(CLIP))
 	$(if $(SCRATCH),python -m bench.full_size $(SCRATCH))
 	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH))
+	$(if $(SCRATCH),python -m bench.model_memory $(SCRATCH))
 	python -m bench.table
 
 notice: $(READY) ## the packages' licenses in NOTICE.md, as the packages themselves declare them

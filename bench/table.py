@@ -56,6 +56,8 @@ CLAIMS = (
     Claim("the same", ">=", 1.5, "preprocess_speed", ("times_as_fast_as", "img2dataset, bicubic"),
           "img2dataset's resizer, told our filter", "img2dataset"),
     Claim("memory of each data stage, 126,000 images over 12,600", "<=", 1.1, "full_size", ("memory_full_over_tenth",)),
+    Claim("the same of latents, 100,000 over 10,000", "<=", 1.1, "model_memory", ("latents", "memory_many_over_few")),
+    Claim("the same of features, 5,000 over 1,000", "<=", 1.1, "model_memory", ("features", "memory_many_over_few")),
     Claim("`dvc repro` with nothing to do", ">=", 20.0, "noop_speed", ("repro", "times_as_fast"),
           "loose files, DVC", "dvc"),
     Claim("Frechet distance, 2,048 features", ">=", 8.0, "frechet", ("distance", "speedup"), "clean-fid", "clean-fid"),
@@ -70,22 +72,32 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def figures(found: Any) -> tuple[float, float, float]:
+Figures = tuple[float, float, float]
+
+
+def figures(found: Any) -> Figures:
     """Least, median and greatest of a ratio as the harness writes it, of one number, or of one for each stage."""
     if not isinstance(found, Mapping):
         return found, found, found
-    if found.keys() == {"min", "median", "max"}:
+    if is_ratio(found):
         return found["min"], found["median"], found["max"]
     return min(found.values()), median(found.values()), max(found.values())
 
 
-def verdict(claim: Claim, least: float, middle: float, greatest: float) -> str:
+def is_ratio(found: Any) -> bool:
+    return isinstance(found, Mapping) and found.keys() == {"min", "median", "max"}
+
+
+def verdict(claim: Claim, measured: Figures, rounds: bool) -> str:
+    """Of rounds the median may meet a claim that not all of them do; of stages each has to."""
+    least, middle, greatest = measured
+
     def holds(figure: float) -> bool:
         return figure >= claim.target if claim.sign == ">=" else figure <= claim.target
 
     if all(map(holds, (least, greatest))):
         return "met"
-    return "met in the median" if holds(middle) else "**missed**"
+    return "met in the median" if rounds and holds(middle) else "**missed**"
 
 
 def rows(results: Path) -> Iterator[list[str]]:
@@ -103,7 +115,7 @@ def rows(results: Path) -> Iterator[list[str]]:
         version = machine["packages"].get(claim.package, "")
         measured = figures(found)
         shown = [f"{figure:.3g}" for figure in measured]
-        yield [claim.what, target, f"{claim.peer} {version}".strip(), *shown, verdict(claim, *measured),
+        yield [claim.what, target, f"{claim.peer} {version}".strip(), *shown, verdict(claim, measured, is_ratio(found)),
                described(machine), command]  # fmt: skip
 
 

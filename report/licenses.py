@@ -19,13 +19,13 @@ SILENT = "declares none in its metadata"
 
 def license_of(package: str) -> str:
     """Its expression (PEP 639), else its one-line license, else its classifiers."""
-    declared = metadata(package)
-    named = (declared.get("License") or "").strip()
-    if expression := declared.get("License-Expression"):
-        return expression
+    declared = metadata(package).json
+    named = str(declared.get("license", "")).strip()
+    if expression := declared.get("license_expression"):
+        return str(expression)
     if named and "\n" not in named and len(named) <= LONGEST and named not in ("UNKNOWN", "Dual License"):
         return named
-    classifiers = declared.get_all("Classifier") or []
+    classifiers = declared.get("classifier", [])
     return " or ".join(c.split(" :: ")[-1] for c in classifiers if c.startswith("License ::")) or SILENT
 
 

@@ -33,7 +33,11 @@ def write(folder: Path, name: str, **result: Any) -> None:
 def test_a_claim_is_met_where_every_round_meets_it(
     claim: Claim, measured: tuple[float, float, float], expected: str
 ) -> None:
-    assert verdict(claim, *measured) == expected
+    assert verdict(claim, measured, rounds=True) == expected
+
+
+def test_one_stage_beyond_it_misses_a_claim_of_all_stages() -> None:
+    assert verdict(SMALLER, (0.9, 1.0, 1.2), rounds=False) == "**missed**"
 
 
 def test_a_figure_is_a_ratio_a_number_or_one_for_each_stage() -> None:

@@ -1,7 +1,8 @@
 """report.licenses: NOTICE.md names the license of every locked package."""
 
-from email.message import Message
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,23 +15,17 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize(
     ("declared", "expected"),
     [
-        ([("License-Expression", "MIT"), ("License", "other")], "MIT"),
-        ([("License", "BSD"), ("Classifier", "License :: OSI Approved :: BSD License")], "BSD"),
-        (
-            [("License", "A text\nof lines"), ("Classifier", "License :: OSI Approved :: MIT License")],
-            "MIT License",
-        ),
-        ([("License", "UNKNOWN"), ("Classifier", "Topic :: Software")], SILENT),
-        ([], SILENT),
+        ({"license_expression": "MIT", "license": "other"}, "MIT"),
+        ({"license": "BSD", "classifier": ["License :: OSI Approved :: BSD License"]}, "BSD"),
+        ({"license": "A text\nof lines", "classifier": ["License :: OSI Approved :: MIT License"]}, "MIT License"),
+        ({"license": "UNKNOWN", "classifier": ["Topic :: Software"]}, SILENT),
+        ({}, SILENT),
     ],
 )
 def test_the_most_exact_declaration_counts(
-    declared: list[tuple[str, str]], expected: str, monkeypatch: pytest.MonkeyPatch
+    declared: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    message = Message()
-    for name, value in declared:
-        message[name] = value
-    monkeypatch.setattr(licenses, "metadata", lambda _: message)
+    monkeypatch.setattr(licenses, "metadata", lambda _: SimpleNamespace(json=declared))
     assert license_of("package") == expected
 
 
