@@ -115,10 +115,10 @@ def tables(result: Mapping[str, Any]) -> list[str]:
         (stage, *(f"{each[measure]['predicted_over_measured']:.2f}" for measure in each))
         for stage, each in stages.items()
     ]
-    sizes = list(result["by_images"])
-    growth = [
-        (stage, *(_cell(result["by_images"][size][stage]) for size in sizes)) for stage in result["by_images"][sizes[0]]
-    ]
+    account = result["by_images"]
+    sizes = list(map(str, SIZES))
+    cells = {stage: [_cell(account[size][stage]) for size in sizes] for stage in account[sizes[0]]}
+    growth = [(stage, *row) for stage, row in cells.items() if len(set(row)) > 1]
     gpus = [
         (count, f"{row['latents_hours']:.2f}", f"{row['train_hours']:.2f}", f"{row['train_efficiency']:.0%}")
         for count, row in result["by_gpus"].items()
@@ -126,13 +126,14 @@ def tables(result: Mapping[str, Any]) -> list[str]:
     return [
         table(("stage", "core seconds", "memory", "output"), held_out),
         table(("stage", *(f"{int(size):,}" for size in sizes)), growth),
-        table(("GPUs", "latents, hours", "training, hours", "of which computing"), gpus),
+        table(("GPUs", "latents, hours", "training, hours", "of these computing"), gpus),
     ]
 
 
 def _cell(each: Mapping[str, float]) -> str:
     units = (("core_hours", "core h"), ("gpu_hours", "GPU h"), ("disk_gb", "GB"))
-    return ", ".join(f"{each[key]:,.3g} {unit}" for key, unit in units if each[key] >= 0.001)
+    values = [(each[key], unit) for key, unit in units if each[key] >= 0.001]
+    return ", ".join(f"{value:,.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}" for value, unit in values)
 
 
 def main() -> None:
