@@ -1,4 +1,4 @@
-"""Figures in JSON and CSV, checked where they are read: git merges metrics/ by lines, and anyone may edit it."""
+"""Figures in JSON, CSV and text, checked where they are read: git merges metrics/ by lines, and anyone may edit it."""
 
 import csv
 from collections.abc import Sequence
@@ -34,14 +34,22 @@ def read_json(path: Path, schema: Any) -> Any:
         raise _fault(path, ": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]]))) from None
 
 
+def read_text(path: Path) -> str:
+    """Raises InputError that names the file."""
+    try:
+        return _content(path).decode()
+    except UnicodeDecodeError as error:
+        raise _fault(path, f"not UTF-8 at byte {error.start}") from None
+
+
 def read_table(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) -> dict[str, list[Any]]:
     """The columns of a CSV, `numbers` and `texts` among them; all but `texts` must be numbers.
 
     Raises InputError that names the first wrong column.
     """
     try:
-        rows = list(csv.reader(_content(path).decode().splitlines(), strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
+        rows = list(csv.reader(read_text(path).splitlines(), strict=True))
+    except csv.Error as error:
         raise _fault(path, f"not CSV: {error}") from None
     if len(rows) < 2 or len({*map(len, rows)}) > 1:
         raise _fault(path, "not a table: no rows, or rows of different lengths")

@@ -1,13 +1,12 @@
 """The README.md of an exported model, in the form that the Hugging Face hub reads."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from finetune import paths
-from finetune.figures import Number, Section, read_json
+from finetune.figures import Number, Section, read_json, read_text
 from finetune.markdown import table
 from finetune.models import LORA
 from finetune.params import Export, Fetch, Generate, Train
@@ -29,7 +28,7 @@ class Recipe:
 class Evidence:
     """What the pipeline measured, and what the model was made from."""
 
-    data: dict[str, dict[str, Any]]  # by data set
+    data: str  # Markdown, the sections of the data card
     train: dict[str, Any]
     fid: dict[str, Any]
     made_from: dict[str, str]  # path -> the md5 that dvc.lock has of it
@@ -52,12 +51,11 @@ class Ladder(Section):
     protocol: Protocol
 
 
-def read_evidence(
-    preprocess_metrics: Mapping[str, Path], train_metrics: Path, fid_metrics: Path, made_from: dict[str, str]
-) -> Evidence:
-    """preprocess_metrics: data set -> its file. Raises InputError that names the file which is not as it should be."""
+def read_evidence(data_card: Path, train_metrics: Path, fid_metrics: Path, made_from: dict[str, str]) -> Evidence:
+    """data_card: of stages/datacard.py. Raises InputError that names the file which is not as it should be."""
+    _, heading, sections = read_text(data_card).partition("## ")  # what stands before is about a page of its own
     return Evidence(
-        data={dataset: read_json(file, dict[str, Any]) for dataset, file in preprocess_metrics.items()},
+        data=(heading + sections).strip().replace("## ", "### "),
         train=read_json(train_metrics, dict[str, Any]),
         fid=read_json(fid_metrics, Ladder),
         made_from=made_from,
@@ -84,11 +82,9 @@ fine-tuned on captioned pictures. {_weights_note(recipe.train)}
 
 ## Data
 
-Pictures after preprocessing:
+{evidence.data}
 
-{table(("data set", "pictures", "count"), _counts(evidence.data))}
-
-Archives as fetched:
+### Archives as fetched
 
 {table(("data set", "archive", "from", "checksum"), _archives(recipe.fetch))}
 
@@ -217,10 +213,6 @@ def _ladder(fid: dict[str, Any]) -> str:
 
 def _pairs(nested: dict[str, Any]) -> list[list[str]]:
     return [[key, _show(value)] for key, value in flat(nested).items()]
-
-
-def _counts(data: dict[str, dict[str, Any]]) -> list[list[str]]:
-    return [[dataset, *pair] for dataset, counts in data.items() for pair in _pairs(counts)]
 
 
 def _archives(fetch: Fetch) -> list[list[str]]:

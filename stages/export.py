@@ -27,11 +27,12 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
 }
 SAFETY_WEIGHTS = "model.safetensors"
+DATA_CARD = paths.DATA_CARD / "card.md"
 MADE_FROM = (
     paths.BASE,
     paths.TUNED,
     paths.GENERATED / "tuned",
-    paths.PREPROCESS_METRICS,
+    DATA_CARD,
     paths.TRAIN_METRICS,
     paths.FID_METRICS,
 )
@@ -120,7 +121,7 @@ def main() -> None:
         paths.EXPORT,
         Recipe(params.export, params.fetch, params.train, params.generate),
         read_evidence(
-            paths.of_datasets(paths.PREPROCESS_METRICS, params.datasets, ".json"),
+            DATA_CARD,
             paths.TRAIN_METRICS,
             paths.FID_METRICS,
             {path.as_posix(): lock_md5(path) for path in MADE_FROM},

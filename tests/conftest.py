@@ -130,11 +130,11 @@ def ray_address() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patched, TemporaryDirectory(prefix="ray-") as folder:  # its sockets' paths
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")  # must be short, so not below pytest's folder
         patched.setenv("RAY_worker_niceness", "0")  # else whatever else runs here comes first
+        patched.setenv("RAY_TMPDIR", folder)  # the head writes its address there, to a folder that it does not make
+        (Path(folder) / "ray").mkdir()
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
-        )
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         cluster.add_node(num_cpus=1)
         yield cluster.address
         cluster.shutdown()

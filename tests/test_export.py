@@ -178,7 +178,8 @@ def test_the_hub_reads_the_card(tiny_export: Path) -> None:
 def test_the_card_holds_the_run_and_its_results(tiny_export: Path, tiny_run: TinyRun) -> None:
     card = (tiny_export / "README.md").read_text()
     assert f"| train.lr | {tiny_run.recipe.train.lr:.5g} |" in card
-    assert "| coco | train | 3 |" in card
+    assert "\n### Pictures\n\n| coco | 3 |\n\n### Captions\n" in card
+    assert "A page." not in card
     assert "| kid | 0.0625 | 0.125 | 0.5 | 0.25 |" in card
 
 

@@ -45,12 +45,23 @@ def weights(root: Path) -> dict[str, bytes]:
     return {name: content for name, content in results(root).items() if name.startswith(str(paths.TUNED))}
 
 
-def wait_for_a_moment(process: BaseProcess, root: Path, dice: random.Random, while_writing: bool) -> bool:
-    """Some time after the start, if asked until a checkpoint is half written. False if it was too late."""
-    resume = root / ".dvc/tmp/resume"
-    while process.is_alive() and not resume.exists():
+def seconds_of_training(process: BaseProcess, root: Path) -> float:
+    wait_for_the_first_step(process, root)
+    begun = time.monotonic()
+    process.join()
+    return time.monotonic() - begun
+
+
+def wait_for_the_first_step(process: BaseProcess, root: Path) -> None:
+    while process.is_alive() and not (root / ".dvc/tmp/resume").exists():
         time.sleep(0.01)
-    process.join(dice.uniform(0, 2))
+
+
+def wait_for_a_moment(process: BaseProcess, root: Path, seconds: float, while_writing: bool) -> bool:
+    """So long after the first step, if asked until a checkpoint is half written. False if it was too late."""
+    resume = root / ".dvc/tmp/resume"
+    wait_for_the_first_step(process, root)
+    process.join(seconds)
     while while_writing and process.is_alive() and not any(resume.rglob(".*.partial")):
         pass
     return process.is_alive()
@@ -66,13 +77,13 @@ def test_a_killed_run_ends_in_the_bytes_of_one_that_was_not(
 
     straight, killed = (copy_of(training_root, tmp_path / name) for name in ("straight", "killed"))
     whole = start(straight)
-    whole.join()
+    usual = seconds_of_training(whole, straight)
     assert whole.exitcode == 0
     dice = random.Random(0)
     kills = halves = 0
     for number in range(KILLS):
         process = start(killed)
-        if wait_for_a_moment(process, killed, dice, while_writing=number % 2 == 0):
+        if wait_for_a_moment(process, killed, dice.uniform(0, usual / 4), while_writing=number % 2 == 0):
             process.kill()
             kills += 1
         process.join()

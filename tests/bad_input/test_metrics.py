@@ -25,10 +25,10 @@ from tests.bad_input.test_params import places
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
 RECIPE = Recipe(PARAMS.export, PARAMS.fetch, PARAMS.train, PARAMS.generate)
-COUNTS = paths.of_datasets(paths.PREPROCESS_METRICS, PARAMS.datasets, ".json")
+DATA_CARD = paths.DATA_CARD / "card.md"
 DOCUMENTS = {
     path: json.loads((ROOT / path).read_text())
-    for path in (paths.FID_METRICS, paths.TRAIN_METRICS, paths.GROUNDING_METRICS, COUNTS["coco"])
+    for path in (paths.FID_METRICS, paths.TRAIN_METRICS, paths.GROUNDING_METRICS)
 }
 TABLES = {
     path: (ROOT / path).read_text()
@@ -70,8 +70,7 @@ def read_all(root: Path, path: Path, content: bytes) -> None:
     """By everything that reads it."""
 
     def evidence() -> Evidence:
-        counts = {dataset: root / file for dataset, file in COUNTS.items()}
-        return read_evidence(counts, root / paths.TRAIN_METRICS, root / paths.FID_METRICS, MADE_FROM)
+        return read_evidence(root / DATA_CARD, root / paths.TRAIN_METRICS, root / paths.FID_METRICS, MADE_FROM)
 
     before = (root / path).read_bytes()
     (root / path).write_bytes(content)
@@ -87,12 +86,13 @@ def read_all(root: Path, path: Path, content: bytes) -> None:
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from([*DOCUMENTS, *TABLES]),
+    st.sampled_from([*DOCUMENTS, *TABLES, DATA_CARD]),
     st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")),
 )
 @example(paths.FID_METRICS, b"[" * 100_000)
 @example(paths.FID_METRICS, CONFLICT.format("{}", "{}").encode())
 @example(paths.FID_METRICS, b'{"a": ' + b"1" * 5000 + b"}")
+@example(DATA_CARD, b"## \xff")
 @example(paths.SWEEP, CONFLICT.format("1,2,3,k\n", "1,2,3,k\n").encode())
 @example(paths.SWEEP, b"guidance_scale,kid,sd,key\n")
 @example(paths.SWEEP, b"guidance_scale,kid,sd,key\n1,2,3\n")

@@ -161,7 +161,17 @@ def small_copy(_small_run: Copy, tmp_path: Path) -> Copy:
 
 
 def make_small(copy: Copy, base: Path) -> None:
-    """Parameters with which every stage does its work in the time that it takes to start."""
+    """A handful of scenes, and all else that lets every stage do its work in the time that it takes to start."""
+    for dataset in ("coco", "flickr8k"):
+        for archive in copy.params()["fetch"][dataset]:
+            location = f"scenes:{dataset}?train=6&validation=4"
+            copy.set_param("fetch", dataset, archive, "location", value=location)
+    make_quick(copy, base)
+    copy.commit()
+
+
+def make_quick(copy: Copy, base: Path) -> None:
+    """Another base model, and parameters with which few pictures are drawn and few steps made."""
     shutil.copytree(base, copy.root / "base")
     parts = dict.fromkeys(("feature_extractor", "safety_checker"))
     (copy.root / "base" / "model_index.json").write_text(
@@ -175,11 +185,6 @@ def make_small(copy: Copy, base: Path) -> None:
             for path in sorted((copy.root / "base").rglob("*.safetensors"))
         },
     )  # fmt: skip
-    for dataset in ("coco", "flickr8k"):
-        for archive in copy.params()["fetch"][dataset]:
-            location = f"scenes:{dataset}?train=6&validation=4"
-            copy.set_param("fetch", dataset, archive, "location", value=location)
     for section, values in SMALL.items():
         for key, value in values.items():
             copy.set_param(section, key, value=value)
-    copy.commit()

@@ -31,7 +31,7 @@ from tests.e2e.conftest import ROOT, Copy, copy_repository, make_small
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LEAST_MEMORY = 200 * 2**20  # bytes that DVC itself needs
-PATIENCE = 120  # seconds with a stage that a fault neither stops nor lets through
+PATIENCE = 60  # seconds with a stage that a fault neither stops nor lets through
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,10 @@ def start(copy: Copy, stage: str, limit: int | None = None) -> subprocess.Popen[
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
+    # with threads of its own OpenBLAS asks without end for the memory that it is refused
+    environment = copy.environment | ({} if limit is None else {"OPENBLAS_NUM_THREADS": "1"})
     return subprocess.Popen(
-        ["dvc", "repro", stage], cwd=copy.root, env=copy.environment, start_new_session=True, preexec_fn=restrict,
+        ["dvc", "repro", stage], cwd=copy.root, env=environment, start_new_session=True, preexec_fn=restrict,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -170,7 +172,7 @@ def failed(copy: Copy, stage: str, fault: str, limit: int | None = None) -> Call
     hung = False
     try:
         output, _ = process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:  # OpenBLAS asks without end for memory that it is refused at its import
+    except subprocess.TimeoutExpired:
         hung = True
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()

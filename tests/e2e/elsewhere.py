@@ -50,9 +50,9 @@ def repro_as_another_user(copy: Copy) -> subprocess.CompletedProcess[bytes]:
 
 
 def stages_that_differ(one: Path, other: Path) -> list[str]:
-    """Names of the stages whose entries are not the same in two dvc.lock files."""
-    locks = [yaml.safe_load(lock.read_text())["stages"] for lock in (one, other)]
-    return sorted(name for name in {*locks[0], *locks[1]} if locks[0].get(name) != locks[1].get(name))
+    """Names of the stages in the other dvc.lock whose entries are not the first's."""
+    expected, found = (yaml.safe_load(lock.read_text())["stages"] for lock in (one, other))
+    return sorted(name for name in found if found[name] != expected.get(name))
 
 
 def main() -> None:

@@ -8,13 +8,16 @@ from tests.e2e.elsewhere import UMASK, clone_elsewhere, stages_that_differ
 
 
 def test_another_place_language_and_number_of_workers_end_in_the_same_lock(small_copy: Copy, tmp_path: Path) -> None:
+    """As far as the training and a set of pictures; `make elsewhere` goes to the end."""
+    targets = ["train-fp16", "generate-base"]
     elsewhere = clone_elsewhere(small_copy.root, tmp_path / "folder")
     (elsewhere.root / "dvc.lock").unlink()
     before = os.umask(UMASK)
     try:
-        elsewhere.dvc("repro")
+        elsewhere.dvc("repro", *targets)
     finally:
         os.umask(before)
+    assert all(f"\n  {target}:\n" in (elsewhere.root / "dvc.lock").read_text() for target in targets)
     assert stages_that_differ(small_copy.root / "dvc.lock", elsewhere.root / "dvc.lock") == []
 
 

@@ -7,18 +7,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.e2e.conftest import ROOT, SMALL, Copy
+from tests.e2e.conftest import ROOT, Copy, make_quick
 
 PHOTOS = Path(os.environ.get("PHOTOS", ROOT.parent / "shared" / "photos"))
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no real photos at {PHOTOS}; name another folder in PHOTOS")
-def test_real_photos_go_through_every_stage(copy: Copy) -> None:
+def test_real_photos_go_through_every_stage(copy: Copy, tiny_base: Path) -> None:
     (copy.root / "photos").symlink_to(PHOTOS.resolve())
     copy.run("make", "preset", "P=photos")
-    for section, values in SMALL.items():
-        for key, value in values.items():
-            copy.set_param(section, key, value=value)
+    make_quick(copy, tiny_base)
     copy.dvc("repro")
 
     dropped: dict[str, dict[str, int]] = {"coco": {"too_small": 1}, "flickr8k": {"no_image": 8034, "too_small": 5}}
