@@ -9,17 +9,20 @@ the fit. What other numbers of images and GPUs take is the planner's account of 
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
+from bench.data_stages import seconds_of
 from bench.full_size import STAGES, run
 from bench.harness import RESULTS, ROOT, write_result
 from finetune.architecture import architecture_of
 from finetune.data_costs import DataCosts
+from finetune.duplicates import BITS, HeldOut
 from finetune.image_counts import Images
 from finetune.markdown import table
 from finetune.memory import training_memory
@@ -30,27 +33,24 @@ from finetune.stage_plan import StagePlan, stage_plans, training_steps, units_of
 SMALL = (1_260, 4_200)  # images
 SIZES = (1_000, 126_000, 1_000_000, 100_000_000)
 GPUS = (1, 8, 64)
+MEASURES = ("core_seconds", "memory_mib", "output_mb")
+GROWING = ("preprocess-512", "tokenize", "latents", "train-fp16", "features")
 NETWORK = 12.5e9  # bytes a second between GPUs: 100 Gbit/s
 VALIDATION = 7_000 / 131_287  # of the images, as in the reference run
 RTX3090 = Device(tflops=71.0, tflops_fp32=35.6, utilization=0.35, gib=24.0)  # as the planner has it by default
-TERMS: dict[str, Callable[[float], float]] = {
-    "constant": lambda _: 1.0,
-    "per_million": lambda images: images / 1e6,
-    "per_million_squared": lambda images: (images / 1e6) ** 2,
-}
-LINEAR = ("constant", "per_million")
-PAIRS = {("tokenize", "core_seconds"): (*LINEAR, "per_million_squared")}  # training against validation images
+COMPARED = (10_000, 7_000)  # training and validation images, for the time of a pair
 Runs = Mapping[int, Mapping[str, Mapping[str, float]]]  # images -> stage -> measure -> value
 
 
-def fitted(values: Mapping[int, float], terms: Sequence[str]) -> dict[str, float]:
-    """Coefficients, none of them negative, of the least sum of squared relative errors. values: by number of images."""
-    rows = [[TERMS[term](images) / value for term in terms] for images, value in values.items()]
-    return dict(zip(terms, nnls(np.array(rows), np.ones(len(rows)))[0].tolist(), strict=True))
+def fitted(values: Mapping[int, float]) -> dict[str, float]:
+    """The line of the least sum of squared relative errors that does not fall. values: by number of images."""
+    rows = [[1 / value, images / 1e6 / value] for images, value in values.items()]
+    constant, per_million = nnls(np.array(rows), np.ones(len(rows)))[0].tolist()
+    return {"constant": constant, "per_million": per_million}
 
 
-def predicted(coefficients: Mapping[str, float], images: float) -> float:
-    return sum(coefficient * TERMS[term](images) for term, coefficient in coefficients.items())
+def predicted(line: Mapping[str, float], images: float) -> float:
+    return line["constant"] + line["per_million"] * images / 1e6
 
 
 def check(runs: Runs) -> dict[str, Any]:
@@ -58,9 +58,9 @@ def check(runs: Runs) -> dict[str, Any]:
     *known, held_out = sorted(runs)
     result: dict[str, Any] = {}
     for stage in STAGES:
-        for measure in ("core_seconds", "memory_mib", "output_mb"):
+        for measure in MEASURES:
             values = {images: runs[images][stage][measure] for images in known}
-            fit = fitted(values, PAIRS.get((stage, measure), LINEAR))
+            fit = fitted(values)
             said, measured = predicted(fit, held_out), runs[held_out][stage][measure]
             result.setdefault(stage, {})[measure] = {
                 "fit": fit,
@@ -69,6 +69,17 @@ def check(runs: Runs) -> dict[str, Any]:
                 "predicted_over_measured": round(said / measured, 3),
             }
     return result
+
+
+def seconds_of_a_pair() -> float:
+    """Of one core: what tokenize takes to compare a training image with a validation image."""
+    rng = np.random.default_rng(0)
+    training, held_out = (
+        [{"split": "train", "sha256": "", "perceptual_hash": rng.bytes(BITS // 8).hex()} for _ in range(count)]
+        for count in COMPARED
+    )
+    known = HeldOut(held_out, near=0)
+    return seconds_of(lambda: known.reasons(training)) / math.prod(COMPARED)
 
 
 def planned() -> dict[str, Any]:
@@ -110,22 +121,25 @@ def planned() -> dict[str, Any]:
 
 def tables(result: Mapping[str, Any]) -> list[str]:
     """As docs/scaling.md shows them."""
-    stages = result["stages"]
     held_out = [
-        (stage, *(f"{each[measure]['predicted_over_measured']:.2f}" for measure in each))
-        for stage, each in stages.items()
+        (
+            stage,
+            *(
+                f"{each['predicted']:,.0f} / {each['measured']:,.0f}"
+                for each in map(result["stages"][stage].get, MEASURES)
+            ),
+        )
+        for stage in STAGES
     ]
-    account = result["by_images"]
-    sizes = list(map(str, SIZES))
-    cells = {stage: [_cell(account[size][stage]) for size in sizes] for stage in account[sizes[0]]}
-    growth = [(stage, *row) for stage, row in cells.items() if len(set(row)) > 1]
+    sizes = [result["by_images"][str(size)] for size in SIZES]
+    growth = [(stage, *(_cell(size[stage]) for size in sizes)) for stage in GROWING]
     gpus = [
-        (count, f"{row['latents_hours']:.2f}", f"{row['train_hours']:.2f}", f"{row['train_efficiency']:.0%}")
-        for count, row in result["by_gpus"].items()
+        (str(count), f"{row['latents_hours']:.2f}", f"{row['train_hours']:.2f}", f"{row['train_efficiency']:.0%}")
+        for count, row in ((count, result["by_gpus"][str(count)]) for count in GPUS)
     ]
     return [
-        table(("stage", "core seconds", "memory", "output"), held_out),
-        table(("stage", *(f"{int(size):,}" for size in sizes)), growth),
+        table(("stage", "core seconds", "memory, MiB", "output, MB"), held_out),
+        table(("stage", *(f"{size:,}" for size in SIZES)), growth),
         table(("GPUs", "latents, hours", "training, hours", "of these computing"), gpus),
     ]
 
@@ -144,7 +158,8 @@ def main() -> None:
     runs: dict[int, Any] = {images: run(folder / str(images), images) for images in SMALL}
     runs |= {images: larger["runs"][name] for name, images in larger["images"].items()}
     small = {str(images): runs[images] for images in SMALL}
-    write_result("scaling", ["numpy", "scipy"], {"small_runs": small, "stages": check(runs), **planned()})
+    result = {"small_runs": small, "stages": check(runs), "seconds_of_a_pair": seconds_of_a_pair(), **planned()}
+    write_result("scaling", ["numpy", "scipy"], result)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ class DataCosts:
     def preprocess(self, images: Images) -> Cost:
         sizes = self._kinds[images.kind]["bytes"]
         stored = images.train * sizes["train"] + images.validation * sizes["validation"]
-        return Cost(stored + images.total * sizes["index"], self._seconds(images, "preprocess-512"))
+        seconds = self._kinds[images.kind]["seconds"]
+        spent = images.train * seconds["preprocess train"] + images.validation * seconds["preprocess validation"]
+        return Cost(stored + images.total * sizes["index"], spent)
 
     def tokenize(self, images: Images) -> Cost:
         return Cost(images.total * self._kinds[images.kind]["bytes"]["tokens"], self._seconds(images, "tokenize"))

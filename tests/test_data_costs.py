@@ -8,7 +8,14 @@ import pytest
 from finetune.data_costs import Cost, DataCosts
 from finetune.image_counts import Images
 
-SECONDS = {"preprocess-512": 0.5, "tokenize": 0.25, "read": 0.125, "png": 2.0, "resize": 1.0}
+SECONDS = {
+    "preprocess train": 0.5,
+    "preprocess validation": 1.5,
+    "tokenize": 0.25,
+    "read": 0.125,
+    "png": 2.0,
+    "resize": 1.0,
+}
 KIND = {"bytes": {"train": 100, "validation": 1000, "index": 10, "tokens": 7}, "seconds": SECONDS}
 IMAGES = Images(train=8, validation=2, kind="photos", told_by="publisher")
 
@@ -20,8 +27,8 @@ def costs(tmp_path: Path) -> DataCosts:
     return DataCosts(file)
 
 
-def test_each_split_takes_its_own_bytes(costs: DataCosts) -> None:
-    assert costs.preprocess(IMAGES) == Cost(8 * 100 + 2 * 1000 + 10 * 10, 10 * 0.5)
+def test_each_split_takes_its_own_bytes_and_time(costs: DataCosts) -> None:
+    assert costs.preprocess(IMAGES) == Cost(8 * 100 + 2 * 1000 + 10 * 10, 8 * 0.5 + 2 * 1.5)
 
 
 def test_captions_take_their_ids(costs: DataCosts) -> None:
