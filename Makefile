@@ -39,7 +39,7 @@ report: $(READY) ## the evaluation of the last run as one page, report.html
 mlflow: $(READY) ## the trainings' curves, pictures and parameters at http://127.0.0.1:5000
 	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
 
-# PHOTOS: COCO's and Flickr8k's archives in a folder for each; CLIP: its vocabulary; SCRATCH: 60 GB and hours;
+# PHOTOS: COCO's and Flickr8k's archives in a folder for each; CLIP: its vocabulary; SCRATCH: 20 GB and an hour;
 # SCRIPT: diffusers' train_text_to_image.py. img2dataset takes part where it is installed. What is not given is left out.
 bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS=... CLIP=... SCRATCH=... SCRIPT=...
 	python -m bench.frechet
@@ -52,6 +52,7 @@ bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS
 	$(if $(PHOTOS),python -m bench.hash_distances $(PHOTOS))
 	$(if $(CLIP),python -m bench.tokenize_speed $(CLIP))
 	$(if $(SCRATCH),python -m bench.full_size $(SCRATCH))
+	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH) --prepare)
 	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH))
 	$(if $(SCRATCH),python -m bench.model_memory $(SCRATCH))
 	python -m bench.table

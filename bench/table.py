@@ -60,6 +60,7 @@ CLAIMS = (
     Claim("the same of features, 5,000 over 1,000", "<=", 1.1, "model_memory", ("features", "memory_many_over_few")),
     Claim("`dvc repro` with nothing to do", ">=", 20.0, "noop_speed", ("repro", "times_as_fast"),
           "loose files, DVC", "dvc"),
+    Claim("the same of `dvc status`", ">=", 20.0, "noop_speed", ("status", "times_as_fast"), "loose files, DVC", "dvc"),
     Claim("Frechet distance, 2,048 features", ">=", 8.0, "frechet", ("distance", "speedup"), "clean-fid", "clean-fid"),
     Claim("its value, relative difference", "<=", 1e-6, "frechet", ("distance", "relative_difference"), "clean-fid",
           "clean-fid"),
