@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import torch
@@ -27,18 +27,23 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 
 
 def interleaved(
-    contestants: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = perf_counter
+    contestants: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = perf_counter,
+    rest: float = 0,
 ) -> dict[str, list[float]]:
     """Seconds that each contestant takes in each round, after one round that does not count.
 
     A machine's speed changes by the minute: within a round all meet the same one, and each round starts with another.
     `time.process_time` as `clock` counts what this process computes and not what it waits for.
+    rest: seconds before each turn, for what the one before still does in the background.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
     for turn in range(-1, repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
+            sleep(rest)
             start = clock()
             contestants[name]()
             if turn >= 0:

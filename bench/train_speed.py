@@ -36,6 +36,7 @@ from finetune.tokenizer import load_tokenizer
 from finetune.training import History, Trainer
 
 STEPS = 10  # of each contestant in a round; fewer would be served from what the peer's data workers read ahead
+REST = 1.0  # seconds in which the peer's data workers read as far ahead as they do
 EPOCHS = 3  # of a cold run
 CPU = {"mixed_precision": "no", "cpu": True}
 
@@ -130,7 +131,7 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
 
     peers = {f"{workers} workers": peer(workers) for workers in (0, 2)}
     contestants = {"ours": take(ours), "prepare": lambda: list(prepare(pictures, images, model))}
-    seconds = interleaved(contestants | {name: take(steps_of) for name, steps_of in peers.items()}, rounds)
+    seconds = interleaved(contestants | {name: take(steps_of) for name, steps_of in peers.items()}, rounds, rest=REST)
     cold = [EPOCHS * warm + once for warm, once in zip(seconds["ours"], seconds["prepare"], strict=True)]
     work = flops(SMALL, SMALL_SIDE)
     return {
