@@ -1,9 +1,11 @@
 """kill -9 at any moment, then the same command: the same bytes."""
 
+import itertools
 import multiprocessing
 import os
 import random
 import shutil
+import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,17 +15,32 @@ import pytest
 from finetune import paths
 from tests.tiny_training import results, write_params
 
-KILLS = 6
+KILLS = 3  # of each kind
 
 
-def train_in(root: Path, tracking_uri: str) -> None:
-    """The stage's command in `root`, in a process of its own."""
+def train_in(root: Path, tracking_uri: str, dies_at_write: int | None = None) -> None:
+    """The stage's command in `root`, in a process of its own; killed when so many checkpoints are written but for
+    their names.
+    """
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
     os.environ.pop("DVC_ROOT", None)
     os.chdir(root)
     from stages.train import main  # here: whoever only collects the tests is spared the import
 
+    if dies_at_write is not None:
+        die_at_write(dies_at_write)
     main()
+
+
+def die_at_write(count: int) -> None:
+    replace, checkpoints = os.replace, itertools.count(1)
+
+    def replace_or_die(source: Path, target: Path) -> None:
+        if ".dvc/tmp/resume" in str(source) and next(checkpoints) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = replace_or_die
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +74,11 @@ def wait_for_the_first_step(process: BaseProcess, root: Path) -> None:
         time.sleep(0.01)
 
 
-def wait_for_a_moment(process: BaseProcess, root: Path, seconds: float, while_writing: bool) -> bool:
-    """So long after the first step, if asked until a checkpoint is half written. False if it was too late."""
-    resume = root / ".dvc/tmp/resume"
-    wait_for_the_first_step(process, root)
-    process.join(seconds)
-    while while_writing and process.is_alive() and not any(resume.rglob(".*.partial")):
-        pass
-    return process.is_alive()
-
-
 def test_a_killed_run_ends_in_the_bytes_of_one_that_was_not(
     training_root: Path, tracking_uri: str, tmp_path: Path, server: multiprocessing.context.ForkServerContext
 ) -> None:
-    def start(root: Path) -> BaseProcess:
-        process = server.Process(target=train_in, args=(root, tracking_uri))
+    def start(root: Path, dies_at_write: int | None = None) -> BaseProcess:
+        process = server.Process(target=train_in, args=(root, tracking_uri, dies_at_write))
         process.start()
         return process
 
@@ -80,22 +87,20 @@ def test_a_killed_run_ends_in_the_bytes_of_one_that_was_not(
     usual = seconds_of_training(whole, straight)
     assert whole.exitcode == 0
     dice = random.Random(0)
-    kills = halves = 0
-    for number in range(KILLS):
-        process = start(killed)
-        if wait_for_a_moment(process, killed, dice.uniform(0, usual / 4), while_writing=number % 2 == 0):
-            process.kill()
-            kills += 1
+    for _ in range(KILLS):
+        process = start(killed, dies_at_write=2)
         process.join()
-        halves += any((killed / ".dvc/tmp/resume").rglob(".*.partial"))
-        assert process.exitcode in (-9, 0)
-        if process.exitcode == 0:
-            break
+        assert process.exitcode == -signal.SIGKILL
+        assert any((killed / ".dvc/tmp/resume").rglob(".*.partial")), "a checkpoint was being written"
+    for _ in range(KILLS):
+        process = start(killed)
+        wait_for_the_first_step(process, killed)
+        process.join(dice.uniform(0, usual / (2 * KILLS)))
+        process.kill()
+        process.join()
         # a kill after the weights are in place and before the process has ended
         assert not (killed / paths.TUNED).exists() or weights(killed) == weights(straight)
     last = start(killed)
     last.join()
     assert last.exitcode == 0
-    assert kills >= 2
-    assert halves >= 1, "no kill hit a checkpoint that was being written"
     assert results(killed) == results(straight)
