@@ -77,6 +77,15 @@ def draw(page: Page, text: str) -> None:
     expect(page.locator("#pictures img").first).to_be_visible()
 
 
+def begin_what_takes_long(page: Page) -> None:
+    page.get_by_role("button", name="More settings").click()
+    for name, value in (("Steps", 100), ("Pictures", 8), ("Width", 1024), ("Height", 1024)):
+        setting(page, name, value)
+    prompt(page).fill("a star")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#stage progress")).to_be_visible()
+
+
 def test_a_prompt_becomes_a_picture_with_a_preview_before_it(page: Page, tmp_path: Path) -> None:
     page.get_by_role("button", name="More settings").click()
     setting(page, "Steps", 60)
@@ -94,12 +103,7 @@ def test_a_prompt_becomes_a_picture_with_a_preview_before_it(page: Page, tmp_pat
 
 
 def test_cancel_stops_a_drawing_and_leaves_the_page_ready(page: Page) -> None:
-    page.get_by_role("button", name="More settings").click()
-    for name, value in (("Steps", 100), ("Pictures", 8), ("Width", 1024), ("Height", 1024)):
-        setting(page, name, value)
-    prompt(page).fill("a star")
-    page.get_by_role("button", name="Generate").click()
-    expect(page.locator("#stage progress")).to_be_visible()
+    begin_what_takes_long(page)
     page.get_by_role("button", name="Cancel").first.click()
     expect(page.get_by_text("Canceled.")).to_be_visible()
     for name, value in (("Steps", 2), ("Pictures", 1), ("Width", 64), ("Height", 64)):
@@ -108,12 +112,7 @@ def test_cancel_stops_a_drawing_and_leaves_the_page_ready(page: Page) -> None:
 
 
 def test_who_waits_sees_the_place_and_who_comes_too_many_is_told_so(page: Page, server: AppServer) -> None:
-    page.get_by_role("button", name="More settings").click()
-    for name, value in (("Steps", 100), ("Pictures", 8), ("Width", 1024), ("Height", 1024)):
-        setting(page, name, value)
-    prompt(page).fill("a star")
-    page.get_by_role("button", name="Generate").click()
-    expect(page.locator("#stage progress")).to_be_visible()
+    begin_what_takes_long(page)
     second, third = (page.context.new_page() for _ in range(2))
     for other in (second, third):
         other.goto(server.address)
