@@ -66,8 +66,9 @@ def read_index(folder: Path) -> list[Row]:
 
 def read_batches(index: Path, columns: Sequence[str] | None = None) -> Iterator[list[Row]]:
     """The rows of an index, or some columns of them, in their order, a thousand at a time."""
-    with pq.ParquetFile(index) as file:
-        for batch in file.iter_batches(batch_size=1000, columns=columns):
+    # each column ahead and on threads of its own would hold all of a large index in memory
+    with pq.ParquetFile(index, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=1000, columns=columns, use_threads=False):
             yield batch.to_pylist()
 
 
