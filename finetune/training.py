@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from finetune.ahead import Ahead
 from finetune.batches import Batch, CaptionedLatents, Schedule, training_batch
@@ -117,7 +118,7 @@ class Trainer:
         loss, scaler = self._accumulate(step), self.accelerator.scaler
         if scaler:
             scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.denoiser.learned().values(), self.params.max_grad_norm)
+        norm = self._clip()
         finite = bool(norm.isfinite())
         if not finite:
             self._refuse_what_is_not_finite(step)
@@ -152,6 +153,17 @@ class Trainer:
                 self.accelerator.backward(loss)
             total += loss.detach()
         return self.accelerator.reduce(total, "mean")
+
+    def _clip(self) -> Tensor:
+        """The norm of the gradients, which are shortened where it is above `max_grad_norm`.
+
+        As torch.nn.utils.clip_grad_norm_, which multiplies every gradient by 1 where there is nothing to shorten.
+        """
+        learned = self.denoiser.learned().values()
+        norm = get_total_norm([parameter.grad for parameter in learned if parameter.grad is not None])
+        if norm > self.params.max_grad_norm:
+            clip_grads_with_norm_(learned, self.params.max_grad_norm, norm)
+        return norm
 
     def _batch(self, number: int) -> Batch:
         """This process's part of the run's n-th batch of `batch_size` images."""

@@ -107,6 +107,20 @@ def test_loss_and_gradients_are_those_of_the_diffusers_example(
         torch.testing.assert_close(gradient, expected_gradients[name], msg=name)
 
 
+@pytest.mark.parametrize("limit", [1e-3, 1e3])
+def test_gradients_are_shortened_as_torch_does(make_trainer: MakeTrainer, limit: float) -> None:
+    trainer = make_trainer(max_grad_norm=limit)
+    trainer._accumulate(0)
+    gradients = [parameter.grad for parameter in trainer.denoiser.learned().values() if parameter.grad is not None]
+    twins = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+    for twin, gradient in zip(twins, gradients, strict=True):
+        twin.grad = gradient.clone()
+    norm = torch.nn.utils.clip_grad_norm_(twins, limit)
+    assert torch.equal(trainer._clip(), norm)
+    assert (norm > limit) == (limit < 1)
+    assert all(torch.equal(gradient, twin.grad) for gradient, twin in zip(gradients, twins, strict=True))
+
+
 def test_accumulated_batches_are_one_large_one(make_trainer: MakeTrainer) -> None:
     whole = make_trainer(batch_size=8)
     parts = make_trainer(batch_size=2, gradient_accumulation_steps=4)
