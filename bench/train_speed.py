@@ -114,8 +114,10 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
     texts = write_pictures(pictures, images)
     ids = tokenizer(texts, padding="max_length", max_length=77, truncation=True).input_ids
     data = write_training_inputs(folder / "ours", prepare(pictures, images, model), ids)
-    denoiser = Denoiser(load_unet(model / "unet"), load_text_encoder(model / "text_encoder"), params)
-    ours = our_steps(Trainer(Accelerator(**CPU), denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR))
+
+    def ours(params: Train) -> Iterator[object]:
+        denoiser = Denoiser(load_unet(model / "unet"), load_text_encoder(model / "text_encoder"), params)
+        return our_steps(Trainer(Accelerator(**CPU), denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR))
 
     def peer(workers: int) -> Iterator[object]:
         if script:
@@ -130,8 +132,10 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
         return lambda: list(islice(steps_of, steps))
 
     peers = {f"{workers} workers": peer(workers) for workers in (0, 2)}
-    contestants = {"ours": take(ours), "prepare": lambda: list(prepare(pictures, images, model))}
-    seconds = interleaved(contestants | {name: take(steps_of) for name, steps_of in peers.items()}, rounds, rest=REST)
+    ways = {"ours": ours(params), "ours, compiled": ours(params.model_copy(update={"compile": True}))}
+    contestants = {name: take(steps_of) for name, steps_of in (ways | peers).items()}
+    contestants["prepare"] = lambda: list(prepare(pictures, images, model))
+    seconds = interleaved(contestants, rounds, rest=REST)  # compiling falls into the round that does not count
     cold = [EPOCHS * warm + once for warm, once in zip(seconds["ours"], seconds["prepare"], strict=True)]
     work = flops(SMALL, SMALL_SIDE)
     return {
@@ -143,7 +147,7 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
             name: round(work[name] / work["unet_step"], 4) for name in work if name != "unet_step"
         },
         "samples_per_second": {name: ratio([images] * rounds, taken) for name, taken in seconds.items()},
-        "times_as_fast_warm": {name: ratio(seconds[name], seconds["ours"]) for name in peers},
+        "times_as_fast_warm": {way: {name: ratio(seconds[name], seconds[way]) for name in peers} for way in ways},
         f"times_as_fast_cold_{EPOCHS}_epochs": {
             name: ratio([EPOCHS * taken for taken in seconds[name]], cold) for name in peers
         },

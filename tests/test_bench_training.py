@@ -16,15 +16,22 @@ def test_the_small_model_has_the_shares_of_work_of_the_real_one() -> None:
         assert small[part] / small["unet_step"] == pytest.approx(real[part] / real["unet_step"], rel=tolerance)
 
 
-def test_the_gpu_benchmark_measures_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling is traced as for the compiler, whose own minutes are spared."""
-    compile_module, compiled = torch.nn.Module.compile, []
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:
+    """What was compiled: it is traced as for the compiler, whose own minutes are spared."""
+    compile_module, modules = torch.nn.Module.compile, []
 
     def traced(self: torch.nn.Module) -> None:
-        compiled.append(self)
+        modules.append(self)
         compile_module(self, backend="eager")
 
     monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    return modules
+
+
+def test_the_gpu_benchmark_measures_every_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[torch.nn.Module]
+) -> None:
     monkeypatch.setattr(gpu, "IMAGES", 6)
     result = gpu.compare(tmp_path, SMALL, 64, gpu.OPTIONS, (1, 1, 1))
     assert result["results"].keys() == {*gpu.OPTIONS, "preset rtx3090", "diffusers' way, 4 workers"}
@@ -41,10 +48,13 @@ def test_the_gpu_benchmark_changes_every_option_that_its_plain_training_sets() -
     assert changed == gpu.PLAIN.keys()
 
 
-def test_the_speed_is_compared_in_the_same_rounds(tmp_path: Path) -> None:
+def test_the_speed_is_compared_in_the_same_rounds(tmp_path: Path, compiled: list[torch.nn.Module]) -> None:
     result = train_speed.compare(tmp_path, None, rounds=1, steps=1)
-    assert result["times_as_fast_warm"].keys() == {"0 workers", "2 workers"}
-    assert all(spread["median"] > 0 for spread in result["times_as_fast_warm"].values())
+    assert result["times_as_fast_warm"].keys() == {"ours", "ours, compiled"}
+    for ratios in result["times_as_fast_warm"].values():
+        assert ratios.keys() == {"0 workers", "2 workers"}
+        assert all(spread["median"] > 0 for spread in ratios.values())
+    assert len(compiled) == 1
 
 
 def test_the_example_makes_a_step_when_it_is_asked_to(tmp_path: Path) -> None:
