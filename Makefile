@@ -42,6 +42,7 @@ mlflow: $(READY) ## the trainings' curves, pictures and parameters at http://127
 # PHOTOS: COCO's and Flickr8k's archives in a folder for each; CLIP: its vocabulary; SCRATCH: 20 GB and an hour;
 # SCRIPT: diffusers' train_text_to_image.py. img2dataset takes part where it is installed. What is not given is left out.
 bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS=... CLIP=... SCRATCH=... SCRIPT=...
+	python -m bench.first_use
 	python -m bench.frechet
 	python -m bench.app_latency
 	python -m bench.app_start

@@ -8,11 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from bench.harness import interleaved, ratio, write_result
+from bench.harness import ROOT, interleaved, ratio, write_result
 from finetune import paths
 
 LOAD = f"""
@@ -43,15 +46,24 @@ def _load() -> None:
 
 
 def _serve() -> None:
+    with served(ROOT):
+        pass
+
+
+@contextmanager
+def served(repository: Path) -> Iterator[str]:
+    """The address of the demo of what `repository` holds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with subprocess.Popen([sys.executable, "-m", "app", "--port", str(port)], stdout=subprocess.DEVNULL) as server:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "app", "--port", address.rpartition(":")[2]]
+    with subprocess.Popen(command, cwd=repository, stdout=subprocess.DEVNULL) as server:
         try:
-            while not _answers(f"http://127.0.0.1:{port}/healthz"):
+            while not _answers(f"{address}/healthz"):
                 if server.poll() is not None:
                     raise RuntimeError("python -m app ended before it served")
                 time.sleep(0.05)
+            yield address
         finally:
             server.kill()  # at once: how it stops is no part of the figure
 

@@ -38,6 +38,8 @@ class Claim:
 
 GPU = ("results", "preset rtx3090")
 CLAIMS = (
+    Claim("seconds from a clone to the sample's pipeline done", "<=", 480.0, "first_use", ("pipeline",)),
+    Claim("seconds from a clone to the first picture in a browser", "<=", 60.0, "first_use", ("picture",)),
     *(
         Claim(f"training samples/s, {name}, {peer}", ">=", target, "train_speed", (*keys, peer), "diffusers' example",
               "diffusers")
@@ -61,7 +63,8 @@ CLAIMS = (
     Claim("the same of features, 5,000 over 1,000", "<=", 1.1, "model_memory", ("features", "memory_many_over_few")),
     Claim("`dvc repro` with nothing to do", ">=", 20.0, "noop_speed", ("repro", "times_as_fast"),
           "a file for each picture, DVC", "dvc"),
-    Claim("the same of `dvc status`", ">=", 20.0, "noop_speed", ("status", "times_as_fast"), "a file for each picture, DVC", "dvc"),
+    Claim("the same of `dvc status`", ">=", 20.0, "noop_speed", ("status", "times_as_fast"),
+          "a file for each picture, DVC", "dvc"),
     Claim("Frechet distance, 2,048 features", ">=", 8.0, "frechet", ("distance", "speedup"), "clean-fid", "clean-fid"),
     Claim("its value, relative difference", "<=", 1e-6, "frechet", ("distance", "relative_difference"), "clean-fid",
           "clean-fid"),
