@@ -2,11 +2,12 @@
 
     python -m tests.e2e.crashes [--kills 10] [STAGE ...]  # make crash-matrix
 
-writes bench/results/crashes.json and prints it as a table. The stages are the real ones on a handful of scenes. Faults
-that need a mount (a full disk, an output that cannot be written) are tried as root on Linux, elsewhere not.
+writes bench/results/crashes.json, stage by stage, and prints it as a table. The stages are the real ones on a handful
+of scenes. Faults that need a mount (a full disk, an output that cannot be written) are tried as root on Linux alone.
 """
 
 import argparse
+import json
 import os
 import random
 import resource
@@ -25,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from bench.harness import write_result
+from bench.harness import RESULTS, write_result
 from finetune.markdown import table
 from tests.e2e.conftest import ROOT, Copy, copy_repository, make_small
 
@@ -38,7 +39,8 @@ PATIENCE = 60  # seconds with a stage that a fault neither stops nor lets throug
 class Outcome:
     """hits: tries at which the fault came before the stage had ended. clear: of those, whose output is no traceback.
 
-    torn_locks: tries that ended DVC itself while it wrote dvc.lock, so that `git checkout dvc.lock` was due.
+    torn_locks: tries that ended DVC itself while it wrote dvc.lock or .dvc/tmp/rwlock, so that `git checkout dvc.lock`
+    or the removal of the other was due.
     identical: whether the same command then ended in the undisturbed run's hashes and left nothing half-done.
     """
 
@@ -67,16 +69,21 @@ def outputs_of(copy: Copy, stage: str) -> list[Path]:
     return [copy.root / out["path"] for out in stages_of(copy)[stage]["outs"]]
 
 
-def mend_lock(copy: Copy, text: str) -> bool:
-    """What `git checkout dvc.lock` does, where DVC was ended while it wrote it: DVC empties the file first."""
-    lock = copy.root / "dvc.lock"
-    try:
-        torn = not isinstance(yaml.safe_load(lock.read_text()), dict)
-    except yaml.YAMLError:
-        torn = True
-    if torn:
+def mend_locks(copy: Copy, text: str) -> bool:
+    """What docs/troubleshooting.md says, where DVC was ended while it wrote a file that it empties first."""
+    lock, rwlock = copy.root / "dvc.lock", copy.root / ".dvc" / "tmp" / "rwlock"
+    if torn := _torn(lock):
         lock.write_text(text)
-    return torn
+    if torn_rwlock := rwlock.exists() and _torn(rwlock):
+        rwlock.unlink()
+    return torn or torn_rwlock
+
+
+def _torn(file: Path) -> bool:
+    try:
+        return not isinstance(yaml.safe_load(file.read_text()), dict)
+    except yaml.YAMLError:
+        return True
 
 
 def half_done(copy: Copy) -> list[Path]:
@@ -155,7 +162,7 @@ def signalled(copy: Copy, stage: str, usual: Undisturbed, signum: signal.Signals
         if hit:
             os.killpg(process.pid, signum)
         output, _ = process.communicate()
-        torn_locks += mend_lock(copy, lock)
+        torn_locks += mend_locks(copy, lock)
         if hit and process.returncode != 0:
             hits += 1
             clear += is_clear(output)
@@ -265,12 +272,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("stages", nargs="*")
     options = parser.parse_args()
-    rows: list[Outcome] = []
+    rows = [Outcome(**row) for row in json.loads((RESULTS / "crashes.json").read_text())["outcomes"]]
     with own_disk() as (disk, mounted):
         copy = copy_repository(disk / "repository")
         make_small(copy, ROOT / "sample" / "base")
         copy.dvc("repro")
         for stage in options.stages or stages_of(copy):
+            rows = [row for row in rows if row.stage != stage]
             rows += outcomes(copy, stage, disk if mounted else None, options.kills, options.seed)
             write_result("crashes", ["dvc", "torch"], {"outcomes": [asdict(row) for row in rows], "seed": options.seed})
     header = [field.name for field in fields(Outcome)]

@@ -1,7 +1,9 @@
 """The short form of `make crash-matrix`: the stage that starts in no time, each fault that needs no mount."""
 
+import pytest
+
 from tests.e2e import crashes
-from tests.e2e.conftest import Copy
+from tests.e2e.conftest import ROOT, Copy
 
 STAGE = "preprocess-512@coco"
 
@@ -19,12 +21,16 @@ def test_forgetting_a_stage_makes_it_run_again(small_copy: Copy) -> None:
     assert crashes.finishes_as(small_copy, STAGE, before)
 
 
-def test_a_lock_that_dvc_was_killed_over_is_taken_from_git(small_copy: Copy) -> None:
-    """DVC empties dvc.lock before it writes it anew: nothing else is lost, and nothing runs again."""
-    lock = small_copy.root / "dvc.lock"
-    whole = lock.read_text()
-    lock.write_text("")
-    assert "validation failed" in small_copy.dvc("repro", check=False).stdout
-    assert crashes.mend_lock(small_copy, whole)
-    assert not crashes.mend_lock(small_copy, whole)
+@pytest.mark.parametrize(
+    ("name", "message"), [("dvc.lock", "validation failed"), (".dvc/tmp/rwlock", "Unable to read RWLock-file")]
+)
+def test_a_file_that_dvc_was_killed_over_is_mended_by_hand(small_copy: Copy, name: str, message: str) -> None:
+    """DVC empties these before it writes them anew: nothing else is lost, and nothing runs again."""
+    whole = (small_copy.root / "dvc.lock").read_text()
+    (small_copy.root / name).write_text("")
+    told = small_copy.dvc("repro", "--force", STAGE, check=False).stdout
+    assert message in told
+    assert message in (ROOT / "docs" / "troubleshooting.md").read_text()
+    assert crashes.mend_locks(small_copy, whole)
+    assert not crashes.mend_locks(small_copy, whole)
     assert "Data and pipelines are up to date." in small_copy.dvc("repro").stdout
