@@ -47,8 +47,14 @@ def unprefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam-like state by parameter position, `0.exp_avg` and so on."""
-    slots = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": torch.as_tensor(v) for index, slot in slots.items() for name, v in slot.items()}
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    tensors: dict[str, Tensor] = {}
+    for index, parameter in enumerate(parameters):
+        # not from state_dict(), in which bitsandbytes wraps its own; its one quantization map for all parameters
+        # is copied, since safetensors takes no memory twice
+        for name, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{index}.{name}"] = value.clone() if name.startswith("qmap") else torch.as_tensor(value)
+    return tensors
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

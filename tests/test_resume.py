@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -114,3 +115,24 @@ def test_an_optimizer_goes_on_as_if_it_had_never_stopped() -> None:
     step(one, its_optimizer)
     step(other, another_optimizer)
     assert torch.equal(one, other)
+
+
+class WithQuantizationMap(torch.optim.SGD):
+    """Its state is as in bitsandbytes: one map for all parameters, a plain number of steps, a wrapped state_dict."""
+
+    def fill(self) -> None:
+        qmap = torch.arange(3.0)
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter] = {"step": 2, "state1": torch.ones(3, dtype=torch.uint8), "qmap1": qmap}
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"state": {0: {"__bnb_optimizer_quant_state__": {}}}}
+
+
+def test_a_quantized_optimizer_is_saved_whole(tmp_path: Path) -> None:
+    optimizer = WithQuantizationMap([torch.nn.Parameter(torch.ones(3)) for _ in range(2)])
+    optimizer.fill()
+    save_checkpoint(tmp_path / "point.safetensors", optimizer_tensors(optimizer), {})
+    loaded = {name: tensor.tolist() for name, tensor in load_checkpoint(tmp_path / "point.safetensors")[0].items()}
+    slot = {"step": 2, "state1": [1, 1, 1], "qmap1": [0, 1, 2]}
+    assert loaded == {f"{index}.{name}": value for index in (0, 1) for name, value in slot.items()}

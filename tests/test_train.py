@@ -32,7 +32,7 @@ from finetune.training import Trainer
 from stages import train as stage
 from stages.train import train
 from tests.half_gradients import OVERFLOWING, HalfGradients, scaled_accelerator
-from tests.tiny_training import inputs_below, outputs_below, results, small_params
+from tests.tiny_training import NEEDS_BITSANDBYTES, inputs_below, outputs_below, results, small_params
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -87,6 +87,7 @@ def interrupted_at(step: int) -> Iterator[None]:
         (11, {}),
         (2, {"gradient_accumulation_steps": 2}),
         (4, {"channels_last": True, "optimizer": "adamw-fused", "ema_interval": 3}),
+        pytest.param(4, {"optimizer": "adamw-8bit"}, marks=NEEDS_BITSANDBYTES),
         (7, {"lora_rank": 2, "lr": 1e-2}),
         (7, {"text_encoder_lr": 1e-4, "min_snr_gamma": 5.0, "noise_offset": 0.1, "gradient_checkpointing": True}),
     ],

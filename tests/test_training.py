@@ -22,7 +22,7 @@ from finetune.models import load_pipeline
 from finetune.optimizers import ema_decay
 from finetune.training import MAX_SKIPPED_IN_A_ROW, History, Trainer
 from tests.half_gradients import OVERFLOWING, HalfGradients, scaled_accelerator
-from tests.tiny_training import small_params
+from tests.tiny_training import NEEDS_BITSANDBYTES, small_params
 
 SCALE = 0.18215
 MakeTrainer = Callable[..., Trainer]
@@ -277,7 +277,7 @@ def test_the_average_is_taken_every_few_steps_with_the_decay_of_them_all(
         torch.testing.assert_close(weight, expected[name])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw-fused"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-fused", pytest.param("adamw-8bit", marks=NEEDS_BITSANDBYTES)])
 def test_a_step_that_overflowed_moves_neither_weights_nor_schedule_nor_average(
     make_trainer: MakeTrainer, optimizer: str
 ) -> None:

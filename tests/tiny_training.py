@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from finetune import paths
@@ -18,6 +20,7 @@ from finetune.tokenizer import load_tokenizer
 IMAGES = {"coco": (10, 4), "flickr8k": (6, 2)}  # training and validation images
 STEPS = 12
 PARAMS = Path(__file__).parent.parent / "params.yaml"
+NEEDS_BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="pip install bitsandbytes")
 SMALL = {
     "epochs": 3,
     "batch_size": 4,
