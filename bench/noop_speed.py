@@ -43,7 +43,7 @@ stages:
 SUFFIXES = {"images": "jpg", "captions": "txt", "latents": "npz"}
 PICTURES = 126_000
 SHARDS = 272  # COCO's and Flickr8k's in presets/rtx3090.yaml
-REPEATS = 5
+REPEATS = 3
 
 
 def dvc(repository: Path, *arguments: str) -> None:
