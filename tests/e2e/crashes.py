@@ -70,20 +70,25 @@ def outputs_of(copy: Copy, stage: str) -> list[Path]:
 
 
 def mend_locks(copy: Copy, text: str) -> bool:
-    """What docs/troubleshooting.md says, where DVC was ended while it wrote a file that it empties first."""
+    """What docs/troubleshooting.md says, where DVC was ended while it wrote a file that it empties first.
+
+    text: dvc.lock as it was, of whose stages none may be gone.
+    """
     lock, rwlock = copy.root / "dvc.lock", copy.root / ".dvc" / "tmp" / "rwlock"
-    if torn := _torn(lock):
+    if torn := not _holds(lock, yaml.safe_load(text)["stages"]):
         lock.write_text(text)
-    if torn_rwlock := rwlock.exists() and _torn(rwlock):
+    if torn_rwlock := rwlock.exists() and rwlock.read_text() == "":
         rwlock.unlink()
     return torn or torn_rwlock
 
 
-def _torn(file: Path) -> bool:
+def _holds(lock: Path, stages: dict[str, Any]) -> bool:
     try:
-        return not isinstance(yaml.safe_load(file.read_text()), dict)
+        found = yaml.safe_load(lock.read_text())
     except yaml.YAMLError:
-        return True
+        return False
+    held = found.get("stages") if isinstance(found, dict) else None
+    return isinstance(held, dict) and all(held.get(name) == entry for name, entry in stages.items())
 
 
 def half_done(copy: Copy) -> list[Path]:
