@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -84,9 +85,9 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def write_result(name: str, packages: Sequence[str], result: Mapping[str, Any]) -> None:
-    """Write `result` and the machine to bench/results/<name>.json, and show it."""
+    """Write `result`, the machine and the day (UTC) to bench/results/<name>.json, and show it."""
     path = RESULTS / f"{name}.json"
-    write_json(path, {**result, "machine": machine(packages)})
+    write_json(path, {**result, "date": datetime.now(UTC).date().isoformat(), "machine": machine(packages)})
     print(path.read_text(), end="")
 
 

@@ -1,5 +1,6 @@
 import json
 import sys
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
@@ -21,11 +22,13 @@ def test_a_ratio_compares_round_by_round() -> None:
     assert ratio([2.0, 9.0, 8.0], [1.0, 3.0, 2.0]) == {"min": 2.0, "median": 3.0, "max": 4.0}
 
 
-def test_a_result_names_the_machine_and_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_names_the_day_the_machine_and_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    before = datetime.now(UTC).date().isoformat()
     write_result("speed", ["pillow"], {"ratio": 2.0})
     result = json.loads((tmp_path / "speed.json").read_text())
     assert result["ratio"] == 2.0
+    assert result["date"] in {before, datetime.now(UTC).date().isoformat()}
     assert result["machine"].keys() == {"cpu", "cores", "gpu", "python", "packages"}
     assert result["machine"]["packages"].keys() == {"pillow"}
 
