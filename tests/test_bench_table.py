@@ -1,4 +1,4 @@
-"""bench.table: claims beside what was measured, and nothing that was not."""
+"""Claims beside what was measured, and nothing that was not."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 
 from bench import table
+from bench.claims import CLAIMS, Claim, figures, row, verdict
 from bench.harness import RESULTS
-from bench.table import Claim, figures, text, verdict
+from bench.table import text
 
 MACHINE = {"cores": 2, "cpu": "a CPU", "gpu": None, "packages": {"peer": "1.5"}}
-FASTER = Claim("speed", ">=", 2.0, "speed", ("over", "peer"), "a peer", "peer")
-SMALLER = Claim("memory", "<=", 1.1, "memory", ("growth",))
+FASTER = Claim("speed", "speed", ("over", "peer"), "a peer", "peer", at_least=2)
+SMALLER = Claim("memory", "memory", ("growth",), at_most=1.1)
 
 
 def write(folder: Path, name: str, **result: Any) -> None:
-    (folder / f"{name}.json").write_text(json.dumps(result | {"machine": MACHINE}))
+    (folder / f"{name}.json").write_text(json.dumps(result | {"date": "2026-01-02", "machine": MACHINE}))
 
 
 @pytest.mark.parametrize(
@@ -40,23 +41,29 @@ def test_one_stage_beyond_it_misses_a_claim_of_all_stages() -> None:
     assert verdict(SMALLER, (0.9, 1.0, 1.2), rounds=False) == "**missed**"
 
 
-def test_a_figure_is_a_ratio_a_number_or_one_for_each_stage() -> None:
+def test_a_figure_is_a_ratio_a_number_rounds_or_one_for_each_stage() -> None:
     assert figures({"min": 1.0, "median": 2.0, "max": 3.0}) == (1.0, 2.0, 3.0)
     assert figures(1.5) == (1.5, 1.5, 1.5)
+    assert figures([4.0, 1.0, 2.0]) == (1.0, 2.0, 4.0)
     assert figures({"fetch": 1.0, "tokenize": 4.0, "latents": 2.0}) == (1.0, 2.0, 4.0)
 
 
-def test_the_table_names_peer_machine_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_without_a_target_has_no_verdict_and_a_single_one_no_spread() -> None:
+    result = {"machine": MACHINE, "growth": 1.5}
+    assert row(Claim("growth", "memory", ("growth",)), result) == ["growth", "", "", "", "1.5", "", ""]
+
+
+def test_the_table_names_peer_day_machine_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "CLAIMS", (FASTER, SMALLER))
     write(tmp_path, "speed", over={"peer": {"min": 1.0, "median": 2.5, "max": 3.0}})
     outcome = {"stage": "fetch", "fault": "SIGKILL", "tries": 3, "hits": 2, "identical": True}
     write(tmp_path, "crashes", outcomes=[outcome, outcome | {"stage": "train", "identical": False}])
     written = text(tmp_path)
     assert (
-        "| speed | >= 2 | a peer 1.5 | 1 | 2.5 | 3 | met in the median | 2 cores of a CPU | `python -m bench.speed` |"
-        in written
-    )
-    assert "| memory | <= 1.1 |  |  |  |  | not measured |  | `python -m bench.memory` |" in written
+        "| speed | >= 2 | a peer 1.5 | 1 | 2.5 | 3 | met in the median | 2026-01-02 | 2 cores of a CPU | "
+        "`python -m bench.speed` |"
+    ) in written
+    assert "| memory | <= 1.1 |  |  |  |  | not measured |  |  | `python -m bench.memory` |" in written
     assert "6 faults in fetch, train, 4 of them while the stage was at work" in written
     assert "but for ['train (SIGKILL)']" in written
 
@@ -66,4 +73,4 @@ def test_the_committed_table_is_of_the_committed_results() -> None:
 
 
 def test_every_claim_has_its_script() -> None:
-    assert [claim for claim in table.CLAIMS if not (RESULTS.parent / f"{claim.bench}.py").is_file()] == []
+    assert [claim for claim in CLAIMS if not (RESULTS.parent / f"{claim.bench}.py").is_file()] == []
