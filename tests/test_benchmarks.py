@@ -54,7 +54,7 @@ def photos(tmp_path: Path) -> Path:
     return coco.parent
 
 
-def test_a_picture_s_hash_is_compared_with_those_of_others_and_of_its_copies(measure: Measure, photos: Path) -> None:
+def test_a_hash_is_compared_with_others_and_its_copies(measure: Measure, photos: Path) -> None:
     result = measure("hash_distances", photos)
     assert (result["photographs"], result["bits"]) == (5, 256)
     assert result["farthest_from_itself"]["JPEG of quality 30"] < result["nearest_two"]
@@ -76,7 +76,7 @@ def test_resizers_are_compared_with_pillow(
     assert "two random halves" in pages.filled("<!-- bench: resizers -->\n<!-- end -->", tmp_path)
 
 
-def test_what_a_picture_costs_is_measured_for_scenes_and_photographs(measure: Measure, photos: Path) -> None:
+def test_scenes_and_photographs_have_their_costs(measure: Measure, photos: Path) -> None:
     result = measure("stage_costs", photos, SCENES=SCENES, ROUNDS=1)
     assert result["photos"]["images"] == result["scenes"]["images"] == {"train": 3, "validation": 2}
 
