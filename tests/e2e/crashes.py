@@ -171,6 +171,9 @@ def signalled(copy: Copy, stage: str, usual: Undisturbed, signum: signal.Signals
         if hit and process.returncode != 0:
             hits += 1
             clear += is_clear(output)
+        elif process.returncode != 0:
+            print(output, file=sys.stderr)
+            identical = False
         else:  # it was quicker
             identical &= stages_of(copy).get(stage) == expected
             forget(copy, stage)
