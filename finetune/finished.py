@@ -60,7 +60,7 @@ class Finished:
         return note
 
     def keep(self, key: str, path: Path, note: Note) -> None:
-        with suppress(FileNotFoundError):  # another run has just kept the same
+        with suppress(FileNotFoundError, FileExistsError):  # another run is just keeping the same
             with whole_file(self._folder / key) as partial:
                 partial.unlink(missing_ok=True)
                 _link(path, partial)
@@ -85,7 +85,7 @@ class Finished:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):
         raise
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)

@@ -83,7 +83,7 @@ def forget_placed(keep: Collection[PartialDownload]) -> None:
     """Delete the downloads that have become outputs, but for `keep`; DVC has stored them by now."""
     for marker in _folder().glob(f"*/{PLACED}"):
         if marker.parent not in {partial.folder for partial in keep}:
-            shutil.rmtree(marker.parent)
+            shutil.rmtree(marker.parent, ignore_errors=True)  # another fetch may be at it too
 
 
 def _folder() -> Path:

@@ -101,7 +101,7 @@ class Checkpoints:
 
 @contextmanager
 def exclusive(key: str) -> Iterator[Checkpoints]:
-    """The checkpoints of a run, for one process at a time; those of finished runs go.
+    """The checkpoints of a run, for one process at a time; those of finished runs go, whoever else removes them now.
 
     Raises InputError while another process trains the same run.
     """
@@ -110,6 +110,7 @@ def exclusive(key: str) -> Iterator[Checkpoints]:
     folder.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.glob(f"*/{FINISHED}"):
         if other.parent != folder:
-            shutil.rmtree(other.parent)
+            shutil.rmtree(other.parent, ignore_errors=True)
     with exclusive_lock(folder.with_suffix(".lock"), f"{folder}: another process is training this very run"):
+        (folder / FINISHED).unlink(missing_ok=True)  # it is in use again
         yield checkpoints

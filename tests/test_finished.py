@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,22 @@ def test_without_hard_links_it_is_a_copy(finished: Finished, tmp_path: Path, mon
     finished.keep("key", tmp_path / "a", note)
     assert (tmp_path / "a").stat().st_nlink == 1
     assert finished.take("key", tmp_path / "b") == note
+
+
+def test_two_runs_that_keep_the_same_at_once_do_not_write_into_each_other_s_output(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = make(tmp_path / "a", "content")
+    make(tmp_path / "b", "another run's")
+    link = os.link
+
+    def link_second(source: Path, target: Path) -> None:
+        link(tmp_path / "b", target)
+        link(source, target)
+
+    monkeypatch.setattr("os.link", link_second)
+    finished.keep("key", tmp_path / "a", note)
+    assert (tmp_path / "b").read_text() == "another run's"
 
 
 @pytest.mark.parametrize("damage", ["", "c0ntent"])

@@ -1,5 +1,6 @@
 """Checkpoints: whole, few, and only for the run they belong to."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,28 @@ def test_a_run_does_not_see_the_checkpoints_of_another() -> None:
         checkpoints.save(1, {"x": torch.zeros(1)}, {})
     with exclusive("def") as checkpoints:
         assert checkpoints.load_latest() is None
+
+
+def test_a_run_that_is_trained_again_keeps_its_checkpoints_from_others() -> None:
+    with exclusive("abc") as checkpoints:
+        checkpoints.save(1, {"x": torch.zeros(1)}, {})
+        checkpoints.finish()
+    with exclusive("abc") as checkpoints, exclusive("def"):
+        assert checkpoints.load_latest() is not None
+
+
+def test_two_that_remove_a_finished_run_at_once_do_not_harm_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    with exclusive("abc") as checkpoints:
+        checkpoints.finish()
+    remove = shutil.rmtree
+
+    def remove_after_another(folder: Path, **options: bool) -> None:
+        remove(folder)
+        remove(folder, **options)
+
+    monkeypatch.setattr("shutil.rmtree", remove_after_another)
+    with exclusive("def"):
+        assert not checkpoints.folder.exists()
 
 
 def test_a_write_that_dies_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
