@@ -26,14 +26,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NOT_YAML = (
-    yaml.YAMLError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)  # all that is raised
+# all that is raised
+NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 class Section(BaseModel):
@@ -169,7 +163,7 @@ class Generate(Section):
 
 
 class Fid(Section):
-    extractor: str
+    extractor: Literal["efficientnet-lite0.pth", "inception-2015-12-05.pt", "pt_inception-2015-12-05-6726825d.pth"]
     clip: Name | None
     batch_size: Positive
     floor_splits: Annotated[int, Field(ge=2)]

@@ -14,7 +14,11 @@ from finetune.params import Params
 from finetune.traces import Shape, Trace, trace_autoencoder, trace_forward
 from finetune.validation import BINS
 
-FEATURES = {"efficientnet-lite0.pth": 1280, "inception-2015-12-05.pt": 2048}
+FEATURES = {
+    "efficientnet-lite0.pth": 1280,
+    "inception-2015-12-05.pt": 2048,
+    "pt_inception-2015-12-05-6726825d.pth": 2048,
+}
 
 
 @dataclass(frozen=True)

@@ -181,12 +181,6 @@ def test_the_state_dict_s_network_is_torch_fidelity_s(tmp_path: Path, monkeypatc
     assert ours.std(axis=0).mean() > 1e-3 * ours.mean()  # the two pictures have features of their own
 
 
-def test_an_unknown_extractor_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    (tmp_path / "resnet.pth").touch()
-    with pytest.raises(InputError, match=r"fid\.extractor is 'resnet\.pth'; known are efficientnet-lite0\.pth"):
-        load_extractor(tmp_path / "resnet.pth")
-
-
 def test_the_state_dict_tells_its_first_layers_64_features_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,7 @@ def test_a_hub_model_without_a_revision_is_refused(file: Path) -> None:
 
 
 def test_an_extractor_that_is_not_fetched_is_refused(file: Path) -> None:
-    message = fault(file, "  extractor: efficientnet", "  extractor: other-efficientnet")
+    message = fault(file, "  extractor: efficientnet-lite0.pth", "  extractor: inception-2015-12-05.pt")
     assert "fetch.extractor does not list" in message
 
 

@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from finetune.errors import InputError
-from finetune.params import load_params
+from finetune.params import Fid, load_params
 from finetune.planner import Device, Plan, main, plan, warnings
+from finetune.stage_plan import FEATURES
 from tests.test_consistency import library_imports
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +35,10 @@ def test_the_reference_run_is_as_the_docs_show_it(planned: Plan) -> None:
 def test_the_lora_run_is_as_the_docs_show_it() -> None:
     params = load_params(ROOT / "presets" / "rtx3090-lora.yaml")
     assert plan(params, RTX3090).text == printed_in_the_docs("rtx3090-lora")
+
+
+def test_every_extractor_can_be_planned_with() -> None:
+    assert {*get_args(Fid.model_fields["extractor"].annotation)} == FEATURES.keys()
 
 
 def test_steps_are_those_of_the_training(planned: Plan) -> None:
