@@ -36,7 +36,7 @@ class _Annotation(_Entry):
     caption: Caption
 
 
-Entry = TypeVar("Entry", bound=_Entry)
+Entry = TypeVar("Entry", bound=BaseModel)
 
 
 def list_coco(folder: Path, listing: Listing) -> None:
@@ -45,10 +45,10 @@ def list_coco(folder: Path, listing: Listing) -> None:
         listing.add(
             folder / f"{half}.zip",
             file_name,
-            ((image.file_name, split) for image in _entries(folder, half, "images", _Image)),
+            ((image.file_name, split) for image in _some(folder, half, "images", _Image)),
             (
                 (f"{annotation.image_id:012d}.jpg", annotation.id, annotation.caption)
-                for annotation in _entries(folder, half, "annotations", _Annotation)
+                for annotation in _some(folder, half, "annotations", _Annotation)
             ),
         )
 
@@ -67,23 +67,32 @@ def open_json(archive: Path, member: str) -> Iterator[IO[bytes]]:
         with open_text(archive, member) as text:
             yield text
     except (JSONError, UnicodeDecodeError) as error:
-        raise _fault(archive, member, f"not JSON: {' '.join(str(error).split())}") from None
+        raise fault(archive, member, f"not JSON: {' '.join(str(error).split())}") from None
 
 
-def _entries(folder: Path, half: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
-    """The entries of one list of captions_*.json, one at a time: the file is 92 MB, and three times that in memory."""
-    archive, member = folder / ANNOTATIONS, f"annotations/captions_{half}.json"
-    number = -1
+def entries(archive: Path, member: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
+    """Of one list in a JSON file, one at a time: COCO's captions are 92 MB, and three times that in memory.
+
+    Raises InputError that names the first which is not of its kind.
+    """
+    number = 0
     try:
         with open_json(archive, member) as text:
             for number, entry in enumerate(ijson.items(text, f"{key}.item", use_float=True)):  # noqa: B007
                 yield kind.model_validate(entry)
     except ValidationError as errors:
         first = errors.errors()[0]
-        raise _fault(archive, member, f"{'.'.join(map(str, (key, number, *first['loc'])))}: {first['msg']}") from None
-    if number < 0:
-        raise _fault(archive, member, f"holds no {key}")
+        raise fault(archive, member, f"{'.'.join(map(str, (key, number, *first['loc'])))}: {first['msg']}") from None
 
 
-def _fault(archive: Path, member: str, fault: str) -> InputError:
-    return InputError(f"{archive}: {member}: {fault}; fetch the original archive again")
+def _some(folder: Path, half: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
+    archive, member = folder / ANNOTATIONS, f"annotations/captions_{half}.json"
+    entry = None
+    for entry in entries(archive, member, key, kind):
+        yield entry
+    if entry is None:
+        raise fault(archive, member, f"holds no {key}")
+
+
+def fault(archive: Path, member: str, what: str) -> InputError:
+    return InputError(f"{archive}: {member}: {what}; fetch the original archive again")

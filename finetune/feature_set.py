@@ -1,6 +1,7 @@
 """Features on disk: the pictures they are of, and by what protocol they were made."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,7 @@ from finetune.outputs import whole_directory, write_json
 from finetune.shards import INDEX, read_index, write_index
 
 FEATURES = "features.npy"
-CLIP_PICTURES = "clip_pictures.npy"
-CLIP_CAPTIONS = "clip_captions.npy"
-FEW_FEATURES = "few_features.npy"
+OPTIONAL = ("clip_pictures.npy", "clip_captions.npy", "few_features.npy")
 PROTOCOL = "protocol.json"
 SCHEMA = pa.schema(
     [
@@ -39,24 +38,31 @@ class FeatureSet:
     clip_captions: NDArray[np.float32] | None = None  # [n, e], where there are captions too
     few_features: NDArray[np.float32] | None = None  # [n, 64] of Inception's first layers, where they can be seen
 
+    @property
+    def optional(self) -> tuple[NDArray[np.float32] | None, ...]:
+        return self.clip_pictures, self.clip_captions, self.few_features
+
     def of_split(self, split: str) -> "FeatureSet":
         return self.take(np.array([i for i, row in enumerate(self.rows) if row["split"] == split], int))
 
     def take(self, positions: NDArray[np.int64]) -> "FeatureSet":
-        optional = (self.clip_pictures, self.clip_captions, self.few_features)
-        taken = (None if array is None else array[positions] for array in optional)
+        taken = (None if array is None else array[positions] for array in self.optional)
         return FeatureSet([self.rows[i] for i in positions], self.features[positions], self.protocol, *taken)
+
+
+def joined(parts: Sequence[FeatureSet]) -> FeatureSet:
+    """The pictures of all parts, which are of one protocol and have the same optional arrays."""
+    rows = [row for part in parts for row in part.rows]
+    optional = (
+        None if arrays[0] is None else np.concatenate(arrays)
+        for arrays in zip(*(part.optional for part in parts), strict=True)
+    )
+    return FeatureSet(rows, np.concatenate([part.features for part in parts]), parts[0].protocol, *optional)
 
 
 def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
     with whole_directory(folder) as partial:
-        arrays = {
-            FEATURES: feature_set.features,
-            CLIP_PICTURES: feature_set.clip_pictures,
-            CLIP_CAPTIONS: feature_set.clip_captions,
-            FEW_FEATURES: feature_set.few_features,
-        }
-        for name, array in arrays.items():
+        for name, array in zip((FEATURES, *OPTIONAL), (feature_set.features, *feature_set.optional), strict=True):
             if array is not None:
                 with (partial / name).open("wb") as file:  # np.save by name hides a full disk's errno
                     np.save(file, array)
@@ -70,6 +76,5 @@ def read_feature_set(folder: Path) -> FeatureSet:
     def read(name: str) -> NDArray[np.float32]:
         return read_array(folder / name, f"remove {folder} and run `dvc repro`")
 
-    names = (CLIP_PICTURES, CLIP_CAPTIONS, FEW_FEATURES)
-    optional = (read(name) if (folder / name).exists() else None for name in names)
+    optional = (read(name) if (folder / name).exists() else None for name in OPTIONAL)
     return FeatureSet(read_index(folder), read(FEATURES), protocol, *optional)

@@ -21,6 +21,20 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Protocol(Section):
+    headline: str
+
+
+class Ladder(Section):
+    """Of metrics/fid.json, what all its readers need."""
+
+    floor: dict[str, Number]
+    reconstructed: dict[str, Number]
+    base: dict[str, Number]
+    tuned: dict[str, Number]
+    protocol: Protocol
+
+
 def read_json(path: Path, schema: Any) -> Any:
     """The content as plain dictionaries and lists. schema: any type that pydantic knows.
 

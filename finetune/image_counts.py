@@ -15,7 +15,7 @@ from finetune.originals import Listing
 from finetune.params import Archive, Params
 from finetune.paths import IMAGES
 from finetune.scene_archives import SCENES, scene_seeds
-from finetune.shards import INDEX, read_batches
+from finetune.shards import INDEX, read_rows
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "published_counts.json").read_text())
 LISTS = {"coco": list_coco, "flickr8k": list_flickr8k, "imagefolder": list_imagefolder}
@@ -96,7 +96,7 @@ def _listed(archives: dict[str, Archive], kind: str) -> Images | None:
 def _indexed(index: Path, known: Images, max_dropped: float) -> Images | None:
     if not index.is_file():
         return None
-    found = Counter(row["split"] for batch in read_batches(index, ["split"]) for row in batch)
+    found = Counter(row["split"] for row in read_rows(index, ["split"]))
     least = known.total - max_dropped * known.total
     if least <= found.total() and found["train"] <= known.train and found["validation"] <= known.validation:
         return Images(found["train"], found["validation"], known.kind, "index")

@@ -1,17 +1,15 @@
 """Which pixels of COCO's images show what: the outlines in instances_*.json."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import ijson
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from finetune.coco import ANNOTATIONS, open_json
-from finetune.errors import InputError
+from finetune.coco import ANNOTATIONS, entries, fault
 from finetune.pixels import SIDE, Crop, crop_box
 from finetune.zip_archive import members
 
@@ -39,27 +37,25 @@ class _Instance(BaseModel):
     segmentation: list[Polygon] | _Runs  # of crowds, runs
 
 
-Entry = TypeVar("Entry", bound=BaseModel)
-
-
 def read_masks(folder: Path, half: str, sizes: Mapping[int, Size], crop: Crop, side: int) -> dict[int, dict[str, Mask]]:
     """Where the images named by `sizes` show each category, on a grid `[side, side]` over the prepared picture.
 
     sizes: of the original pictures by image number. Images without objects are missing in the result, all of them
     where the archive holds captions alone. Raises InputError for outlines that cannot be read.
     """
-    if not any(member.name == _member(half) for member in members(folder / ANNOTATIONS)):
+    archive, file = folder / ANNOTATIONS, f"annotations/instances_{half}.json"
+    if not any(member.name == file for member in members(archive)):
         return {}
-    names = {category.id: category.name for category in _entries(folder, half, "categories", _Category)}
+    names = {category.id: category.name for category in entries(archive, file, "categories", _Category)}
     masks: dict[int, dict[str, Mask]] = {}
-    for instance in _entries(folder, half, "annotations", _Instance):
+    for instance in entries(archive, file, "annotations", _Instance):
         if instance.image_id not in sizes:
             continue
         if instance.category_id not in names:
-            raise _fault(folder, half, f"annotations: there is no category {instance.category_id}")
+            raise fault(archive, file, f"annotations: there is no category {instance.category_id}")
         drawn = _draw(instance.segmentation, sizes[instance.image_id])
         if drawn is None:
-            raise _fault(folder, half, f"annotations: an outline in image {instance.image_id} does not fit its size")
+            raise fault(archive, file, f"annotations: an outline in image {instance.image_id} does not fit its size")
         square = drawn.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=crop_box(drawn.size, crop))
         mask = np.asarray(square.resize((side, side), Image.Resampling.BOX)) >= 128
         known = masks.setdefault(instance.image_id, {})
@@ -82,20 +78,3 @@ def _draw(segmentation: list[Polygon] | _Runs, size: Size) -> Image.Image | None
             return None
         ImageDraw.Draw(mask).polygon(polygon, fill=255)
     return mask
-
-
-def _member(half: str) -> str:
-    return f"annotations/instances_{half}.json"
-
-
-def _entries(folder: Path, half: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
-    try:
-        with open_json(folder / ANNOTATIONS, _member(half)) as text:
-            for entry in ijson.items(text, f"{key}.item", use_float=True):
-                yield kind.model_validate(entry)
-    except ValidationError as error:
-        raise _fault(folder, half, " ".join(str(error).split())) from None
-
-
-def _fault(folder: Path, half: str, fault: str) -> InputError:
-    return InputError(f"{folder / ANNOTATIONS}: {_member(half)}: {fault}; fetch the original archive again")

@@ -6,10 +6,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from finetune import paths
-from finetune.figures import Number, Section, read_json, read_text
+from finetune.figures import Ladder, read_json, read_text
 from finetune.markdown import table
 from finetune.models import LORA
-from finetune.params import Export, Fetch, Generate, Train
+from finetune.params import Export, Fetch, Generate, Train, dotted
 
 HUB = "hf://"
 
@@ -37,18 +37,6 @@ class Evidence:
     def run_md5(self) -> str:
         """The md5 by which the history of dvc.lock is searched: the evaluation comes last, and no two have the same."""
         return self.made_from[paths.FID_METRICS.as_posix()]
-
-
-class Protocol(Section):
-    headline: str
-
-
-class Ladder(Section):
-    floor: dict[str, Number]
-    reconstructed: dict[str, Number]
-    base: dict[str, Number]
-    tuned: dict[str, Number]
-    protocol: Protocol
 
 
 def read_evidence(data_card: Path, train_metrics: Path, fid_metrics: Path, made_from: dict[str, str]) -> Evidence:
@@ -165,15 +153,6 @@ def _weights_note(train: Train) -> str:
     return f"{note} `{LORA}` holds what was trained on its own, for the base model."
 
 
-def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`, in sorted order."""
-    result: dict[str, Any] = {}
-    for key in sorted(nested):
-        value = nested[key]
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return result
-
-
 def _front_matter(recipe: Recipe) -> str:
     fields: dict[str, Any] = {
         "license": recipe.export.license,
@@ -212,7 +191,7 @@ def _ladder(fid: dict[str, Any]) -> str:
 
 
 def _pairs(nested: dict[str, Any]) -> list[list[str]]:
-    return [[key, _show(value)] for key, value in flat(nested).items()]
+    return [[key, _show(value)] for key, value in sorted(dotted(nested).items())]
 
 
 def _archives(fetch: Fetch) -> list[list[str]]:

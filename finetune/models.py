@@ -18,6 +18,11 @@ from finetune.tokenizer import load_tokenizer
 
 disable_progress_bar()  # of transformers, for loading: a stage shows progress of its own
 
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name, for pipeline.load_lora_weights(folder)
 
 

@@ -1,10 +1,11 @@
 """Outputs that appear whole or not at all."""
 
+import csv
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def write_json(path: Path, content: Any) -> None:
     """Sorted keys and a final newline: equal content, equal bytes."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """A line for each row, the same on every system."""
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def require_writable(*paths: Path) -> None:

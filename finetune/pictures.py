@@ -1,10 +1,13 @@
 """Contact sheets: captioned strips of pictures on one page."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from finetune.outputs import whole_file
 
 THUMBNAIL = 192  # pixels, both sides
 GAP = 6  # pixels between the pictures of a strip
@@ -14,6 +17,7 @@ LINE = 21  # pixels from one line of text to the next
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
 FAINT = (110, 113, 120)
+COLORS = 256  # a palette keeps a page small enough for git
 
 
 def grid(
@@ -49,6 +53,11 @@ def grid(
             middle = left + strip_width / 2
             brush.text((middle, upper + THUMBNAIL + GAP + k * LINE), line, FAINT, font, anchor="ma")
     return page
+
+
+def save_small(page: Image.Image, path: Path) -> None:
+    with whole_file(path) as partial:
+        page.quantize(COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:

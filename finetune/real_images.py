@@ -1,29 +1,38 @@
 """The real images that count: those held out, and those that training sees."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.shards import INDEX, read_batches, read_images
+from finetune.shards import INDEX, read_images, read_rows
 
 Row = dict[str, Any]
 COLUMNS = ("id", "dataset", "split", "shard", "member", "sha256", "captions")
 
 
+def used_captions(images: Mapping[str, Path], tokens: Path, columns: Sequence[str]) -> Iterator[tuple[Row, int]]:
+    """The rows of all indexes, `columns` of them, each with the number of its captions that tokenize uses.
+
+    images: data set -> its folder.
+    """
+    indexes = (row for folder in images.values() for row in read_rows(folder / INDEX, columns))
+    table = read_rows(tokens / "images.parquet", ("dataset", "id", "captions"))
+    for row, used in zip(indexes, table, strict=True):
+        assert (row["dataset"], row["id"]) == (used["dataset"], used["id"])  # tokenize keeps every row in its place
+        yield row, used["captions"]
+
+
 def real_rows(images: Mapping[str, Path], tokens: Path) -> Iterator[Row]:
     """Rows of the indexes in their order, COLUMNS of them, without the training images that tokenize left out.
 
-    images: data set -> its folder. What was left out resembles validation images: as real pictures of a floor it
+    What was left out resembles validation images: as real pictures of a floor it
     would score better than any.
     """
-    indexes = (row for folder in images.values() for batch in read_batches(folder / INDEX, COLUMNS) for row in batch)
-    table = (row for batch in read_batches(tokens / "images.parquet", ("dataset", "id", "captions")) for row in batch)
-    for row, used in zip(indexes, table, strict=True):
-        assert (row["dataset"], row["id"]) == (used["dataset"], used["id"])  # tokenize keeps every row in its place
-        if row["split"] == "validation" or used["captions"]:
+    for row, used in used_captions(images, tokens, COLUMNS):
+        if row["split"] == "validation" or used:
             yield row
 
 

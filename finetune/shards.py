@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
+
+from finetune.errors import InputError
 
 INDEX = "index.parquet"
 T = TypeVar("T")
@@ -31,14 +33,17 @@ def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
             tar.addfile(info, io.BytesIO(content))
 
 
-def read_shard(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Member name and pixels, RGB `uint8 [height, width, 3]`, in the shard's order, one at a time."""
+def read_shard(path: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Name and pixels, RGB `uint8 [height, width, 3]`, of the members that are wanted or all, in the shard's order, one
+    at a time; no other is decoded.
+    """
     with tarfile.open(path) as tar:
         for info in tar:
-            file = tar.extractfile(info)
-            assert file is not None
-            with Image.open(file) as image:
-                yield info.name, np.asarray(image.convert("RGB"))
+            if wanted is None or info.name in wanted:
+                file = tar.extractfile(info)
+                assert file is not None
+                with Image.open(file) as image:
+                    yield info.name, np.asarray(image.convert("RGB"))
 
 
 def encode_png(image: Image.Image) -> bytes:
@@ -61,7 +66,13 @@ def write_index(path: Path, rows: list[Row], schema: pa.Schema) -> None:
 
 def read_index(folder: Path) -> list[Row]:
     """The rows of a folder's index, in shard order."""
-    return [row for batch in read_batches(folder / INDEX) for row in batch]
+    return list(read_rows(folder / INDEX))
+
+
+def read_rows(index: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """As `read_batches`, one at a time."""
+    for batch in read_batches(index, columns):
+        yield from batch
 
 
 def read_batches(index: Path, columns: Sequence[str] | None = None) -> Iterator[list[Row]]:
@@ -79,15 +90,15 @@ def spread(rows: list[T], count: int) -> list[T]:
 
 
 def read_images(folder: Path, rows: list[Row]) -> Iterator[tuple[Row, NDArray[np.uint8]]]:
-    """Each of `rows` (in index order) with its pixels, decoding nothing else."""
+    """Each of `rows` (in index order) with its pixels, decoding nothing else.
+
+    Raises InputError that names the first which its shard does not hold.
+    """
     wanted: dict[str, dict[str, Row]] = {}
     for row in rows:
         wanted.setdefault(row["shard"], {})[row["member"]] = row
     for shard, members in wanted.items():
-        with tarfile.open(folder / shard) as tar:
-            for info in tar:
-                if info.name in members:
-                    file = tar.extractfile(info)
-                    assert file is not None
-                    with Image.open(file) as image:
-                        yield members[info.name], np.asarray(image.convert("RGB"))
+        for name, pixels in read_shard(folder / shard, members):
+            yield members.pop(name), pixels
+        if members:
+            raise InputError(f"{folder / shard}: holds no {min(members)}, which {INDEX} lists; run `dvc repro`")

@@ -18,15 +18,10 @@ from torch import Tensor
 from finetune import paths
 from finetune.errors import InputError
 from finetune.manifest import check_manifest
-from finetune.models import LORA
+from finetune.models import LORA, WEIGHTS
 from finetune.outputs import whole_file
 from finetune.stage import run_stage
 
-PARTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-}
 UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -69,7 +64,7 @@ def single_file(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for part, name_of in names.items():
         config = json.loads((folder / part / "config.json").read_text())
-        for key, tensor in load_file(folder / part / PARTS[part]).items():
+        for key, tensor in load_file(folder / part / WEIGHTS[part]).items():
             name = name_of(key, config)
             # the original's attention in the autoencoder is made of 1x1 convolutions
             convolved = ".mid.attn_1." in name and tensor.ndim == 2

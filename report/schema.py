@@ -2,25 +2,20 @@
 
 from pydantic import model_validator
 
-from finetune.figures import Deviation, Number, Section
+from finetune.figures import Deviation, Ladder, Number, Protocol, Section
 
 
-class Protocol(Section):
+class Comparison(Protocol):
     features: int
-    headline: str
     id: str
     n: int
     n_reference: int
     rank_deficient: bool
 
 
-class Fid(Section):
-    floor: dict[str, Number]
-    reconstructed: dict[str, Number]
-    base: dict[str, Number]
-    tuned: dict[str, Number]
+class Fid(Ladder):
     gain: dict[str, Number]
-    protocol: Protocol
+    protocol: Comparison
 
     @model_validator(mode="after")
     def _consistent(self) -> "Fid":

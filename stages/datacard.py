@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from finetune.data_card import data_card
 from finetune.outputs import whole_directory, write_json
 from finetune.params import load_params
 from finetune.pictures import grid
-from finetune.shards import INDEX, read_batches, read_images
+from finetune.real_images import used_captions
+from finetune.shards import read_images
 from finetune.stage import run_stage
 
 EACH = 8  # pictures of a data set on the contact sheet
@@ -28,7 +29,7 @@ def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
     `dropped` by preprocess-512 and `left_out` by tokenize with reasons; and how many captions were `truncated`.
     """
     censuses = {dataset: Census() for dataset in images}
-    for row, used in _rows(images, tokens):
+    for row, used in used_captions(images, tokens, COLUMNS):
         censuses[row["dataset"]].add(row, used)
     left_out = _left_out(tokens)
     numbers: dict[str, Any] = {
@@ -44,15 +45,6 @@ def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
         (folder / "card.md").write_text(data_card(numbers), encoding="utf-8")
         trained = {dataset: one["used"]["train"] for dataset, one in numbers["datasets"].items()}
         _write_contact_sheet(images, tokens, trained, folder / "contact.png")
-
-
-def _rows(images: Mapping[str, Path], tokens: Path) -> Iterator[tuple[Row, int]]:
-    """The rows of all indexes, each with the number of its captions that tokenize uses."""
-    indexes = (row for folder in images.values() for batch in read_batches(folder / INDEX, COLUMNS) for row in batch)
-    table = (row for batch in read_batches(tokens / "images.parquet", ("dataset", "id", "captions")) for row in batch)
-    for row, used in zip(indexes, table, strict=True):
-        assert (row["dataset"], row["id"]) == (used["dataset"], used["id"])  # tokenize keeps every row in its place
-        yield row, used["captions"]
 
 
 def _dropped(images: Path) -> dict[str, int]:
@@ -74,7 +66,7 @@ def _write_contact_sheet(images: Mapping[str, Path], tokens: Path, trained: Mapp
     wanted = {dataset: {i * count // EACH for i in range(min(EACH, count))} for dataset, count in trained.items()}
     seen: Counter[str] = Counter()
     chosen: dict[str, list[Row]] = {dataset: [] for dataset in images}
-    for row, used in _rows(images, tokens):
+    for row, used in used_captions(images, tokens, COLUMNS):
         if used and row["split"] == "train":
             if seen[row["dataset"]] in wanted[row["dataset"]]:
                 chosen[row["dataset"]].append(row)

@@ -13,7 +13,7 @@ from finetune.half_precision import write_half
 from finetune.lock_md5 import lock_md5
 from finetune.manifest import MANIFEST, write_manifest
 from finetune.model_card import Evidence, Recipe, license_note, model_card, read_evidence
-from finetune.models import LORA, load_scheduler, tuned_part
+from finetune.models import LORA, WEIGHTS, load_scheduler, tuned_part
 from finetune.outputs import whole_directory, write_json
 from finetune.params import load_params
 from finetune.pictures import grid
@@ -21,11 +21,6 @@ from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
 from finetune.tracking import tag_run
 
-WEIGHTS = {
-    "text_encoder": "model.safetensors",
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-}
 SAFETY_WEIGHTS = "model.safetensors"
 DATA_CARD = paths.DATA_CARD / "card.md"
 MADE_FROM = (
@@ -68,8 +63,9 @@ def export(
             shutil.copyfile(file, folder / "curves" / f"{name}.csv")
         strips = [[pixels] for _, pixels in read_images(generated, rows)]
         grid(strips, [], captions=[row["prompt"] for row in rows], across=4).save(folder / "preview.png")
-        (folder / "LICENSE").write_text(license_note(recipe) + "\n")
-        (folder / "README.md").write_text(model_card(recipe, evidence, rows[0]["prompt"], rows[0]["seed"]))
+        (folder / "LICENSE").write_text(license_note(recipe) + "\n", encoding="utf-8")
+        card = model_card(recipe, evidence, rows[0]["prompt"], rows[0]["seed"])
+        (folder / "README.md").write_text(card, encoding="utf-8")
         write_manifest(folder)
 
 

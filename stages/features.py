@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, groupby
 from operator import itemgetter
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from finetune import paths
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
-from finetune.feature_set import FeatureSet, write_feature_set
+from finetune.feature_set import FeatureSet, joined, write_feature_set
 from finetune.features import extract, load_extractor
 from finetune.full_precision import PRECISION
 from finetune.parallel import model_pool
@@ -30,9 +30,8 @@ from finetune.stage import run_stage
 
 Row = dict[str, Any]
 
-MAX_CONSTANT = (
-    0.01  # fraction of pictures of one color; black ones are what a broken fp16 run or a safety filter leaves
-)
+# fraction of pictures of one color; black ones are what a broken fp16 run or a safety filter leaves
+MAX_CONSTANT = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,6 @@ class Networks:
     extractor: Path
     clip: Path | None  # a folder
     batch_size: int
-
-
-@dataclass(frozen=True)
-class View:
-    """What the networks see in a part, in its order."""
-
-    rows: list[Row]
-    features: NDArray[np.float32]
-    constant: int  # pictures of one color
-    clip_pictures: NDArray[np.float32] | None
-    clip_captions: NDArray[np.float32] | None
-    few_features: NDArray[np.float32] | None
-    protocol: Row
 
 
 def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: Generate) -> list[Part]:
@@ -99,38 +85,30 @@ def features(
     """
     networks = Networks(extractor, clip, batch_size)
     with model_pool() as ordered_map:
-        views = list(
-            tqdm(ordered_map(partial(view, networks), parts), "features", len(parts), unit="shard", disable=None)
-        )
-    rows = [row for each in views for row in each.rows]
-    constant = sum(each.constant for each in views)
-    if constant > MAX_CONSTANT * len(rows):
+        views = ordered_map(partial(view, networks), parts)
+        seen, constants = zip(*tqdm(views, "features", len(parts), unit="shard", disable=None), strict=True)
+    whole, constant = joined(seen), sum(constants)
+    if constant > MAX_CONSTANT * len(whole.rows):
         raise InputError(
-            f"{source}: {constant} of {len(rows)} pictures are of one color, more than {MAX_CONSTANT:.0%}; "
+            f"{source}: {constant} of {len(whole.rows)} pictures are of one color, more than {MAX_CONSTANT:.0%}; "
             "see what made them"
         )
-    values = np.concatenate([each.features for each in views])
-    protocol = views[0].protocol | {
+    protocol = whole.protocol | {
         "extractor": extractor.name,
         "extractor_sha256": sha256_of(extractor),
-        "features": values.shape[1],
+        "features": whole.features.shape[1],
         "precision": PRECISION,
     }
     if clip:
         protocol |= {"clip": clip.name, "clip_sha256": sha256_of(clip / "model.safetensors")}
-    optional = (
-        np.concatenate(arrays) if arrays else None
-        for arrays in (
-            [each.clip_pictures for each in views if each.clip_pictures is not None],
-            [each.clip_captions for each in views if each.clip_captions is not None],
-            [each.few_features for each in views if each.few_features is not None],
-        )
-    )
-    write_feature_set(out, FeatureSet(rows, values, protocol, *optional))
+    write_feature_set(out, replace(whole, protocol=protocol))
 
 
-def view(networks: Networks, part: Part) -> View:
-    """Decodes each picture once, and holds no more than a few batches of them."""
+def view(networks: Networks, part: Part) -> tuple[FeatureSet, int]:
+    """What the networks see in a part, in its order, and how many of its pictures are of one color.
+
+    Decodes each picture once, and holds no more than a few batches of them.
+    """
     extractor = load_extractor(networks.extractor, few=True)
     clip = None
     if networks.clip:
@@ -160,7 +138,7 @@ def view(networks: Networks, part: Part) -> View:
         "kid_key": extractor.kid_key,
         "resize": f"clean, {extractor.input_size} px",
     }
-    return View(rows, values, constant, seen, read, few if extractor.few else None, protocol)
+    return FeatureSet(rows, values, protocol, seen, read, few if extractor.few else None), constant
 
 
 def _caption(row: Row) -> list[str]:

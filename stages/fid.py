@@ -1,6 +1,5 @@
 """fid: how near base, tuned and reconstructed pictures come to the validation images, beside what real ones score."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Mapping
@@ -29,9 +28,9 @@ from finetune.guards import (
 )
 from finetune.half_samples import random_halves
 from finetune.kid import kid
-from finetune.outputs import whole_file, write_json
+from finetune.outputs import write_csv, write_json
 from finetune.params import Fid, load_params
-from finetune.pictures import grid
+from finetune.pictures import grid, save_small
 from finetune.precision_recall import precision, recall
 from finetune.real_images import read_real, real_rows
 from finetune.seeding import generator
@@ -45,7 +44,6 @@ Figures = dict[str, float]
 MODELS = ("base", "tuned")
 SIZES = 6  # of the sets in the plot of distance by number of pictures
 GRID_CAPTIONS = 8
-GRID_COLORS = 256  # a palette keeps the grid small enough for git
 NO_FID = "of Inception's first layers: color and texture; its size has nothing to do with that of fid"
 
 
@@ -84,9 +82,7 @@ def fid(
     report = _report(sets, protocol, params)
     for model in MODELS:
         check_plausible(model, report[model][protocol["frechet_key"]], report["floor"][protocol["frechet_key"]])
-    sheet = _grid(images, generated, validation, drawn)
-    with whole_file(picture) as partial:
-        sheet.quantize(GRID_COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
+    save_small(_grid(images, generated, validation, drawn), picture)
     _write_ladder(ladder, report)
     _write_by_n(by_n, sets, params)
     write_json(metrics, report | {"protocol": protocol})
@@ -175,13 +171,14 @@ def _six_digits(value: float) -> float:
 
 def _write_ladder(path: Path, report: dict[str, Figures]) -> None:
     rungs = ("floor", "reconstructed", *MODELS)
-    with whole_file(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("figure", "pictures", "value", "sd"))
-        for key in report["base"]:
-            if f"{key}_sd" in report["base"]:
-                having = [name for name in rungs if key in report[name]]
-                writer.writerows((key, name, report[name][key], report[name][f"{key}_sd"]) for name in having)
+    table = [
+        (key, name, report[name][key], report[name][f"{key}_sd"])
+        for key in report["base"]
+        if f"{key}_sd" in report["base"]
+        for name in rungs
+        if key in report[name]
+    ]
+    write_csv(path, [("figure", "pictures", "value", "sd"), *table])
 
 
 def _write_by_n(path: Path, sets: dict[str, FeatureSet], params: Fid) -> None:
@@ -195,13 +192,12 @@ def _write_by_n(path: Path, sets: dict[str, FeatureSet], params: Fid) -> None:
     def some(features: Features, name: str, size: int) -> Features:
         return features[torch.randperm(len(features), generator=generator(params.seed, "size", name))[:size].numpy()]
 
-    with whole_file(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("n", *rungs))
-        for size in sizes:
-            real = some(reference, "real", size)
-            distances = (frechet_distance(some(features, name, size), real) for name, features in rungs.items())
-            writer.writerow((size, *map(_six_digits, distances)))
+    table: list[tuple[object, ...]] = [("n", *rungs)]
+    for size in sizes:
+        real = some(reference, "real", size)
+        distances = (frechet_distance(some(features, name, size), real) for name, features in rungs.items())
+        table.append((size, *map(_six_digits, distances)))
+    write_csv(path, table)
 
 
 def _grid(

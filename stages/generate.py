@@ -24,7 +24,7 @@ from finetune.parallel import model_pool
 from finetune.params import Generate, load_params
 from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
-from finetune.shards import INDEX, encode_png, read_batches, shard_name, spread, write_index, write_shard
+from finetune.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
 
 SHARD_IMAGES = 250  # minutes of a GPU, which is what a kill costs at most
@@ -104,13 +104,8 @@ def _members(
 
 def _plan(images: Mapping[str, Path], params: Generate) -> list[dict[str, Any]]:
     """What to draw: an even spread over all validation images, so that each data set has its share."""
-    candidates = [
-        row
-        for folder in images.values()
-        for batch in read_batches(folder / INDEX)
-        for row in batch
-        if row["split"] == "validation"
-    ]
+    rows = (row for folder in images.values() for row in read_rows(folder / INDEX))
+    candidates = [row for row in rows if row["split"] == "validation"]
     if params.images > len(candidates):
         raise InputError(
             f"params.yaml: generate.images is {params.images}, more than the {len(candidates)} validation images; "

@@ -17,17 +17,16 @@ from finetune.grounding import area_under_curve, points_at, positions_of, word_m
 from finetune.instances import Mask, read_masks
 from finetune.latents import LatentCache
 from finetune.models import load_pipeline
-from finetune.outputs import whole_file, write_json
+from finetune.outputs import write_json
 from finetune.params import Grounding, PreprocessDataset, load_params
-from finetune.pictures import grid
+from finetune.pictures import grid, save_small
 from finetune.seeding import generator
-from finetune.shards import INDEX, read_batches, read_images, spread
+from finetune.shards import INDEX, read_images, read_rows, spread
 from finetune.stage import run_stage
 from finetune.threads import one_thread_each
 
 HALF = "val2017"
 GRID_CAPTIONS = 6
-GRID_COLORS = 256  # a palette keeps the grid small enough for git
 
 Row = dict[str, Any]
 Map = NDArray[np.float32]
@@ -83,9 +82,7 @@ def grounding(
         report["area"] = round(float(np.mean([case.mask.mean() for case in cases])), 4)
         gain = {key: figures["tuned"][key] - figures["base"][key] for key in figures["base"]}
         report |= {name: _means(each) for name, each in (figures | {"gain": gain}).items()}
-    sheet = _grid(cases, maps)
-    with whole_file(picture) as partial:
-        sheet.quantize(GRID_COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
+    save_small(_grid(cases, maps), picture)
     write_json(metrics, report)
 
 
@@ -94,8 +91,7 @@ def _cases(
 ) -> Iterator[Case]:
     """Of at most `count` validation images, those with a caption that names one of their things."""
     cache = LatentCache(latents)
-    rows = (row for batch in read_batches(images / INDEX) for row in batch)
-    validation = [(i, row) for i, row in enumerate(rows) if row["split"] == "validation"]
+    validation = [(i, row) for i, row in enumerate(read_rows(images / INDEX)) if row["split"] == "validation"]
     chosen = spread(validation, count)
     sizes = {int(row["id"]): (row["width"], row["height"]) for _, row in chosen}
     side = cache.moments(0, mirrored=False).shape[-1]

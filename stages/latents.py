@@ -24,7 +24,7 @@ from finetune.latents import MANIFEST, encode_moments, load_encoder, shard_name,
 from finetune.models import load_vae
 from finetune.outputs import whole_directory, write_json
 from finetune.parallel import model_pool
-from finetune.shards import INDEX, read_batches, read_shard
+from finetune.shards import INDEX, read_rows, read_shard
 from finetune.stage import run_stage
 from finetune.threads import one_thread_each
 
@@ -82,8 +82,8 @@ def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> No
 
 
 def image_shards(index: Path) -> Iterator[ImageShard]:
-    rows = (row for batch in read_batches(index, ("shard", "shard_sha256")) for row in batch)
-    for (name, digest), members in groupby(rows, itemgetter("shard", "shard_sha256")):
+    columns = ("shard", "shard_sha256")
+    for (name, digest), members in groupby(read_rows(index, columns), itemgetter(*columns)):
         yield ImageShard(name, digest, sum(1 for _ in members))
 
 

@@ -19,7 +19,7 @@ from finetune.latents import LatentCache
 from finetune.models import load_vae
 from finetune.outputs import whole_directory
 from finetune.params import load_params
-from finetune.shards import INDEX, encode_png, read_batches, shard_name, spread, write_index, write_shard
+from finetune.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
 from finetune.threads import one_thread_each
 
@@ -68,9 +68,9 @@ def _validation(
     for dataset, folder in images.items():
         validation: list[tuple[int, dict[str, Any]]] = []
         listed = 0
-        for rows in read_batches(folder / INDEX):
-            validation += [(i, row) for i, row in enumerate(rows, listed) if row["split"] == "validation"]
-            listed += len(rows)
+        for listed, row in enumerate(read_rows(folder / INDEX), 1):
+            if row["split"] == "validation":
+                validation.append((listed - 1, row))
         cache = LatentCache(latents[dataset])
         if len(cache) != listed:
             raise InputError(

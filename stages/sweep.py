@@ -1,6 +1,5 @@
 """sweep: what the guidance scale does to the tuned model's pictures, which one experiment holds fixed."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from finetune.features import extract, load_extractor
 from finetune.half_samples import random_halves
 from finetune.kid import kid
 from finetune.models import load_pipeline
-from finetune.outputs import whole_file
+from finetune.outputs import write_csv
 from finetune.params import Fid, Generate, Sweep, load_params
 from finetune.sampling import sample_images
 from finetune.shards import read_index, spread
@@ -53,14 +52,13 @@ def sweep(
             batch_size=generate.batch_size,
         )
 
-    with whole_file(out) as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("guidance_scale", "kid", "sd", "key"))
-        for scale in tqdm(params.guidance_scales, "sweep", unit="scale", disable=None):
-            features = extract(network, pictures(scale), fid.batch_size)
-            halves = random_halves(fid.sd_draws, fid.seed, len(features), len(reference))
-            deviation = np.std([kid(features[mine], reference[theirs]) for mine, theirs in halves])
-            writer.writerow((scale, f"{kid(features, reference):.6g}", f"{deviation:.6g}", network.kid_key))
+    table: list[tuple[object, ...]] = [("guidance_scale", "kid", "sd", "key")]
+    for scale in tqdm(params.guidance_scales, "sweep", unit="scale", disable=None):
+        features = extract(network, pictures(scale), fid.batch_size)
+        halves = random_halves(fid.sd_draws, fid.seed, len(features), len(reference))
+        deviation = np.std([kid(features[mine], reference[theirs]) for mine, theirs in halves])
+        table.append((scale, f"{kid(features, reference):.6g}", f"{deviation:.6g}", network.kid_key))
+    write_csv(out, table)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from finetune.duplicates import HeldOut
 from finetune.errors import InputError
 from finetune.outputs import whole_directory, write_json
 from finetune.params import Tokenize, load_params
-from finetune.shards import INDEX, index_writer, read_batches
+from finetune.shards import INDEX, index_writer, read_batches, read_rows
 from finetune.stage import run_stage
 from finetune.tokenizer import load_tokenizer
 
@@ -113,7 +113,7 @@ def count_truncated(clip: CLIPTokenizer, captions: Sequence[str], ids: NDArray[n
 
 def _held_out(images: Mapping[str, Path], near_duplicate_bits: int | None) -> HeldOut:
     columns = ("split", "sha256", "perceptual_hash")
-    rows = (row for folder in images.values() for batch in read_batches(folder / INDEX, columns) for row in batch)
+    rows = (row for folder in images.values() for row in read_rows(folder / INDEX, columns))
     return HeldOut((row for row in rows if row["split"] == "validation"), near_duplicate_bits)
 
 

@@ -1,6 +1,5 @@
 """Stage train-fp16: tokens, latents and the base model -> models/tuned and metrics/train*."""
 
-import csv
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,8 +18,8 @@ from finetune.errors import InputError
 from finetune.kernels import choose_kernels
 from finetune.lora import merged, save_lora
 from finetune.matching import check_match
-from finetune.models import load_pipeline, load_unet
-from finetune.outputs import require_writable, whole_directory, whole_file, write_json
+from finetune.models import WEIGHTS, load_pipeline, load_unet
+from finetune.outputs import require_writable, whole_directory, whole_file, write_csv, write_json
 from finetune.params import Train, dotted, load_params
 from finetune.pictures import grid
 from finetune.resume import Checkpoints, exclusive, run_key
@@ -32,8 +31,6 @@ from finetune.tracking import Run, git_tags, tracked_run
 from finetune.training import History, Trainer
 from finetune.validation import validate
 from finetune.watch import Watch, run_steps
-
-UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +87,8 @@ def train(
                 save_weights(trainer.averaged, base, params, partial / "last")
                 trainer.averaged.load_learned(checkpoints.load_best(history.best_step))
                 save_weights(trainer.averaged, base, params, partial / "best")
-                run.tag({f"sha256.tuned.{name}": sha256_of(partial / name / UNET_WEIGHTS) for name in ("last", "best")})
+                unets = {name: partial / name / "unet" / WEIGHTS["unet"] for name in ("last", "best")}
+                run.tag({f"sha256.tuned.{name}": sha256_of(file) for name, file in unets.items()})
             write_records(trainer, history, grids, metrics, curves, samples)
         checkpoints.finish()
 
@@ -183,10 +181,7 @@ def write_records(trainer: Trainer, history: History, grids: Path, metrics: Path
             (partial / sheet.name).write_bytes(sheet.read_bytes())
     with whole_directory(curves) as partial:
         for name, rows in (("loss", history.losses), ("validation", history.validations)):
-            with (partial / f"{name}.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(partial / f"{name}.csv", [rows[0], *([row[key] for key in rows[0]] for row in rows)])
     precision = trainer.accelerator.mixed_precision
     content = {
         "images": len(trainer.rows),

@@ -192,6 +192,15 @@ def test_the_card_tells_what_the_model_was_made_from_by_the_hashes_of_dvc_lock(
     assert f"git log --oneline -S{tiny_run.evidence.made_from['metrics/fid.json']} -- dvc.lock" in card
 
 
+def test_the_card_is_the_same_where_text_is_not_utf_8_by_default(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = replace(tiny_run, evidence=replace(tiny_run.evidence, data="café (12)"))
+    expected = (words.export_to(tmp_path / "here") / "README.md").read_bytes()
+    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
+    assert (words.export_to(tmp_path / "there") / "README.md").read_bytes() == expected
+
+
 def test_the_hashes_are_of_all_data_that_the_stage_depends_on_but_curves_which_lie_in_the_folder() -> None:
     stage = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["export"]
     data = {path for path in stage["deps"] if not path.endswith((".py", ".csv"))}

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from finetune.errors import InputError
 from finetune.shards import (
     INDEX,
     index_writer,
@@ -81,3 +83,10 @@ def test_single_pictures_are_read_without_decoding_the_others(tmp_path: Path) ->
     read = list(read_images(tmp_path, rows))
     assert [row for row, _ in read] == rows
     assert all((pixels == PIXELS[row["member"]]).all() for row, pixels in read)
+
+
+def test_a_picture_that_its_shard_does_not_hold_is_named(tmp_path: Path) -> None:
+    write_shard(tmp_path / "00000.tar", [("a.png", png(PIXELS["a.png"]))])
+    rows = [{"shard": "00000.tar", "member": member} for member in ("a.png", "b.png")]
+    with pytest.raises(InputError, match=r"00000\.tar: holds no b\.png, which index\.parquet lists; run `dvc repro`$"):
+        list(read_images(tmp_path, rows))
