@@ -41,7 +41,7 @@ def make_about_tab(model: Model) -> None:
                 min_width=280,
                 buttons=[],
             )
-    card = (model.folder / "README.md").read_text()
+    card = (model.folder / "README.md").read_text(encoding="utf-8")
     gr.Markdown(PREVIEW.sub("", FRONT_MATTER.sub("", card)), elem_id="card")
 
 

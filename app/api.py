@@ -7,7 +7,7 @@ import gradio as gr
 
 from app.compare_tab import compared
 from app.form import Form
-from app.jobs import Job, Watch, in_one_line, run, series
+from app.jobs import Watch, drawn_series, in_one_line, run
 from app.request import Request
 from app.server import Server
 
@@ -32,7 +32,9 @@ def make_api(form: Form, server: Server) -> None:
     ) -> Iterator[Any]:
         """Draw `count` pictures with the seeds from `seed` on. Each PNG holds the settings that draw it again."""
         request = (prompt, negative_prompt, seed, steps, guidance, scheduler, width, height)
-        yield from in_one_line(_draw(server, http, progress, lambda: _series(server, Request(*request), count)))
+        yield from in_one_line(
+            _draw(server, http, progress, lambda: drawn_series(server.model, Request(*request), count))
+        )
 
     def compare(
         http: gr.Request,
@@ -52,11 +54,6 @@ def make_api(form: Form, server: Server) -> None:
 
     button.click(generate, [*form.settings, form.count], pictures, api_name="generate", **server.worker)
     button.click(compare, form.settings, pictures, api_name="compare", **server.worker)
-
-
-def _series(server: Server, request: Request, count: int) -> list[Job]:
-    model = server.model
-    return [Job(f"seed {r.seed}", model.pipeline, r, model.digest) for r in series(request, count)]
 
 
 def _draw(server: Server, http: gr.Request, progress: gr.Progress, jobs: Any) -> Iterator[Any]:

@@ -9,10 +9,11 @@ from PIL import Image
 
 from app import view
 from app.form import Form
-from app.jobs import Drawn, Job, Watch, in_one_line, run
+from app.jobs import Drawn, Job
 from app.model import Model
 from app.overlay import overlay
 from app.request import MAX_PROMPT, Request
+from app.screen import Screen, both, make_buttons, make_gallery, make_slider
 from app.server import Server
 from finetune.attention_edits import Drawing, Edit, edit_attention, refinement, remember_drawing, replacement
 from finetune.attention_maps import AttentionRecord, record_attention
@@ -24,10 +25,31 @@ HINT = "Where does each word act? The picture lights up under its words, one aft
 
 
 def make_attention_tab(form: Form, server: Server) -> None:
-    tokenizer = server.model.pipeline.tokenizer
-    with gr.Row():
-        look = gr.Button("Show where each word acts", variant="primary", scale=3, min_width=180)
-        cancel = gr.Button("Cancel", min_width=90)
+    model = server.model
+    look, cancel = make_buttons("Show where each word acts")
+    edit, inputs = _make_edit(form, model.pipeline.tokenizer)
+    stage = gr.HTML(view.idle(HINT), elem_id="attention-stage")
+    screen = Screen(server, stage, make_gallery("Words", "words"), make_slider("Original | edited", "edited"))
+
+    def show_words(*values: Any) -> Any:
+        jobs, records = recorded(model, Request(*values))
+        return jobs, lambda drawn: [
+            gr.Gallery(maps_of(drawn[0], records[0]), visible=True, selected_index=0),
+            gr.skip(),
+        ]
+
+    def show_edit(text: str | None, word: str | None, weight: float, cross: float, within: float, *values: Any) -> Any:
+        request = Request(*values)
+        wanted = (text or "").strip() or request.prompt
+        change = edit_of(model.pipeline.tokenizer, request.prompt, wanted, {word: weight} if word else {})
+        return edited_jobs(model, request, change, cross, within), lambda drawn: [gr.skip(), both(drawn)]
+
+    looking = screen.draws(look, form.settings, show_words)
+    screen.cancels(cancel, [looking, screen.draws(edit, [*inputs, *form.settings], show_edit)])
+
+
+def _make_edit(form: Form, tokenizer: Any) -> tuple[gr.Button, list[gr.components.Component]]:
+    """The button, and what `show_edit` asks before the form's settings."""
     with gr.Accordion("Change words, keep the layout", open=False):
         edited = gr.Textbox(
             label="Edited prompt",
@@ -39,85 +61,11 @@ def make_attention_tab(form: Form, server: Server) -> None:
             word = gr.Dropdown([], label="Word to weigh", info="Optional", allow_custom_value=True, min_width=140)
             weight = gr.Slider(*WEIGHTS, label="Its weight", value=1, step=0.25, info="1: as it is", min_width=180)
         with gr.Row():
-            cross = gr.Slider(
-                0, 1, label="Words' places kept", value=0.8, step=0.05, info="Share of the steps", min_width=180
+            cross, within = (
+                gr.Slider(0, 1, label=label, value=value, step=0.05, info="Share of the steps", min_width=180)
+                for label, value in (("Words' places kept", 0.8), ("Layout kept", 0.4))
             )
-            within = gr.Slider(
-                0, 1, label="Layout kept", value=0.4, step=0.05, info="Share of the steps", min_width=180
-            )
-        edit = gr.Button("Draw the edit")
-    stage = gr.HTML(view.idle(HINT), elem_id="attention-stage")
-    maps = gr.Gallery(
-        label="Words",
-        format="png",
-        preview=True,
-        object_fit="contain",
-        height="72vh",
-        interactive=False,
-        visible=False,
-        buttons=["download", "fullscreen"],
-        elem_id="words",
-    )
-    slider = gr.ImageSlider(
-        label="Original | edited",
-        format="png",
-        interactive=False,
-        visible=False,
-        buttons=["fullscreen"],
-        elem_id="edited",
-    )
-
-    def show_words(http: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        yield from in_one_line(draw_words(http, *values))
-
-    def draw_words(http: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        jobs, records = recorded(server.model, Request(*values))
-        for state in run(jobs, server.admit(http)):
-            if isinstance(state, Watch):
-                yield _watched(state, jobs, server)
-            else:
-                pictures = maps_of(state[0], records[0])
-                yield [gr.HTML(visible=False), gr.Gallery(pictures, visible=True, selected_index=0), gr.skip()]
-
-    def show_edit(http: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        yield from in_one_line(draw_edit(http, *values))
-
-    def draw_edit(
-        http: gr.Request, text: str | None, word: str | None, weight: float, cross: float, within: float, *values: Any
-    ) -> Iterator[list[Any]]:
-        request = Request(*values)
-        wanted = (text or "").strip() or request.prompt
-        change = edit_of(tokenizer, request.prompt, wanted, {word: weight} if word else {})
-        jobs = edited_jobs(server.model, request, change, cross, within)
-        for state in run(jobs, server.admit(http)):
-            if isinstance(state, Watch):
-                yield _watched(state, jobs, server)
-            else:
-                both = tuple(drawn.image for drawn in state)
-                yield [gr.HTML(visible=False), gr.skip(), gr.ImageSlider(both, visible=True)]
-
-    options: dict[str, Any] = {
-        "outputs": [stage, maps, slider],
-        "show_progress": "minimal",
-        "show_progress_on": stage,
-        "api_visibility": "private",
-        **server.worker,
-    }
-    running = [
-        look.click(show_words, form.settings, **options),
-        edit.click(show_edit, [edited, word, weight, cross, within, *form.settings], **options),
-    ]
-    cancel.click(
-        lambda: [
-            gr.HTML(view.idle("Canceled."), visible=True),
-            gr.Gallery(visible=False),
-            gr.ImageSlider(visible=False),
-        ],
-        outputs=[stage, maps, slider],
-        cancels=running,
-        queue=False,
-        api_visibility="private",
-    )
+        button = gr.Button("Draw the edit")
     gr.on(
         [form.prompt.change, edited.change],
         lambda prompt, other: gr.Dropdown(choices=_words(tokenizer, other or prompt)),
@@ -128,6 +76,7 @@ def make_attention_tab(form: Form, server: Server) -> None:
         trigger_mode="always_last",
         api_visibility="private",
     )
+    return button, [edited, word, weight, cross, within]
 
 
 def recorded(model: Model, request: Request) -> tuple[list[Job], list[AttentionRecord]]:
@@ -176,11 +125,6 @@ def edited_jobs(model: Model, request: Request, edit: Edit, cross: float, within
         Job("original", pipeline, request, model.digest, remembering),
         Job("edited", pipeline, Request(**request.to_json() | {"prompt": edit.prompt}), None, editing),
     ]
-
-
-def _watched(watch: Watch, jobs: list[Job], server: Server) -> list[Any]:
-    html = view.progress(watch, jobs, server.model.preview)
-    return [gr.HTML(html, visible=True), gr.Gallery(visible=False), gr.ImageSlider(visible=False)]
 
 
 def _words(tokenizer: Any, prompt: str) -> list[str]:

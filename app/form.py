@@ -27,6 +27,10 @@ class Form:
 
 def make_form(model: Model) -> Form:
     defaults = model.defaults
+
+    def slider(label: str, limits: tuple[float, float], step: float, **options: Any) -> gr.Slider:
+        return gr.Slider(*limits, label=label, value=defaults[label.lower()], step=step, min_width=180, **options)
+
     prompt = gr.Textbox(
         label="Prompt",
         placeholder="What should the picture show?",
@@ -57,31 +61,11 @@ def make_form(model: Model) -> Form:
             max_length=MAX_PROMPT,
         )
         with gr.Row():
-            steps = gr.Slider(
-                *STEPS,
-                label="Steps",
-                value=defaults["steps"],
-                step=1,
-                precision=0,
-                info="More take longer",
-                min_width=180,
-            )
-            guidance = gr.Slider(
-                *GUIDANCE,
-                label="Guidance",
-                value=defaults["guidance"],
-                step=0.5,
-                info="Weight of the prompt",
-                min_width=180,
-            )
+            steps = slider("Steps", STEPS, 1, precision=0, info="More take longer")
+            guidance = slider("Guidance", GUIDANCE, 0.5, info="Weight of the prompt")
         scheduler = gr.Dropdown(list(SCHEDULERS), label="Scheduler", value=defaults["scheduler"], filterable=False)
         with gr.Row():
-            width = gr.Slider(
-                *SIDES, label="Width", value=defaults["width"], step=SIDE_STEP, precision=0, min_width=180
-            )
-            height = gr.Slider(
-                *SIDES, label="Height", value=defaults["height"], step=SIDE_STEP, precision=0, min_width=180
-            )
+            width, height = (slider(label, SIDES, SIDE_STEP, precision=0) for label in ("Width", "Height"))
     dice.click(None, outputs=seed, js=NEW_SEED, api_visibility="private")
     return Form(
         prompt, button, cancel, count, [prompt, negative_prompt, seed, steps, guidance, scheduler, width, height]

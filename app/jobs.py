@@ -1,7 +1,7 @@
 """Several pictures after one another, watched step by step."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from app.drawing import Picture, Step, draw
 from app.limits import within
+from app.model import Model
 from app.png_metadata import KEY, describe
 from app.request import MAX_COUNT, MAX_SEED, Request, check_whole
 from finetune.errors import InputError
@@ -47,11 +48,13 @@ class Watch:
 def run(jobs: Sequence[Job], seconds: float) -> Iterator[Watch | list[Drawn]]:
     """A watch after every step, and all that was drawn at last. Raises InputError when it takes longer than allowed."""
     drawn: list[Drawn] = []
-    for number, step in within(seconds, _steps(jobs)):
-        if isinstance(step, Picture):
-            drawn.append(_finish(jobs[number], step))
-        else:
-            yield Watch(number, step, drawn)
+    # closed at once: what is drawn within must not last as long as someone looks at an error
+    with closing(_steps(jobs)) as steps:
+        for number, step in within(seconds, steps):
+            if isinstance(step, Picture):
+                drawn.append(_finish(jobs[number], step))
+            else:
+                yield Watch(number, step, drawn)
     yield drawn
 
 
@@ -62,6 +65,10 @@ def series(request: Request, count: int) -> list[Request]:
     return [Request(**request.to_json() | {"seed": request.seed + i}) for i in range(count)]
 
 
+def drawn_series(model: Model, request: Request, count: int) -> list[Job]:
+    return [Job(f"seed {each.seed}", model.pipeline, each, model.digest) for each in series(request, count)]
+
+
 def in_one_line(steps: Iterator[T]) -> Iterator[T]:
     """The same, with an InputError as the line that a visitor reads."""
     try:
@@ -70,7 +77,7 @@ def in_one_line(steps: Iterator[T]) -> Iterator[T]:
         raise gr.Error(str(error), print_exception=False) from None
 
 
-def _steps(jobs: Sequence[Job]) -> Iterator[tuple[int, Step | Picture]]:
+def _steps(jobs: Sequence[Job]) -> Generator[tuple[int, Step | Picture], None, None]:
     for number, job in enumerate(jobs):
         with job.around():
             for step in draw(job.pipeline, job.request, halves=job.around is nullcontext):

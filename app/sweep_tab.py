@@ -1,14 +1,14 @@
 """The tab that sweeps: one prompt and seed at several values of guidance and steps, as a grid."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
 from app import view
 from app.form import Form
-from app.jobs import Job, Watch, in_one_line, run
+from app.jobs import Job
 from app.request import Request
+from app.screen import Screen, make_buttons
 from app.server import Server
 from finetune.errors import InputError
 
@@ -29,9 +29,7 @@ def make_sweep_tab(form: Form, server: Server) -> None:
         steps = gr.Textbox(
             label="Steps", info="Values for the rows", value=str(defaults["steps"]), min_width=160, elem_id="rows"
         )
-    with gr.Row():
-        button = gr.Button("Draw the grid", variant="primary", scale=3, min_width=180)
-        cancel = gr.Button("Cancel", min_width=90)
+    button, cancel = make_buttons("Draw the grid")
     stage = gr.HTML(view.idle(HINT), elem_id="sweep-stage")
     pictures = gr.Gallery(
         label="Grid",
@@ -44,35 +42,13 @@ def make_sweep_tab(form: Form, server: Server) -> None:
         elem_id="grid",
     )
 
-    def sweep(http: gr.Request, guidances: str, steps: str, *values: Any) -> Iterator[list[Any]]:
-        yield from in_one_line(draw(http, guidances, steps, *values))
+    screen = Screen(server, stage, pictures)
 
-    def draw(http: gr.Request, guidances: str, steps: str, *values: Any) -> Iterator[list[Any]]:
+    def sweep(guidances: str, steps: str, *values: Any) -> Any:
         columns, jobs = swept(server, Request(*values), guidances, steps)
-        for state in run(jobs, server.admit(http)):
-            if isinstance(state, Watch):
-                html = view.progress(state, jobs, server.model.preview)
-                yield [gr.HTML(html, visible=True), gr.Gallery(visible=False)]
-            else:
-                cells = [(drawn.image, drawn.label) for drawn in state]
-                yield [gr.HTML(view.idle(HINT), visible=False), gr.Gallery(cells, columns=columns, visible=True)]
+        return jobs, lambda drawn: [gr.Gallery([(d.image, d.label) for d in drawn], columns=columns, visible=True)]
 
-    sweeping = button.click(
-        sweep,
-        [guidances, steps, *form.settings],
-        [stage, pictures],
-        show_progress="minimal",
-        show_progress_on=stage,
-        api_visibility="private",
-        **server.worker,
-    )
-    cancel.click(
-        lambda: [gr.HTML(view.idle("Canceled."), visible=True), gr.Gallery(visible=False)],
-        outputs=[stage, pictures],
-        cancels=sweeping,
-        queue=False,
-        api_visibility="private",
-    )
+    screen.cancels(cancel, [screen.draws(button, [guidances, steps, *form.settings], sweep)])
 
 
 def swept(server: Server, request: Request, guidances: str, steps: str) -> tuple[int, list[Job]]:

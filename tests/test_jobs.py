@@ -148,3 +148,11 @@ def test_a_stopped_edit_leaves_the_pipeline_as_it_was(model: Model) -> None:
         next(states)
     states.close()  # type: ignore[attr-defined]  # it is a generator
     assert not model.pipeline.unet._forward_pre_hooks
+
+
+def test_an_edit_that_takes_too_long_leaves_the_pipeline_as_it_was(model: Model) -> None:
+    edit = edit_of(model.pipeline.tokenizer, REQUEST.prompt, "a ring", {})
+    with pytest.raises(InputError) as late:
+        list(run(edited_jobs(model, REQUEST, edit, 1.0, 1.0), seconds=0))
+    assert "Stopped after 0 s" in str(late.value)
+    assert not model.pipeline.unet._forward_pre_hooks, "while the error is still looked at"
