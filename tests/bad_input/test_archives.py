@@ -18,9 +18,10 @@ from finetune.params import Archive
 from finetune.scene_archives import draw_archive
 from finetune.zip_archive import DAMAGED, UnknownCompressionError, members, open_text, read_lines, read_member
 from stages.fetch import fetch_files
-from tests.archives import write_zip
+from tests.archives import picture, write_flickr8k
 from tests.bad_input.answers import result_or_fault
 from tests.bad_input.damage import damaged
+from tests.preprocessed import TOLERANT, drops, run
 
 CONTENTS = {"list.txt": b"one\ntwo\n" * 9, "a/ü.jpg": bytes(99), "b.jpg": random.Random(0).randbytes(50)}
 
@@ -140,11 +141,37 @@ def test_a_folder_s_file_of_any_name(name: bytes, tmp_path: Path) -> None:
     result_or_fault(lambda: archive_folder(folder, tmp_path / "own.zip"), str(folder))
 
 
+def rename_last(archive: Path, name: bytes) -> None:
+    """To any bytes, as many as before."""
+    content = bytearray(archive.read_bytes())
+    for signature, header in ((b"PK\x03\x04", 30), (b"PK\x01\x02", 46)):
+        start = content.rfind(signature) + header
+        content[start : start + len(name)] = name
+    archive.write_bytes(content)
+
+
 @pytest.mark.parametrize(
-    "name", [b"\0", b"a\n.jpg", b"../a.jpg", b".jpg", b"a.jpg/..", b"/", b"..", b".", b"\xff.jpg", b"a" * 60_000]
+    ("names", "dropped"),
+    [
+        ([b"../../a.jpg", b"/a.jpg", b"\0/a.jpg"], {}),  # by its file name, wherever it says that it lies
+        ([b"a\n.jpg"], {"no_caption": ["a\n.jpg"], "no_image": ["a.jpg"]}),
+        ([b"\xff.jpg"], {"no_caption": ["\N{NO-BREAK SPACE}.jpg"], "no_image": ["a.jpg"]}),
+        ([b"\0", b".jpg", b"..\\a.jpg", b"a.jpg/..", b"/", b"..", b".", b"a" * 60_000], {"no_image": ["a.jpg"]}),
+    ],
+    ids=["used", "a line break", "not UTF-8", "no picture"],
 )
-def test_a_member_of_any_name(name: bytes, tmp_path: Path) -> None:
-    stand_in = "Q" * len(name)
-    path = write_zip(tmp_path / "a.zip", {stand_in: b"1"})
-    path.write_bytes(path.read_bytes().replace(stand_in.encode(), name))
-    read_all(path)
+def test_a_member_of_any_name_is_used_or_left_out_and_nothing_is_written_elsewhere(
+    names: list[bytes], dropped: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKERS", "1")
+    for i, name in enumerate(names):
+        raw = tmp_path / str(i) / "raw"
+        pictures = {"b.jpg": picture(2), "Q" * len(name): picture(1)}
+        lists = {"train": "a.jpg\nb.jpg\n", "dev": "", "test": ""}
+        write_flickr8k(raw, pictures, "a.jpg#0\tone\nb.jpg#0\ttwo\n", lists)
+        rename_last(raw / "Flickr8k_Dataset.zip", name)
+        images, rows = run(raw, TOLERANT.model_copy(update={"format": "flickr8k"}), "flickr8k")
+        assert drops(images)["dropped"] == dropped
+        assert [row["member"] for row in rows] == (["b.jpg"] if dropped else ["a.jpg", "b.jpg"])
+        assert {path.name for path in raw.parent.iterdir()} == {"raw", "images", "finished", "metrics.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {str(i) for i in range(len(names))}
