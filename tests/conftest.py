@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.image_sets import shapes, write_image_set
 from tests.site import Site, serve
-from tests.tiny_training import inputs_below, write_inputs
+from tests.tiny_training import Trained, inputs_below, outputs_below, results, small_params, write_inputs
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -117,6 +117,30 @@ def inputs(training_root: Path) -> dict[str, Any]:
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """MLflow takes seconds to make a store: the tests share one."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def make_trainer(inputs: dict[str, Any], tiny_base: Path) -> Callable[..., Any]:
+    from tests.trainers import trainer_maker  # seconds that other tests need not wait
+
+    return trainer_maker(inputs, tiny_base)
+
+
+@pytest.fixture
+def trained(inputs: dict[str, Any], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """Trains into a folder of the test's, with the repository's root, where checkpoints go, in another of them."""
+    from stages.train import train  # seconds that other tests need not wait
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+
+    def run(out: str = "out", root: str = "root", **changes: Any) -> dict[str, bytes]:
+        (tmp_path / root).mkdir(exist_ok=True)
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / root))
+        params = small_params(**changes)
+        train(**inputs, **outputs_below(tmp_path / out), params=params, experiment=params.model_dump())
+        return results(tmp_path / out)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from finetune.checksums import sha256_of
 from finetune.pixels import SIDE, perceptual_hash
-from finetune.shards import INDEX, read_index, write_index, write_shard
+from finetune.shards import INDEX, read_images, read_index, write_index, write_shard
 from stages.generate import SCHEMA as GENERATED_SCHEMA
 from stages.preprocess import SCHEMA as IMAGES_SCHEMA
 from stages.tokenize_captions import SCHEMA as TOKENS_SCHEMA
@@ -87,3 +87,23 @@ def write_drawn(
     rows = [row | {"shard": "00000.tar", "member": f"{row['dataset']}-{row['id']}.png"} for row in rows]
     write_shard(folder / "00000.tar", [(row["member"], png(p)) for row, p in zip(rows, pictures, strict=True)])
     write_index(folder / INDEX, rows, schema)
+
+
+def noise(seed: int, pictures: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(0, 256, (pictures, 64, 64, 3), np.uint8))
+
+
+def write_ladder(
+    generated: Path, images: Path, base: list[np.ndarray], tuned: list[np.ndarray], seeds: tuple[int, int] = (0, 0)
+) -> Path:
+    """What both models drew, and reconstructions that darken each validation image a little."""
+    darker = [
+        pixels - pixels // 16
+        for dataset in ("coco", "flickr8k")
+        for row, pixels in read_images(images / dataset, read_index(images / dataset))
+        if row["split"] == "validation"
+    ]
+    write_generated(generated / "reconstructed", images, darker)
+    write_generated(generated / "base", images, base, seeds[0])
+    write_generated(generated / "tuned", images, tuned, seeds[1])
+    return generated

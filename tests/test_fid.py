@@ -8,7 +8,6 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +22,7 @@ from finetune.params import Fid, load_params
 from finetune.shards import read_images, read_index
 from stages.features import drawn_pictures, features, real_pictures
 from stages.fid import NO_FID, fid
-from tests.image_sets import folders, shapes, write_generated, write_image_set, write_token_table
+from tests.image_sets import folders, noise, shapes, write_image_set, write_ladder, write_token_table
 
 PARAMS = Fid(
     extractor="efficientnet-lite0.pth",
@@ -51,26 +50,6 @@ def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Features that cost nothing: the means of 16 tiles."""
     quick = Extractor("fd_quick", "kid_quick", 32, lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1))
     return use(quick, monkeypatch, tmp_path / "extractor")
-
-
-def noise(seed: int, pictures: int) -> list[np.ndarray]:
-    return list(np.random.default_rng(seed).integers(0, 256, (pictures, 64, 64, 3), np.uint8))
-
-
-def write_ladder(
-    generated: Path, images: Path, base: list[np.ndarray], tuned: list[np.ndarray], seeds: tuple[int, int] = (0, 0)
-) -> Path:
-    """What both models drew, and reconstructions that darken each validation image a little."""
-    darker = [
-        pixels - pixels // 16
-        for dataset in ("coco", "flickr8k")
-        for row, pixels in read_images(images / dataset, read_index(images / dataset))
-        if row["split"] == "validation"
-    ]
-    write_generated(generated / "reconstructed", images, darker)
-    write_generated(generated / "base", images, base, seeds[0])
-    write_generated(generated / "tuned", images, tuned, seeds[1])
-    return generated
 
 
 @pytest.fixture

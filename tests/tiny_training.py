@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from finetune.tokenizer import load_tokenizer
 
 IMAGES = {"coco": (10, 4), "flickr8k": (6, 2)}  # training and validation images
 STEPS = 12
+Trained = Callable[..., dict[str, bytes]]  # conftest's `trained`
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 NEEDS_BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="pip install bitsandbytes")
 SMALL = {
