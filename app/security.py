@@ -64,10 +64,12 @@ class Guard:
 
 
 async def _body(receive: Any) -> bytes | None:
-    """All of it, or None where it is too large: read to its end then, for one who still sends hears no answer."""
+    """All of it; None where it is cut off, or too large: read to its end then, for who still sends hears no answer."""
     body = bytearray()
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None  # nobody hears the refusal
         if len(body) <= MAX_BODY:
             body += message.get("body", b"")
         if not message.get("more_body", False):

@@ -56,9 +56,9 @@ class AttentionRecord:
         chosen = find_words(self.words, word) if isinstance(word, str) else find_words([word], word.text)
         return self.share([position for one in chosen for position in one.positions], picture)
 
-    def heat_map(self, word: Word | str, picture: int = 0) -> NDArray[np.float32]:
+    def heat_map(self, word: Word | str) -> NDArray[np.float32]:
         """The raw map stretched to 0..1, to look at; all 0 where the word is attended to alike everywhere."""
-        raw = self.raw_map(word, picture)
+        raw = self.raw_map(word)
         spread = np.ptp(raw)
         return (raw - raw.min()) / spread if spread else np.zeros_like(raw)
 

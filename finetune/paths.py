@@ -34,12 +34,12 @@ GROUNDING = Path("metrics/grounding.png")  # where the word for a thing looks
 GRID = Path("metrics/grid.png")  # base | tuned | real, same captions
 
 
-def of_datasets(parent: Path, datasets: Sequence[str], suffix: str = "") -> dict[str, Path]:
+def of_datasets(parent: Path, datasets: Sequence[str]) -> dict[str, Path]:
     """What `parent` holds for each data set, in their order.
 
     Raises InputError for anything else in it: DVC takes all of `parent` for the stage's input.
     """
-    entries = {dataset: parent / f"{dataset}{suffix}" for dataset in datasets}
+    entries = {dataset: parent / dataset for dataset in datasets}
     for stray in sorted(set(parent.glob("[!.]*")) - {*entries.values()}):
         raise InputError(f"{stray}: of no data set that params.yaml lists; remove it, or list its data set again")
     return entries

@@ -140,8 +140,8 @@ def draw_mask(scene: Scene) -> Image.Image:
 
 
 def _unit_polygon(shape: str) -> list[Point]:
-    def circle(r: float, start: int = 0, stop: int = 64) -> list[Point]:
-        return [(r * math.cos(math.tau * i / 64), r * math.sin(math.tau * i / 64)) for i in range(start, stop + 1)]
+    def circle(r: float) -> list[Point]:
+        return [(r * math.cos(math.tau * i / 64), r * math.sin(math.tau * i / 64)) for i in range(65)]
 
     def corners(n: int, radii: tuple[float, ...]) -> list[Point]:
         angles = [math.tau * i / n - math.pi / 2 for i in range(n)]

@@ -12,10 +12,6 @@ def test_the_folders_of_the_data_sets_come_in_their_order(tmp_path: Path) -> Non
     assert list(paths.of_datasets(tmp_path, ["b", "a"]).items()) == [("b", tmp_path / "b"), ("a", tmp_path / "a")]
 
 
-def test_the_files_of_the_data_sets_have_a_suffix(tmp_path: Path) -> None:
-    assert paths.of_datasets(tmp_path, ["a"], ".json") == {"a": tmp_path / "a.json"}
-
-
 def test_what_a_former_data_set_left_behind_is_named(tmp_path: Path) -> None:
     """DVC would take it for input on this machine and miss it on every other."""
     (tmp_path / "former").mkdir()

@@ -68,6 +68,24 @@ async def test_a_body_that_does_not_come_is_given_up(
     assert (await client.post("/size", content=never())).status_code == 408
 
 
+@pytest.mark.anyio
+async def test_half_a_body_of_one_who_has_gone_reaches_nothing() -> None:
+    messages = [{"type": "http.request", "body": b"{}", "more_body": True}, {"type": "http.disconnect"}]
+    reached: list[object] = []
+
+    async def app(*asked: object) -> None:
+        reached.append(asked)
+
+    async def receive() -> object:
+        return messages.pop(0)
+
+    async def send(_: object) -> None:
+        pass
+
+    await Guard(app)({"type": "http", "path": "/page", "method": "POST"}, receive, send)
+    assert reached == []
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
