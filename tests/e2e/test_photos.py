@@ -17,6 +17,7 @@ def test_real_photos_go_through_every_stage(copy: Copy, tiny_base: Path) -> None
     (copy.root / "photos").symlink_to(PHOTOS.resolve())
     copy.run("make", "preset", "P=photos")
     make_quick(copy, tiny_base)
+    copy.set_param("train", "batch_size", value=12)
     copy.dvc("repro")
 
     dropped: dict[str, dict[str, int]] = {"coco": {"too_small": 1}, "flickr8k": {"no_image": 8034, "too_small": 5}}
