@@ -79,5 +79,5 @@ def test_the_example_makes_a_step_when_it_is_asked_to(tmp_path: Path) -> None:
 
 def test_the_record_s_cost_is_a_share_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking_cost, "IMAGES", 6)
-    result = tracking_cost.compare(tmp_path, rounds=2, steps=10)
+    result = tracking_cost.compare(tmp_path, rounds=2, steps=3)
     assert 0 < result["call_over_step"] < 1
