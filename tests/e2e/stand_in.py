@@ -11,9 +11,13 @@ from typing import Any
 import yaml
 
 
+def read_yaml(text: str) -> Any:
+    return yaml.load(text, yaml.CSafeLoader)  # libyaml's, ten times as fast
+
+
 def running_stage(stages: dict[str, Any]) -> dict[str, Any]:
     name, _, dataset = os.environ["DVC_STAGE"].partition("@")
-    return yaml.safe_load(yaml.safe_dump(stages[name]).replace("${item.dataset}", dataset))
+    return read_yaml(yaml.safe_dump(stages[name]).replace("${item.dataset}", dataset))
 
 
 def content(path: Path) -> bytes:
@@ -22,13 +26,13 @@ def content(path: Path) -> bytes:
 
 
 def main() -> None:
-    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    stages = read_yaml(Path("dvc.yaml").read_text())["stages"]
     stage = running_stage(stages)
     read = hashlib.sha256()
     for dep in stage["deps"]:
         if not dep.endswith(".py"):
             read.update(content(Path(dep)))
-    params = yaml.safe_load(Path("params.yaml").read_text())
+    params = read_yaml(Path("params.yaml").read_text())
     for key in stage.get("params", []):
         value = params
         for part in key.split("."):

@@ -42,13 +42,11 @@ def test_an_experiment_in_the_workspace_and_its_comparison(small_copy: Copy) -> 
     assert len(list((small_copy.root / "plots" / "static").glob("*grid*"))) == 2, "one grid per revision"
 
 
-def test_experiments_out_of_the_way_and_in_a_queue(small_copy: Copy) -> None:
+def test_an_experiment_out_of_the_way(small_copy: Copy) -> None:
     small_copy.dvc("exp", "run", "--temp", "--name", "aside", "-S", "train.lr=2e-5", "train-fp16")
-    small_copy.dvc("exp", "run", "--queue", "--name", "queued", "-S", "train.lr=3e-5", "train-fp16")
-    small_copy.dvc("exp", "run", "--run-all")
-    shown = experiments(small_copy)
-    assert {name: learning_rate(e) for name, e in shown.items()} == {"aside": 2e-5, "queued": 3e-5}
-    assert all("metrics/train.json" in e["metrics"] for e in shown.values())
+    shown = experiments(small_copy)["aside"]
+    assert learning_rate(shown) == 2e-5
+    assert "metrics/train.json" in shown["metrics"]
     assert small_copy.run("git", "status", "--porcelain").stdout == "", "the workspace is as it was"
 
 
