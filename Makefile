@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro test setup lint app plan report mlflow bench bench-gpu crash-matrix elsewhere fuzz preset \
+.PHONY: help repro test test-long setup lint app plan report mlflow bench bench-gpu crash-matrix elsewhere fuzz preset \
 	lock lock-cuda audit notice
 
 help: ## this list
@@ -14,8 +14,13 @@ help: ## this list
 repro: $(READY) ## run every stage whose inputs changed (dvc repro)
 	dvc repro
 
-test: lint ## ruff, mypy and all tests, some files at a time
-	OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/e2e tests
+PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder
+
+test: lint ## ruff, mypy and all tests but the longest, some files at a time
+	$(PYTEST) --dist loadfile -m "not long" tests/e2e tests
+
+test-long: $(READY) ## the tests that `make test` leaves out: a tutorial, photographs, other places, experiments
+	$(PYTEST) -m long tests/e2e tests/test_ray_stages.py
 
 fuzz: $(READY) ## damaged pictures and archives for a minute: make fuzz, or make fuzz SECONDS=3600
 	python -m tests.bad_input.fuzz --seconds $(or $(SECONDS),60)

@@ -107,6 +107,7 @@ NOT_EXECUTED = {
     "make repro": "CI runs it after the tests",
     "make setup": "CI runs it before the tests",
     "make test": "CI runs it: these are the tests",
+    "make test-long": "CI runs it: these are the tests",
     "pip": "installs packages",
     "pre-commit": "the hooks of a checkout",
     "pytest": "these are the tests",

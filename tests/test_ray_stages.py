@@ -92,6 +92,7 @@ def test_a_worker_killed_at_the_end_of_a_shard_of_latents_costs_that_alone(
 COMMANDS = {"preprocess": "coco", "latents": "coco", "generate": "base", "features": "base"}
 
 
+@pytest.mark.long
 def test_the_stages_commands_run_on_the_cluster(
     ray_address: str, tiny_base: Path, efficientnet_weights: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+import pytest
+
 from tests.e2e.conftest import Copy
 
 
@@ -42,6 +44,7 @@ def test_an_experiment_in_the_workspace_and_its_comparison(small_copy: Copy) -> 
     assert len(list((small_copy.root / "plots" / "static").glob("*grid*"))) == 2, "one grid per revision"
 
 
+@pytest.mark.long
 def test_an_experiment_out_of_the_way(small_copy: Copy) -> None:
     small_copy.dvc("exp", "run", "--temp", "--name", "aside", "-S", "train.lr=2e-5", "train-fp16")
     shown = experiments(small_copy)["aside"]

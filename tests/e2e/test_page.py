@@ -164,9 +164,9 @@ def test_a_pngs_settings_come_back_without_an_upload(page: Page, tmp_path: Path)
 
 def test_chips_and_the_style_edit_the_prompt_and_follow_it(page: Page) -> None:
     prompt(page).fill("a star")
-    page.get_by_label("on the floor", exact=True).check(force=True)
+    page.get_by_label("on the floor", exact=True).click(force=True)
     expect(prompt(page)).to_have_value("a star, on the floor")
-    page.get_by_label("stylized", exact=True).check(force=True)
+    page.get_by_label("stylized", exact=True).click(force=True)
     expect(prompt(page)).to_have_value("a drawing of a star, on the floor")
     prompt(page).fill("a star")
     expect(page.get_by_label("on the floor", exact=True)).not_to_be_checked()

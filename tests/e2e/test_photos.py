@@ -12,6 +12,7 @@ from tests.e2e.conftest import ROOT, Copy, make_quick
 PHOTOS = Path(os.environ.get("PHOTOS", ROOT.parent / "shared" / "photos"))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no real photos at {PHOTOS}; name another folder in PHOTOS")
 def test_real_photos_go_through_every_stage(copy: Copy, tiny_base: Path) -> None:
     (copy.root / "photos").symlink_to(PHOTOS.resolve())

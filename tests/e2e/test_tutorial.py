@@ -4,6 +4,7 @@ import re
 import sys
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.e2e.conftest import ROOT, Copy
@@ -16,6 +17,7 @@ def merged(content: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     return content | more | both
 
 
+@pytest.mark.long
 def test_the_tutorial_ends_in_a_picture(small_copy: Copy) -> None:
     (program,) = re.findall(r"<<'EOF'\n(.*?)^EOF", TUTORIAL, re.MULTILINE | re.DOTALL)
     small_copy.run(sys.executable, "-c", program)
