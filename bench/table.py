@@ -28,9 +28,9 @@ def crashes(results: Path) -> str:
     outcomes = result["outcomes"]
     tries, hits = (sum(row[key] for row in outcomes) for key in ("tries", "hits"))
     different = [f"{row['stage']} ({row['fault']})" for row in outcomes if not row["identical"]]
-    stages = ", ".join(sorted({row["stage"] for row in outcomes}))
+    stages = len({row["stage"] for row in outcomes})
     return (
-        f"`make crash-matrix`: {tries} faults in {stages}, {hits} of them while the stage was at work. The same "
+        f"`make crash-matrix`: {tries} faults in {stages} stages, {hits} of them while the stage was at work. The same "
         "command then ended in the hashes of an undisturbed run "
         f"{f'but for {different}' if different else 'every time'} ({result['date']}, {machine_of(result)})."
     )

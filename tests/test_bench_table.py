@@ -64,7 +64,7 @@ def test_the_table_names_peer_day_machine_and_command(tmp_path: Path, monkeypatc
         "`python -m bench.speed` |"
     ) in written
     assert "| memory | <= 1.1 |  |  |  |  | not measured |  |  | `python -m bench.memory` |" in written
-    assert "6 faults in fetch, train, 4 of them while the stage was at work" in written
+    assert "6 faults in 2 stages, 4 of them while the stage was at work" in written
     assert "but for ['train (SIGKILL)']" in written
 
 
