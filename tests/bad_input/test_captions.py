@@ -38,6 +38,16 @@ def read(list_dataset: Callable[[Path, Listing], None], archives: dict[str, dict
         return result_or_fault(lambda: listed(list_dataset, Path(folder)), folder)
 
 
+def is_sound(answer: Listed | InputError) -> bool:
+    """A fault that was told, or pictures that each have a caption, a split and a name of their own."""
+    if isinstance(answer, InputError):
+        return True
+    names = [original.id for original in answer.originals]
+    return len(names) == len({*names}) and all(
+        original.split in ("train", "validation") and original.captions for original in answer.originals
+    )
+
+
 def encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
@@ -55,7 +65,7 @@ def in_coco(captions: bytes) -> dict[str, dict[str, bytes]]:
 @example({"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"id": 1, "image_id": 1, "caption": "\ud800"}]})
 @example({"images": [{"id": 1, "file_name": "\x00\n"}], "annotations": [{"id": 1, "image_id": 1, "caption": ""}]})
 def test_coco_s_json(content: Any) -> None:
-    read(list_coco, in_coco(json.dumps(content).encode()))
+    assert is_sound(read(list_coco, in_coco(json.dumps(content).encode())))
 
 
 @settings(max_examples=80)
@@ -96,7 +106,10 @@ def test_coco_s_outlines(annotations: Any, categories: Any, width: int) -> None:
         archive = Path(folder) / "annotations_trainval2017.zip"
         write_zip(archive, {"annotations/instances_val2017.json": content})
         sizes = dict.fromkeys(range(3), (width, 4))
-        result_or_fault(lambda: read_masks(Path(folder), "val2017", sizes, "center", 8), str(archive))
+        masks = result_or_fault(lambda: read_masks(Path(folder), "val2017", sizes, "center", 8), str(archive))
+    assert isinstance(masks, InputError) or all(
+        mask.shape == (8, 8) and mask.dtype == bool for categories in masks.values() for mask in categories.values()
+    )
 
 
 @settings(max_examples=80)
@@ -105,7 +118,8 @@ def test_coco_s_outlines(annotations: Any, categories: Any, width: int) -> None:
 def test_flickr8k_s_texts(tokens: bytes, names: bytes, picture: str) -> None:
     lists = {f"Flickr_8k.{split}Images.txt": names for split in ("train", "dev", "test")}
     archives = {"Flickr8k_Dataset.zip": {f"Flicker8k_Dataset/{encoded(picture).decode(errors='replace')}.jpg": b""}}
-    read(list_flickr8k, archives | {"Flickr8k_text.zip": {"Flickr8k.token.txt": tokens} | lists})
+    archives |= {"Flickr8k_text.zip": {"Flickr8k.token.txt": tokens} | lists}
+    assert is_sound(read(list_flickr8k, archives))
 
 
 @settings(max_examples=80)
@@ -120,4 +134,5 @@ def test_flickr8k_s_texts(tokens: bytes, names: bytes, picture: str) -> None:
 @example(['{"file_name": "' + "../" * 9 + '1.jpg", "text": ""}'], "a\n/../metadata.jsonl")
 @example(['{"file_name": "\\n1.jpg", "text": ""}'], "metadata.jsonl")
 def test_the_lines_of_an_imagefolder(lines: list[str], member: str) -> None:
-    read(list_imagefolder, {"own.zip": {member: encoded("\n".join(lines)), "1.jpg": b""}})
+    archives = {"own.zip": {member: encoded("\n".join(lines)), "1.jpg": b""}}
+    assert is_sound(read(list_imagefolder, archives))
