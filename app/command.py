@@ -17,11 +17,9 @@ from app.server import Limits
 from finetune import paths
 from finetune.errors import InputError
 
-INTERRUPTED = 130
-
 
 def main() -> None:
-    """Exit codes: 0, 1 for what the message says, 2 for wrong options, 130 for Ctrl-C."""
+    """Exit codes: 0, 1 for what the message says, 2 for wrong options. Ctrl-C: finetune.interrupted."""
     parser = _parser()
     options = parser.parse_args()
     drawing = options.prompt is not None or options.like is not None
@@ -41,8 +39,6 @@ def main() -> None:
         draw_files(model, _request(model, options, again and again[0]), options.count, options.output)
     except InputError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
 
 
 def draw_files(model: Model, request: Request, count: int, output: Path) -> None:

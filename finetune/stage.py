@@ -1,4 +1,4 @@
-"""What every stage's command does around its own work: one line for a user's mistake, a quiet stop on Ctrl-C."""
+"""What every stage's command does around its own work: one line for what a user can mend, and for a stop."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ NO_GPU_MEMORY = "CUDA out of memory"
 def run_stage(work: Callable[[], None]) -> None:
     """Call `work` and turn what a user can mend into one line on stderr and an exit code that is not 0.
 
-    Exit codes: 1 for a wrong input or a machine that lacks something, 130 for Ctrl-C, 143 for SIGTERM.
+    Exit codes: 1 for a wrong input or a machine that lacks something, 143 for SIGTERM. Ctrl-C: finetune.interrupted.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "accelerate"):
@@ -32,9 +32,6 @@ def run_stage(work: Callable[[], None]) -> None:
         work()
     except InputError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted: finished stages are kept; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename or error}: no such file; `dvc repro` makes what a stage reads")
     except (OSError, SafetensorError, MemoryError, RuntimeError) as error:

@@ -106,12 +106,13 @@ def test_a_mistake_is_one_line_and_no_picture(
     assert not Path("out.png").exists()
 
 
-def test_ctrl_c_is_130(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("app.command.draw", interrupt)
-    assert failure(monkeypatch, *DRAW, "-o", "out.png") == "130"
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, *DRAW, "-o", "out.png")
     assert not (folder / "out.png").exists()
 
 

@@ -87,12 +87,13 @@ def test_a_bug_keeps_its_traceback() -> None:
         run_stage(work)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_stage_with_one_line_and_runs_its_clean_up(
     tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:
     script = f"""
 import pathlib, time
+import stages
 from finetune.outputs import whole_directory
 from finetune.stage import run_stage
 def work():
@@ -116,3 +117,17 @@ run_stage(work)
     assert "finished stages are kept" in errors
     assert list(tmp_path.iterdir()) == []
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("command", ["stages.train", "app"])
+def test_ctrl_c_while_python_still_imports_is_one_line_too(command: str) -> None:
+    process = subprocess.Popen([sys.executable, "-v", "-m", command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for imported in process.stderr:
+        if imported.startswith("import 'torch."):
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in errors
+    assert [line for line in errors.splitlines() if line.startswith("interrupted")]
