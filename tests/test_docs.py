@@ -26,6 +26,7 @@ EXECUTED = {
     "accelerate launch": "test_processes.py::test_two_processes_stop_go_on_and_follow_the_curve_of_one",
     "dvc checkout": "e2e/test_teams.py::test_branches_go_back_and_forth_without_a_rerun",
     "dvc commit": "e2e/test_reruns.py::test_stages_are_run_alone_by_force_and_by_hand",
+    "dvc config --global": "e2e/test_teams.py::test_what_dvc_notes_of_files_lies_in_a_folder_of_the_user_s_own",
     "dvc exp run": "e2e/test_experiments.py::test_an_experiment_in_the_workspace_and_its_comparison",
     "dvc exp run --queue": "e2e/test_teams.py::test_four_queued_runs_and_two_workers",
     "dvc exp run --run-all": "e2e/test_teams.py::test_four_queued_runs_and_two_workers",

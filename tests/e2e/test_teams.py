@@ -122,3 +122,13 @@ def test_another_repository_imports_the_export(quick_copy: Copy, tmp_path: Path)
     assert (root / "model" / "content").read_bytes() == (quick_copy.root / EXPORT).read_bytes()
     revision = quick_copy.run("git", "rev-parse", "HEAD").stdout.strip()
     assert revision in (root / "model.dvc").read_text(), "it tells from which commit"
+
+
+def test_what_dvc_notes_of_files_lies_in_a_folder_of_the_user_s_own(quick_copy: Copy, tmp_path: Path) -> None:
+    """Those notes are pickles, and DVC's own place for them is open to everyone."""
+    alone = Copy(quick_copy.root, {**quick_copy.environment, "HOME": str(tmp_path)})
+    del alone.environment["DVC_SITE_CACHE_DIR"]  # of the tests, each of which has its own
+    alone.dvc("config", "--global", "core.site_cache_dir", str(tmp_path / ".cache" / "dvc"))
+    alone.dvc("status")
+    assert list((tmp_path / ".cache" / "dvc" / "repo").glob("*/*"))
+    assert f"Repo.site_cache_dir: {tmp_path}" in alone.dvc("doctor").stdout
