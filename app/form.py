@@ -80,10 +80,10 @@ def _make_chips(prompt: gr.Textbox, model: Model) -> None:
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     style.input(lambda text, name: with_style(text, name, styles), [prompt, style], prompt, **quiet)
     chips.input(lambda text, chosen: with_keywords(text, chosen, keywords), [prompt, chips], prompt, **quiet)
-    prompt.change(
-        lambda text: (style_of(text, styles), keywords_of(text, keywords)),
-        prompt,
-        [style, chips],
-        trigger_mode="always_last",
-        **quiet,
-    )
+
+    def follow(text: str, name: str, chosen: list[str]) -> tuple[object, object]:
+        """What is right already is left alone: an answer that comes late would undo a click made meanwhile."""
+        named, present = style_of(text, styles), keywords_of(text, keywords)
+        return gr.skip() if named == name else named, gr.skip() if set(present) == set(chosen) else present
+
+    prompt.change(follow, [prompt, style, chips], [style, chips], trigger_mode="always_last", **quiet)
