@@ -16,6 +16,7 @@ from app.serve import Address, serve
 from app.server import Limits
 from finetune import paths
 from finetune.errors import InputError
+from finetune.outputs import whole_file
 
 
 def main() -> None:
@@ -57,7 +58,8 @@ def _write(picture: Picture, request: Request, model: Model, file: Path) -> None
         raise InputError(f"{file}: not written: the safety checker withheld it (--no-safety-checker switches it off)")
     picture.image.info[png_metadata.KEY] = png_metadata.describe(request, model.digest)
     try:
-        png_metadata.save(picture.image, file)
+        with whole_file(file) as partial:
+            png_metadata.save(picture.image, partial)
     except OSError as error:
         raise InputError(f"{file}: cannot be written: {error.strerror or error}") from None
 

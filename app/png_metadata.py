@@ -8,7 +8,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from app.request import Request
 from finetune.errors import InputError
 
-KEY = "request"  # of the text chunk; page.js reads it too
+KEY = "request"  # of the text chunk; read_png.js reads it too
 MAX_TEXT = 10_000  # characters; two prompts of allowed length take a part of it
 NOT_OURS = "holds no settings of a picture that was drawn here"
 

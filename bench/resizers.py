@@ -138,7 +138,8 @@ def opencv(content: bytes) -> Pixels:
     image = opened(content)
     square = np.asarray(image.crop(crop_box(image.size, "center")))
     shrinks = square.shape[0] > SIDE
-    return cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(square, (SIDE, SIDE), interpolation=how), np.uint8)
 
 
 def vips(content: bytes) -> Pixels:

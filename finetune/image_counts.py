@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from finetune.coco import list_coco
+from finetune.disk import local_bytes, local_mode
 from finetune.errors import InputError
-from finetune.flickr8k import list_flickr8k
-from finetune.imagefolder import list_imagefolder
+from finetune.folder_archive import archive_folder
+from finetune.formats import LISTS
 from finetune.originals import Listing
 from finetune.params import Archive, Params
 from finetune.paths import IMAGES
@@ -18,7 +18,6 @@ from finetune.scene_archives import SCENES, scene_seeds
 from finetune.shards import INDEX, read_rows
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "published_counts.json").read_text())
-LISTS = {"coco": list_coco, "flickr8k": list_flickr8k, "imagefolder": list_imagefolder}
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ def count_images(dataset: str, params: Params, images: Path = IMAGES) -> Images:
     known = _drawn(archives) or _published(archives) or _listed(archives, params.preprocess[dataset].format)
     if known is None:
         raise InputError(
-            f"fetch.{dataset}: how many images it has is not known before it is here; fetch it and name the files in "
-            "location"
+            f"fetch.{dataset}: how many images it has is not known before it is here; download it and name the files "
+            "in location"
         )
     return _indexed(images / dataset / INDEX, known, params.preprocess[dataset].max_dropped) or known
 
@@ -54,12 +53,8 @@ def archive_bytes(archive: Archive) -> int | None:
     """From params.yaml, from the file itself, or roughly as published; None where only a download can tell."""
     if archive.bytes is not None:
         return archive.bytes
-    path = Path(archive.locations[0])
-    if path.is_file():
-        return path.stat().st_size
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return PUBLISHED.get(archive.checksum or "", {}).get("bytes")
+    here = local_bytes(archive.locations[0])
+    return PUBLISHED.get(archive.checksum or "", {}).get("bytes") if here is None else here
 
 
 def _drawn(archives: dict[str, Archive]) -> Images | None:
@@ -80,11 +75,14 @@ def _published(archives: dict[str, Archive]) -> Images | None:
 
 def _listed(archives: dict[str, Archive], kind: str) -> Images | None:
     paths = {name: Path(archive.locations[0]).absolute() for name, archive in archives.items()}
-    if not all(path.is_file() for path in paths.values()):
+    if not all(local_mode(str(path)) for path in paths.values()):
         return None
     with TemporaryDirectory() as folder:
         for name, path in paths.items():
-            (Path(folder) / name).symlink_to(path)
+            if path.is_dir():
+                archive_folder(path, Path(folder) / name, lists_only=True)
+            else:
+                (Path(folder) / name).symlink_to(path)
         listing = Listing(Path(folder) / "listing.sqlite")
         LISTS[kind](Path(folder), listing)
         listing.settle(shards=1)

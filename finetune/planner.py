@@ -6,6 +6,7 @@ tracing the real networks without their weights, disk and a processor's time fro
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Device:
 @dataclass(frozen=True)
 class Plan:
     text: str
-    fetched: dict[str, int]  # bytes by data set
+    fetched: dict[str, int]  # bytes by what one run of fetch brings
     disk: int  # bytes in all
 
 
@@ -79,7 +80,9 @@ def plan(params: Params, device: Device) -> Plan:
         f"Core hours: as measured on one core of {costs.machine['cpu']}; another takes other ones.\n"
         "Not counted: the time of downloads, of the features' network, and of the figures from them.",
     ]
-    fetched = {name: sum(sizes[f"{name}/{file}"] or 0 for file in params.fetch.archives[name]) for name in images}
+    fetched: Counter[str] = Counter()
+    for name, size in sizes.items():
+        fetched[name.partition("/")[0]] += size or 0
     return Plan("\n\n".join(sections) + "\n", fetched, disk)
 
 

@@ -95,6 +95,7 @@ def stage_plans(
     floor = params.fid.floor_splits * generate.images
     real = costs.features(largest, sum(dataset.validation for dataset in each) + floor, width)
     drawing = generate.images * units.drawing(generate.num_inference_steps)
+    swept = params.sweep.images * len(params.sweep.guidance_scales)
     fetched = sum(size or 0 for size in downloads(params, units).values())
     return [
         StagePlan("fetch", Cost(fetched + sum(costs.archives(dataset) for dataset in each))),
@@ -110,6 +111,7 @@ def stage_plans(
         StagePlan("generate-base", drawn, half=drawing),
         StagePlan("generate-tuned", drawn, half=drawing),
         StagePlan("features", real + features + features + features),
+        StagePlan("sweep", Cost(), half=swept * units.drawing(generate.num_inference_steps)),
         StagePlan("export", Cost(sum(units.parts.values()) / 2)),
     ]
 

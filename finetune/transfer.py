@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from urllib3.util import Retry
 
-from finetune.disk import refuse_full_disk
+from finetune.disk import local_mode, refuse_full_disk
 from finetune.download import RETRIES, download
 from finetune.errors import InputError
 from finetune.partial_download import PartialDownload, forget_placed
@@ -72,14 +72,6 @@ def _open(location: str) -> Iterator[tuple[int | None, IO[bytes]]]:
     else:
         with Path(location).open("rb") as content:
             yield Path(location).stat().st_size, content
-
-
-def local_mode(location: str) -> int:
-    """What kind of file is there, as `stat` has it; 0 where there is none, or could be none of that name."""
-    try:
-        return Path(location).stat().st_mode
-    except (OSError, ValueError):
-        return 0
 
 
 def _open_packaged(location: str) -> IO[bytes]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from finetune import paths
+from finetune.disk import local_bytes, local_mode
 from finetune.folder_archive import archive_folder
 from finetune.model_files import model_files
 from finetune.outputs import whole_directory
@@ -14,7 +15,7 @@ from finetune.remote_guard import refuse_large_run
 from finetune.scene_archives import SCENES, draw_archive
 from finetune.source import Source
 from finetune.stage import run_stage
-from finetune.transfer import bring, local_mode
+from finetune.transfer import bring
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def fetch_base(base: Base, folder: Path) -> None:
 
 
 def _fetch(sources: list[Source], folder: Path) -> None:
-    refuse_large_run(sum(source.size or 0 for source in sources))
+    refuse_large_run(sum(source.size or local_bytes(source.locations[0]) or 0 for source in sources))
     with whole_directory(folder) as partial:
         made = [source for source in sources if _make(source, partial / source.name)]
         bring([source for source in sources if source not in made], partial)

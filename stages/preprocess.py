@@ -18,11 +18,9 @@ from tqdm import tqdm
 from finetune import originals as reading
 from finetune import paths, pixels, shards, zip_archive
 from finetune.checksums import sha256_of
-from finetune.coco import list_coco
 from finetune.errors import InputError
 from finetune.finished import Finished, Note, finished_key
-from finetune.flickr8k import list_flickr8k
-from finetune.imagefolder import list_imagefolder
+from finetune.formats import LISTS
 from finetune.originals import DroppedError, Listing, Original, Split
 from finetune.outputs import whole_directory, write_json
 from finetune.parallel import worker_pool
@@ -31,7 +29,6 @@ from finetune.pixels import decode, encode_jpeg, perceptual_hash, to_square
 from finetune.shards import INDEX, encode_png, index_writer, shard_name, write_shard
 from finetune.stage import run_stage
 
-LISTS = {"coco": list_coco, "flickr8k": list_flickr8k, "imagefolder": list_imagefolder}
 SCHEMA = pa.schema(
     {
         "id": pa.string(),

@@ -100,10 +100,27 @@ def test_flickr8k_in_one_archive_of_one_s_own_is_brought_like_its_two_original_o
     assert (tmp_path / "flickr8k" / "archive.zip").read_bytes() == CONTENT
 
 
-def test_a_full_size_base_needs_a_remote_of_one_s_own_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def default_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remote that lies in the repository."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
+
+
+@pytest.mark.usefixtures("default_remote")
+@pytest.mark.parametrize("name", ["own.zip", "photos"])
+def test_large_archives_and_folders_of_one_s_own_need_a_remote_of_one_s_own(tmp_path: Path, name: str) -> None:
+    large = tmp_path / name / "1.jpg" if name == "photos" else tmp_path / name
+    large.parent.mkdir(exist_ok=True)
+    large.touch()
+    os.truncate(large, 2**30)  # without a block on the disk
+    with pytest.raises(InputError, match="dvc remote add --local --default"):
+        fetch_files({"own.zip": archive(str(tmp_path / name), f"sha256:{'0' * 64}")}, tmp_path / "own")
+
+
+@pytest.mark.usefixtures("default_remote")
+def test_a_full_size_base_needs_a_remote_of_one_s_own_as_well(tmp_path: Path) -> None:
     weights = {f"{part}.safetensors": "0" * 64 for part in ("text_encoder/model", "unet/diffusion_pytorch_model")}
     weights["vae/diffusion_pytorch_model.safetensors"] = "0" * 64
     for name in ("model_index.json", *weights):

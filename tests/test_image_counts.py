@@ -1,5 +1,6 @@
 """How many images a data set has, before and after it is here."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -66,13 +67,26 @@ def test_archives_that_are_here_are_counted(sample: Params, tmp_path: Path) -> N
     assert count_images("coco", params, tmp_path / "images") == Images(3, 1, "photos", "archives")
 
 
+def test_a_folder_of_one_s_own_is_counted_as_the_archive_that_it_becomes(sample: Params, tmp_path: Path) -> None:
+    for name in ("1.jpg", "2.jpg", "validation/3.jpg"):
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_bytes(b"12345")
+        with (tmp_path / "own" / "metadata.jsonl").open("a") as file:
+            file.write(json.dumps({"file_name": name, "text": "a star"}) + "\n")
+    params = located(sample, "coco", {"own.zip": archive(str(tmp_path / "own"))})
+    form = {"coco": params.preprocess["coco"].model_copy(update={"format": "imagefolder"})}
+    params = params.model_copy(update={"preprocess": params.preprocess | form})
+    assert count_images("coco", params, tmp_path / "images") == Images(2, 1, "photos", "archives")
+
+
 def test_what_nobody_knows_is_an_error_with_a_remedy(sample: Params, tmp_path: Path) -> None:
     params = located(sample, "coco", {"own.zip": archive("https://example.org/own.zip")})
-    with pytest.raises(InputError, match=r"fetch.coco: .*fetch it"):
+    with pytest.raises(InputError, match=r"fetch.coco: .*download it"):
         count_images("coco", params, tmp_path)
 
 
 def test_an_archive_s_size_is_the_file_s_where_params_are_silent(tmp_path: Path) -> None:
     (tmp_path / "own.zip").write_bytes(b"12345")
     assert archive_bytes(archive(str(tmp_path / "own.zip"))) == 5
+    assert archive_bytes(archive(str(tmp_path))) == 5
     assert archive_bytes(archive("https://example.org/own.zip")) is None

@@ -63,6 +63,17 @@ def test_a_run_too_large_for_disk_and_remote_is_told_so(
     assert "do not fit on this disk" in disk
 
 
+def test_a_full_size_base_beside_few_pictures_is_told_of_its_remote_too(
+    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planned.fetched["base"] > 4e9
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (remote,) = warnings(Plan(planned.text, {**dict.fromkeys(planned.fetched, 0), "base": 4 * 10**9}, 0), tmp_path)
+    assert "4.0 GB" in remote
+
+
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match="--utilization"):
         main(["--utilization", "1.5"])
