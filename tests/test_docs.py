@@ -32,6 +32,7 @@ EXECUTED = {
     "dvc exp run --run-all": "e2e/test_teams.py::test_four_queued_runs_and_two_workers",
     "dvc exp run --temp": "e2e/test_experiments.py::test_an_experiment_out_of_the_way",
     "dvc exp show": "e2e/test_experiments.py::test_an_experiment_in_the_workspace_and_its_comparison",
+    "dvc gc": "e2e/test_teams.py::test_gc_keeps_what_is_referenced",
     "dvc metrics diff": "e2e/test_experiments.py::test_an_experiment_in_the_workspace_and_its_comparison",
     "dvc params diff": "e2e/test_experiments.py::test_an_experiment_in_the_workspace_and_its_comparison",
     "dvc plots show": "e2e/test_experiments.py::test_the_plots_page_holds_curves_and_grids_and_loads_nothing",
