@@ -146,7 +146,8 @@ def go_on(trainer: Trainer, checkpoints: Checkpoints) -> tuple[History, int, str
             "begin anew"
         )
     trainer.restore(tensors, state)
-    log.info("going on at step %d of %d", first, trainer.schedule.steps)
+    at = f"going on at step {first} of {trainer.schedule.steps}"
+    log.info("%s, which is kept in %s; without that folder a run begins anew", at, checkpoints.folder)
     return History(**state["history"]), first, state["training_id"]
 
 
