@@ -58,6 +58,7 @@ bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS
 	$(if $(PHOTOS),python -m bench.hash_distances $(PHOTOS))
 	$(if $(CLIP),python -m bench.tokenize_speed $(CLIP))
 	$(if $(SCRATCH),python -m bench.full_size $(SCRATCH))
+	$(if $(SCRATCH),python -m bench.scaling $(SCRATCH)/scaling)
 	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH) --prepare)
 	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH))
 	$(if $(SCRATCH),python -m bench.model_memory $(SCRATCH))

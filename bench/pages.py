@@ -8,15 +8,16 @@ from typing import Any
 from bench.claims import CLAIMS, HEADER, machine_of, result_of, row
 from finetune.markdown import table
 
-BLOCK = re.compile(r"(<!-- bench: ([a-z_ ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- bench: ([a-z_ ]+(?:, [a-z ]+)?) -->\n).*?(<!-- end -->)", re.DOTALL)
+GROWING = ("preprocess-512", "tokenize", "latents", "train-fp16", "features")  # with the number of images
 Result = Mapping[str, Any]
 
 
 def filled(page: str, folder: Path) -> str:
-    """The page with each of its blocks written anew; a block may name several results."""
+    """The page with each of its blocks written anew; a block names results and, after a comma, one of their tables."""
 
     def written(found: re.Match[str]) -> str:
-        results = {name: result_of(folder, name) for name in found[2].split()}
+        results = {name: result_of(folder, name) for name in found[2].partition(",")[0].split()}
         measured = {name: result for name, result in results.items() if result}
         own = OWN_TABLES.get(found[2]) if measured.keys() == results.keys() else None
         shown = own(**measured) if own else _claims(results)
@@ -101,8 +102,44 @@ def _resizers(resizers: Result) -> str:
     return table(header, [*rows, halves])
 
 
+def _foretold(scaling: Result) -> str:
+    def cells(stage: str) -> list[str]:
+        measures = map(scaling["stages"][stage].get, ("core_seconds", "memory_mib", "output_mb"))
+        return [stage, *(f"{each['predicted']:,.0f} / {each['measured']:,.0f}" for each in measures)]
+
+    return table(("stage", "core seconds", "memory, MiB", "output, MB"), map(cells, scaling["stages"]))
+
+
+def _by_images(scaling: Result) -> str:
+    def cell(each: Mapping[str, float]) -> str:
+        units = (("core_hours", "core h"), ("gpu_hours", "GPU h"), ("disk_gb", "GB"))
+        values = [(each[key], unit) for key, unit in units if each[key] >= 0.001]
+        return ", ".join(f"{value:,.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}" for value, unit in values)
+
+    sizes = sorted(map(int, scaling["by_images"]))
+    rows = [[stage, *(cell(scaling["by_images"][str(size)][stage]) for size in sizes)] for stage in GROWING]
+    return table(("stage", *(f"{size:,}" for size in sizes)), rows)
+
+
+def _by_gpus(scaling: Result) -> str:
+    def cells(count: int) -> list[str]:
+        row = scaling["by_gpus"][str(count)]
+        return [
+            f"{count}",
+            f"{row['latents_hours']:.2f}",
+            f"{row['train_hours']:.2f}",
+            f"{row['train_efficiency']:.0%}",
+        ]
+
+    header = ("GPUs", "latents, hours", "training, hours", "of these computing")
+    return table(header, map(cells, sorted(map(int, scaling["by_gpus"]))))
+
+
 OWN_TABLES: dict[str, Callable[..., str]] = {
     "full_size model_memory": _full_size,
     "noop_speed": _noop_speed,
     "resizers": _resizers,
+    "scaling, foretold": _foretold,
+    "scaling, by images": _by_images,
+    "scaling, by gpus": _by_gpus,
 }

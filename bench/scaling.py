@@ -24,7 +24,6 @@ from finetune.architecture import architecture_of
 from finetune.data_costs import DataCosts
 from finetune.duplicates import BITS, HeldOut
 from finetune.image_counts import Images
-from finetune.markdown import table
 from finetune.memory import training_memory
 from finetune.params import load_params
 from finetune.planner import HOUR, Device
@@ -34,7 +33,6 @@ SMALL = (1_260, 4_200)  # images
 SIZES = (1_000, 126_000, 1_000_000, 100_000_000)
 GPUS = (1, 8, 64)
 MEASURES = ("core_seconds", "memory_mib", "output_mb")
-GROWING = ("preprocess-512", "tokenize", "latents", "train-fp16", "features")
 NETWORK = 12.5e9  # bytes a second between GPUs: 100 Gbit/s
 VALIDATION = 7_000 / 131_287  # of the images, as in the reference run
 RTX3090 = Device(tflops=71.0, tflops_fp32=35.6, utilization=0.35, gib=24.0)  # as the planner has it by default
@@ -117,37 +115,6 @@ def planned() -> dict[str, Any]:
             "train_efficiency": 1 / (1 + exchange / seconds),
         }
     return {"by_images": by_images, "by_gpus": by_gpus}
-
-
-def tables(result: Mapping[str, Any]) -> list[str]:
-    """As docs/scaling.md shows them."""
-    held_out = [
-        (
-            stage,
-            *(
-                f"{each['predicted']:,.0f} / {each['measured']:,.0f}"
-                for each in map(result["stages"][stage].get, MEASURES)
-            ),
-        )
-        for stage in STAGES
-    ]
-    sizes = [result["by_images"][str(size)] for size in SIZES]
-    growth = [(stage, *(_cell(size[stage]) for size in sizes)) for stage in GROWING]
-    gpus = [
-        (str(count), f"{row['latents_hours']:.2f}", f"{row['train_hours']:.2f}", f"{row['train_efficiency']:.0%}")
-        for count, row in ((count, result["by_gpus"][str(count)]) for count in GPUS)
-    ]
-    return [
-        table(("stage", "core seconds", "memory, MiB", "output, MB"), held_out),
-        table(("stage", *(f"{size:,}" for size in SIZES)), growth),
-        table(("GPUs", "latents, hours", "training, hours", "of these computing"), gpus),
-    ]
-
-
-def _cell(each: Mapping[str, float]) -> str:
-    units = (("core_hours", "core h"), ("gpu_hours", "GPU h"), ("disk_gb", "GB"))
-    values = [(each[key], unit) for key, unit in units if each[key] >= 0.001]
-    return ", ".join(f"{value:,.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}" for value, unit in values)
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ EXECUTED = {
     "python -m bench.planner_check": "test_benchmarks.py::test_the_plan_is_compared_with_real_runs",
     "python -m bench.preprocess_speed": "test_benchmarks.py::test_preprocessing_takes_turns_with_a_bare_loop",
     "python -m bench.resizers": "test_benchmarks.py::test_resizers_are_compared_with_pillow",
-    "python -m bench.scaling": "test_scaling.py::test_the_docs_show_the_committed_result_and_today_s_plan",
+    "python -m bench.scaling": "test_scaling.py::test_the_committed_plan_is_today_s",
     "python -m bench.stage_costs": "test_benchmarks.py::test_scenes_and_photographs_have_their_costs",
     "python -m bench.table": "test_commands.py::test_the_pages_figures_are_written",
     "python -m bench.tokenize_speed": "test_benchmarks.py::test_captions_are_tokenized_in_three_ways",

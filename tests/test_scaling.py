@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scaling import fitted, planned, predicted, tables
+from bench.scaling import fitted, planned, predicted
 
 ROOT = Path(__file__).parent.parent
 RESULT = json.loads((ROOT / "bench/results/scaling.json").read_text())
@@ -22,13 +22,13 @@ def test_nothing_shrinks_with_more_images() -> None:
 
 
 def test_the_largest_run_is_as_the_smaller_ones_foretell() -> None:
-    """The committed check: bytes within a hundredth, whatever takes seconds within a quarter, and no more memory."""
+    """The committed check: bytes within a hundredth, memory within an eighth, seconds within a quarter, or three."""
     for stage in RESULT["stages"].values():
         assert stage["output_mb"]["predicted"] == pytest.approx(stage["output_mb"]["measured"], rel=0.01, abs=0.5)
-        assert stage["memory_mib"]["predicted_over_measured"] > 0.95
-        assert stage["core_seconds"]["predicted"] == pytest.approx(stage["core_seconds"]["measured"], rel=0.25, abs=1)
+        assert stage["memory_mib"]["predicted_over_measured"] == pytest.approx(1, rel=1 / 8)
+        assert stage["core_seconds"]["predicted"] == pytest.approx(stage["core_seconds"]["measured"], rel=0.25, abs=3)
 
 
-def test_the_docs_show_the_committed_result_and_today_s_plan() -> None:
-    page = (ROOT / "docs" / "scaling.md").read_text()
-    assert [shown for shown in tables(RESULT | planned()) if shown not in page] == []
+def test_the_committed_plan_is_today_s() -> None:
+    """tests/test_pages.py: docs/scaling.md shows it."""
+    assert {key: RESULT[key] for key in ("by_images", "by_gpus")} == json.loads(json.dumps(planned()))
