@@ -1,4 +1,1 @@
-import finetune  # noqa: F401 (before diffusers: it makes torchvision importable everywhere)
-from finetune.interrupted import say_it_in
-
-say_it_in("interrupted")
+import finetune  # noqa: F401 (before anything that takes long to import: Ctrl-C, torchvision)

@@ -42,6 +42,9 @@ def count_images(dataset: str, params: Params, images: Path = IMAGES) -> Images:
     archives = params.fetch.archives[dataset]
     known = _drawn(archives) or _published(archives) or _listed(archives, params.preprocess[dataset].format)
     if known is None:
+        for location in (archive.locations[0] for archive in archives.values()):
+            if "://" not in location and not local_mode(location):
+                raise InputError(f"{location}: no such file; correct its location under `fetch` in params.yaml")
         raise InputError(
             f"fetch.{dataset}: how many images it has is not known before it is here; download it and name the files "
             "in location"
@@ -84,7 +87,10 @@ def _listed(archives: dict[str, Archive], kind: str) -> Images | None:
             else:
                 (Path(folder) / name).symlink_to(path)
         listing = Listing(Path(folder) / "listing.sqlite")
-        LISTS[kind](Path(folder), listing)
+        try:
+            LISTS[kind](Path(folder), listing)
+        except InputError as error:
+            raise InputError(str(error).replace(f"{folder}/", "")) from None
         listing.settle(shards=1)
         counts = {split: len(listing.originals(split, shard)) for split, shard in listing.shards()}
         listing.close()

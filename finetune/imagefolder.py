@@ -75,4 +75,5 @@ def _pictures(archive: Path, metadata: list[str]) -> Iterator[tuple[str, list[st
 
 
 def _fault(archive: Path, member: str, number: int, fault: str) -> InputError:
-    return InputError(f"{archive}: {member}, line {number}: {fault}; correct it and zip again, see docs/own-data.md")
+    remedy = "correct it in your folder or zip, and the checksum in params.yaml, see docs/own-data.md"
+    return InputError(f"{archive}: {member}, line {number}: {fault}; {remedy}")

@@ -58,5 +58,5 @@ def _what_the_machine_lacks(error: Exception) -> str | None:
 
 
 def _stop(signum: int, _frame: FrameType | None) -> None:
-    print("stopped by SIGTERM: finished stages are kept; run the same command again to go on", file=sys.stderr)
+    print("stopped by SIGTERM: what is finished is kept; run the same command again to go on", file=sys.stderr)
     sys.exit(128 + signum)

@@ -37,6 +37,11 @@ def located(params: Params, dataset: str, archives: dict[str, Archive]) -> Param
     return params.model_copy(update={"fetch": fetch})
 
 
+def in_folders(params: Params) -> Params:
+    form = {"coco": params.preprocess["coco"].model_copy(update={"format": "imagefolder"})}
+    return params.model_copy(update={"preprocess": params.preprocess | form})
+
+
 def archive(location: str) -> Archive:
     return Archive.model_validate({"location": location, "checksum": f"sha256:{'0' * 64}", "bytes": None})
 
@@ -73,15 +78,26 @@ def test_a_folder_of_one_s_own_is_counted_as_the_archive_that_it_becomes(sample:
         (tmp_path / "own" / name).write_bytes(b"12345")
         with (tmp_path / "own" / "metadata.jsonl").open("a") as file:
             file.write(json.dumps({"file_name": name, "text": "a star"}) + "\n")
-    params = located(sample, "coco", {"own.zip": archive(str(tmp_path / "own"))})
-    form = {"coco": params.preprocess["coco"].model_copy(update={"format": "imagefolder"})}
-    params = params.model_copy(update={"preprocess": params.preprocess | form})
+    params = in_folders(located(sample, "coco", {"own.zip": archive(str(tmp_path / "own"))}))
     assert count_images("coco", params, tmp_path / "images") == Images(2, 1, "photos", "archives")
 
 
 def test_what_nobody_knows_is_an_error_with_a_remedy(sample: Params, tmp_path: Path) -> None:
     params = located(sample, "coco", {"own.zip": archive("https://example.org/own.zip")})
     with pytest.raises(InputError, match=r"fetch.coco: .*download it"):
+        count_images("coco", params, tmp_path)
+
+
+def test_what_is_not_where_params_say_is_named(sample: Params, tmp_path: Path) -> None:
+    params = located(sample, "coco", {"own.zip": archive(f"{tmp_path}/nowhere.zip")})
+    with pytest.raises(InputError, match=r"nowhere.zip: no such file; correct its location"):
+        count_images("coco", params, tmp_path)
+
+
+def test_a_damaged_archive_is_named_as_params_name_it(sample: Params, tmp_path: Path) -> None:
+    (tmp_path / "own.zip").write_bytes(b"PK")
+    params = in_folders(located(sample, "coco", {"own.zip": archive(str(tmp_path / "own.zip"))}))
+    with pytest.raises(InputError, match=r"^own.zip: "):
         count_images("coco", params, tmp_path)
 
 

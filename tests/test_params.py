@@ -156,9 +156,15 @@ def test_an_extractor_that_is_not_fetched_is_refused(file: Path) -> None:
     assert "fetch.extractor does not list" in message
 
 
-def test_a_file_that_is_not_there_says_where_to_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file; run in the repository root"):
-        load_params(tmp_path / "params.yaml")
+def test_a_file_that_is_not_there_says_where_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"params.yaml: no such file; run in the repository root"):
+        load_params()
+
+
+def test_a_preset_that_is_not_there_says_which_are() -> None:
+    with pytest.raises(InputError, match=r"no such file; take one of photos, rtx3090, rtx3090-lora, sample$"):
+        load_params(Path(__file__).parent.parent / "presets" / "nosuch.yaml")
 
 
 @pytest.mark.parametrize("content", ["train: [", "a: b: c", "- just\n- a list", ""])
