@@ -6,13 +6,13 @@ from pathlib import Path
 
 from finetune.errors import InputError
 
-LISTS = {".json", ".jsonl", ".txt"}
+TEXTS = {".json", ".jsonl", ".txt"}
 
 
-def archive_folder(folder: Path, path: Path, *, lists_only: bool = False) -> None:
+def archive_folder(folder: Path, path: Path, *, texts_only: bool = False) -> None:
     """Write the files below `folder`, hidden ones aside, unpacked and in the order of their names.
 
-    lists_only: every other file is there, but empty, which is enough to tell what the archive would hold.
+    texts_only: every other file is there, but empty, which is enough to tell what the archive would hold.
     Raises InputError for a link, which might lead anywhere, and for a name that no archive can hold.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -28,7 +28,7 @@ def archive_folder(folder: Path, path: Path, *, lists_only: bool = False) -> Non
                 member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
                 member.create_system = 3  # Unix, also where the archive is not written on one
                 member.file_size = file.stat().st_size  # told beforehand, so that 4 GB and more are possible
-                if lists_only and file.suffix.lower() not in LISTS:
+                if texts_only and file.suffix.lower() not in TEXTS:
                     archive.writestr(member, b"")
                     continue
                 with file.open("rb") as content, archive.open(member, "w") as copy:

@@ -43,7 +43,7 @@ def count_images(dataset: str, params: Params, images: Path = IMAGES) -> Images:
     known = _drawn(archives) or _published(archives) or _listed(archives, params.preprocess[dataset].format)
     if known is None:
         for location in (archive.locations[0] for archive in archives.values()):
-            if "://" not in location and not local_mode(location):
+            if ":" not in location.partition("/")[0] and not local_mode(location):
                 raise InputError(f"{location}: no such file; correct its location under `fetch` in params.yaml")
         raise InputError(
             f"fetch.{dataset}: how many images it has is not known before it is here; download it and name the files "
@@ -83,7 +83,7 @@ def _listed(archives: dict[str, Archive], kind: str) -> Images | None:
     with TemporaryDirectory() as folder:
         for name, path in paths.items():
             if path.is_dir():
-                archive_folder(path, Path(folder) / name, lists_only=True)
+                archive_folder(path, Path(folder) / name, texts_only=True)
             else:
                 (Path(folder) / name).symlink_to(path)
         listing = Listing(Path(folder) / "listing.sqlite")

@@ -12,8 +12,8 @@ LINE = "interrupted: what is finished is kept; run the same command again to go 
 def say_it_in_a_line() -> None:
     """From now on a KeyboardInterrupt that nothing handles ends in one line on stderr instead of a traceback.
 
-    The process ends by SIGINT, which a shell calls 130, when all that is due at exit is done. Python would end it so
-    itself, but forgets to where something is compiled at exit, as torch._dynamo has it.
+    The process ends by SIGINT, which a shell calls 130, when all that is due at exit is done. Python itself ends it so,
+    but with exit code 1 once torch._dynamo is imported, which has something to do at exit.
     """
     report, interrupted = sys.excepthook, False
 

@@ -244,8 +244,8 @@ def load_params(path: Path = PARAMS) -> Params:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except FileNotFoundError:
-        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml") if path.parent != Path()))
-        remedy = f"take one of {there}" if there else "run in the repository root"
+        presets = [] if path.parent == Path() else sorted(file.stem for file in path.parent.glob("*.yaml"))
+        remedy = f"take one of {', '.join(presets)}" if presets else "run in the repository root"
         raise InputError(f"{path}: no such file; {remedy}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None

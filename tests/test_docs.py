@@ -13,6 +13,7 @@ from importlib.metadata import files
 from pathlib import Path
 
 import pytest
+from click.core import ParameterSource
 from dvc.cli import parse_args
 from ray.scripts.scripts import start
 
@@ -188,7 +189,10 @@ def test_make_knows_the_target(command: str) -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("ray start")])
 def test_ray_knows_the_options(command: str) -> None:
     arguments = shlex.split(command)[2:]
-    start.make_context("start", [*arguments, "1"] if arguments == ["--num-cpus"] else arguments)
+    value = ["1"] if arguments == ["--num-cpus"] else []
+    context = start.make_context("start", [*arguments, *value])
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    assert len(given) == sum(argument.startswith("--") for argument in arguments)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pytest ")])

@@ -27,7 +27,7 @@ def test_it_holds_every_file_but_hidden_ones_in_the_order_of_names(folder: Path,
 
 def test_it_tells_what_it_would_hold_without_the_pictures_bytes(folder: Path, tmp_path: Path) -> None:
     (folder / "a" / "metadata.jsonl").write_bytes(b"{}")
-    archive_folder(folder, tmp_path / "own.zip", lists_only=True)
+    archive_folder(folder, tmp_path / "own.zip", texts_only=True)
     with zipfile.ZipFile(tmp_path / "own.zip") as archive:
         held = {info.filename: archive.read(info) for info in archive.infolist()}
     assert held == {"a/metadata.jsonl": b"{}", "a/ü.jpg": b"", "b.jpg": b""}

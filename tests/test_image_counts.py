@@ -82,8 +82,9 @@ def test_a_folder_of_one_s_own_is_counted_as_the_archive_that_it_becomes(sample:
     assert count_images("coco", params, tmp_path / "images") == Images(2, 1, "photos", "archives")
 
 
-def test_what_nobody_knows_is_an_error_with_a_remedy(sample: Params, tmp_path: Path) -> None:
-    params = located(sample, "coco", {"own.zip": archive("https://example.org/own.zip")})
+@pytest.mark.parametrize("location", ["https://example.org/own.zip", "package:photos/own.zip"])
+def test_what_nobody_knows_is_an_error_with_a_remedy(sample: Params, tmp_path: Path, location: str) -> None:
+    params = located(sample, "coco", {"own.zip": archive(location)})
     with pytest.raises(InputError, match=r"fetch.coco: .*download it"):
         count_images("coco", params, tmp_path)
 
