@@ -93,18 +93,17 @@ def begin_what_takes_long(page: Page) -> None:
 
 def test_a_prompt_becomes_a_picture_with_a_preview_before_it(page: Page, tmp_path: Path) -> None:
     page.get_by_role("button", name="More settings").click()
-    setting(page, "Steps", 60)
+    for name, value in (("Steps", 100), ("Width", 256), ("Height", 256)):
+        setting(page, name, value)
     prompt(page).fill("a star")
     page.get_by_role("button", name="Generate").click()
-    preview = page.locator("#stage .stage img")
-    expect(preview).to_be_visible()
-    assert (preview.get_attribute("src") or "").startswith("data:image/jpeg")
+    page.locator('#stage .stage img[src^="data:image/jpeg"]').wait_for()
     expect(page.locator("#pictures img").first).to_be_visible()
     with page.expect_download() as download:
         page.locator("#pictures").get_by_label("Download").first.click()
     download.value.save_as(tmp_path / "out.png")
     request, _ = png_metadata.read(tmp_path / "out.png")
-    assert (request.prompt, request.steps) == ("a star", 60)
+    assert (request.prompt, request.steps) == ("a star", 100)
 
 
 def test_cancel_stops_a_drawing_and_leaves_the_page_ready(page: Page) -> None:
@@ -200,6 +199,7 @@ def test_heat_maps_are_stepped_through_and_a_word_is_replaced(page: Page) -> Non
     page.get_by_role("button", name="Show where each word acts").click()
     shown = page.locator("#words caption")
     expect(shown).to_have_text("the picture")
+    expect(page.locator("#words :focus")).to_be_visible()  # which comes a moment after the picture, and takes the keys
     for word in ("two", "star", "rings"):
         page.keyboard.press("ArrowRight")
         expect(shown).to_have_text(word)
