@@ -16,7 +16,7 @@ def test_the_next_one_is_made_before_it_is_asked_for() -> None:
     made = [threading.Event() for _ in range(3)]
     ahead = Ahead(lambda number: made[number].set())
     ahead(0)
-    assert made[1].wait(timeout=10)
+    assert made[1].wait(timeout=60)
     assert not made[2].is_set()
 
 

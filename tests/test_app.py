@@ -118,7 +118,7 @@ def test_the_whole_api_is_two_endpoints(client: Client) -> None:
     assert not endpoints["unnamed_endpoints"]
 
 
-def test_a_canceled_job_stops_computing_at_once(server: AppServer, client: Client) -> None:
+def test_a_canceled_job_stops_computing_after_the_step_at_hand(server: AppServer, client: Client) -> None:
     process = psutil.Process(server.process.pid)
 
     def seconds_computed(within: float) -> float:
@@ -134,8 +134,9 @@ def test_a_canceled_job_stops_computing_at_once(server: AppServer, client: Clien
     working = seconds_computed(within=3)
     assert not job.done()
     job.cancel()
-    time.sleep(3)  # the step at hand
-    assert seconds_computed(within=3) < working / 4
+    deadline = time.monotonic() + 30  # for the step at hand; the whole job takes minutes
+    while seconds_computed(within=3) >= working / 4:
+        assert time.monotonic() < deadline
     assert drawn(client)
 
 

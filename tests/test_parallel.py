@@ -86,11 +86,11 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: int) -> None:
     )
     wait_until(lambda: len(list(pids.iterdir())) == 2)
     parent.send_signal(number)
-    assert parent.wait(timeout=20) != 0
+    assert parent.wait(timeout=60) != 0
     wait_until(lambda: not any(is_running(path.name) for path in pids.iterdir()))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited for {seconds} seconds"

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,24 +144,37 @@ def test_a_mended_archive_is_read_again(coco: Path) -> None:
     assert drops(run(coco)[0]) == {"kept": 11, "dropped": {}}
 
 
-def test_a_run_killed_at_any_moment_ends_in_the_same_bytes(tmp_path: Path) -> None:
+PREPROCESS_AND_DIE = """
+import os, signal
+from pathlib import Path
+from finetune.finished import Finished
+from finetune.params import PreprocessDataset
+from stages.preprocess import preprocess
+
+root, keep = Path({root!r}), Finished.keep
+
+def keep_and_die(*shard):
+    keep(*shard)
+    if len(list((root / "finished").glob("*.json"))) == {finished}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Finished.keep = keep_and_die
+preprocess(
+    "coco", root / "raw", root / "images", root / "metrics.json", PreprocessDataset(**{params}),
+    Finished(root / "finished"),
+)
+"""
+
+
+def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write_coco(raw, {i: picture(i, 200, 200) for i in range(60)}, {100: picture(100)})
     params = PARAMS.model_copy(update={"shards": 12})
     straight = contents(run(raw, params)[0])
     forget(raw)
-    call = (
-        "from pathlib import Path; from finetune.finished import Finished; from finetune.params import "
-        f"PreprocessDataset; from stages.preprocess import preprocess; root = Path({str(tmp_path)!r}); "
-        "preprocess('coco', root / 'raw', root / 'images', root / 'metrics.json', "
-        f"PreprocessDataset(**{params.model_dump()!r}), Finished(root / 'finished'))"
-    )
     for finished in (1, 4, 9):
-        with subprocess.Popen([sys.executable, "-c", call], cwd=ROOT) as process:
-            while process.poll() is None and len(list((tmp_path / "finished").glob("*.json"))) < finished:
-                time.sleep(0.001)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL, "it was killed before its end"
+        call = PREPROCESS_AND_DIE.format(root=str(tmp_path), finished=finished, params=params.model_dump())
+        assert subprocess.run([sys.executable, "-c", call], cwd=ROOT).returncode == -signal.SIGKILL
         assert not (tmp_path / "images").exists()
     assert contents(run(raw, params)[0]) == straight
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "images", "finished", "metrics.json"}
