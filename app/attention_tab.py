@@ -29,7 +29,8 @@ def make_attention_tab(form: Form, server: Server) -> None:
     look, cancel = make_buttons("Show where each word acts")
     edit, inputs = _make_edit(form, model.pipeline.tokenizer)
     stage = gr.HTML(view.idle(HINT), elem_id="attention-stage")
-    screen = Screen(server, stage, make_gallery("Words", "words"), make_slider("Original | edited", "edited"))
+    results = make_gallery("Words", "words"), make_slider("Original | edited", "edited")
+    screen = Screen(server, [look, edit, cancel], stage, *results)
 
     def show_words(*values: Any) -> Any:
         jobs, records = recorded(model, Request(*values))
@@ -44,8 +45,8 @@ def make_attention_tab(form: Form, server: Server) -> None:
         change = edit_of(model.pipeline.tokenizer, request.prompt, wanted, {word: weight} if word else {})
         return edited_jobs(model, request, change, cross, within), lambda drawn: [gr.skip(), both(drawn)]
 
-    looking = screen.draws(look, form.settings, show_words)
-    screen.cancels(cancel, [looking, screen.draws(edit, [*inputs, *form.settings], show_edit)])
+    looking = screen.draws(look.click, form.settings, show_words)
+    screen.cancels([looking, screen.draws(edit.click, [*inputs, *form.settings], show_edit)])
 
 
 def _make_edit(form: Form, tokenizer: Any) -> tuple[gr.Button, list[gr.components.Component]]:

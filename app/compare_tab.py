@@ -23,14 +23,14 @@ def make_compare_tab(form: Form, server: Server) -> None:
     if not server.model.has_base:
         gr.Markdown(NO_BASE.format(folder=server.model.base_folder))
         return
-    button, cancel = make_buttons("Compare base and tuned")
+    buttons = make_buttons("Compare base and tuned")
     stage = gr.HTML(view.idle(HINT), elem_id="compare-stage")
-    screen = Screen(server, stage, make_slider("Base | tuned", "compared"))
+    screen = Screen(server, buttons, stage, make_slider("Base | tuned", "compared"))
 
     def compare(*values: Any) -> Any:
         return compared(server, Request(*values)), lambda drawn: [both(drawn)]
 
-    screen.cancels(cancel, [screen.draws(button, form.settings, compare)])
+    screen.cancels([screen.draws(buttons[0].click, form.settings, compare)])
 
 
 def compared(server: Server, request: Request) -> list[Job]:

@@ -11,7 +11,7 @@ from app.form import Form
 from app.jobs import drawn_series
 from app.png_metadata import parse
 from app.request import Request
-from app.screen import Screen, make_gallery
+from app.screen import QUIET, Screen, make_gallery
 from app.server import Server
 from finetune.errors import InputError
 
@@ -21,9 +21,6 @@ HINT = "Type a prompt and press Generate: you will see the picture as it becomes
 # on a phone the picture is below the form
 SHOW_STAGE = "() => { if (innerWidth <= 640) document.getElementById('stage').scrollIntoView({ behavior: 'smooth' }) }"
 PNG = '<label class="file">Settings from a PNG that was drawn here <input type="file" accept="image/png"></label>'
-
-
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 TELLING = {**QUIET, "queue": True, "concurrency_limit": None}  # messages reach the page by the queue only
 
 
@@ -31,7 +28,7 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
     """The form's button, pressed on another of the tabs, brings this one to the front."""
     stage = gr.HTML(view.idle(HINT), elem_id="stage")
     fresh = gr.State([])
-    screen = Screen(server, stage, make_gallery("Pictures", "pictures"), fresh)
+    screen = Screen(server, [form.button, form.cancel], stage, make_gallery("Pictures", "pictures"), fresh)
     stored, again = _make_history(form, server)
 
     def generate(count: int, *values: Any) -> Any:
@@ -40,29 +37,14 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
             list(map(history.entry_of, drawn)),
         ]
 
-    def buttons(drawing: bool) -> list[gr.Button]:
-        return [gr.Button(interactive=not drawing), gr.Button(interactive=drawing)]
-
     def drawn_after(trigger: Any) -> Any:
-        started = trigger(
-            lambda: [*buttons(drawing=True), gr.Tabs(selected=DRAW)], outputs=[form.button, form.cancel, tabs], **QUIET
-        )
-        started.then(None, js=SHOW_STAGE, **QUIET)
-        # multiple: the browser takes a canceled drawing for one under way
-        inputs = [form.count, *form.settings]
-        drawing = started.then(screen.drawing(generate), inputs, trigger_mode="multiple", **screen.options)
-        for ended in (drawing.then, drawing.failure):  # after a failure Gradio's page does not do what comes `then`
-            ended(lambda: buttons(drawing=False), outputs=[form.button, form.cancel], **QUIET)
+        trigger(lambda: gr.Tabs(selected=DRAW), outputs=tabs, **QUIET).then(None, js=SHOW_STAGE, **QUIET)
+        drawing = screen.draws(trigger, [form.count, *form.settings], generate)
         drawing.success(history.remember, [stored, fresh], stored, **QUIET)
         return drawing
 
     pressed = partial(gr.on, [form.button.click, form.prompt.submit])
-    form.cancel.click(
-        lambda: [*screen.canceled(), *buttons(drawing=False)],
-        outputs=[*screen.outputs, form.button, form.cancel],
-        cancels=[drawn_after(trigger) for trigger in (pressed, again.success)],
-        **QUIET,
-    )
+    screen.cancels([drawn_after(trigger) for trigger in (pressed, again.success)])
 
 
 def _make_history(form: Form, server: Server) -> tuple[gr.BrowserState, Any]:

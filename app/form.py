@@ -7,6 +7,7 @@ import gradio as gr
 
 from app.model import Model
 from app.request import GUIDANCE, MAX_COUNT, MAX_PROMPT, MAX_SEED, SCHEDULERS, SIDE_STEP, SIDES, STEPS, Request
+from app.screen import make_cancel
 from app.wording import AS_WRITTEN, keywords_of, style_of, with_keywords, with_style
 
 NEW_SEED = f"() => Math.floor(Math.random() * {MAX_SEED})"
@@ -44,7 +45,7 @@ def make_form(model: Model) -> Form:
     _make_chips(prompt, model)
     with gr.Row():
         button = gr.Button("Generate", variant="primary", scale=3, min_width=140)
-        cancel = gr.Button("Cancel", interactive=False, min_width=90)
+        cancel = make_cancel()
     gr.Examples(model.prompts[:4], inputs=prompt, label="Try", cache_examples=False, api_visibility="private")
     with gr.Row():
         seed = gr.Number(

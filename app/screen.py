@@ -11,11 +11,16 @@ from app.server import Server
 
 # what a button's inputs become: the jobs, and from what they drew the values of a screen's results
 Order = Callable[..., tuple[Sequence[Job], Callable[[list[Drawn]], list[Any]]]]
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 def make_buttons(label: str) -> tuple[gr.Button, gr.Button]:
     with gr.Row():
-        return gr.Button(label, variant="primary", scale=3, min_width=180), gr.Button("Cancel", min_width=90)
+        return gr.Button(label, variant="primary", scale=3, min_width=180), make_cancel()
+
+
+def make_cancel() -> gr.Button:
+    return gr.Button("Cancel", interactive=False, min_width=90)
 
 
 def make_gallery(label: str, name: str) -> gr.Gallery:
@@ -44,33 +49,46 @@ def both(drawn: list[Drawn]) -> gr.ImageSlider:
 
 
 class Screen:
-    """The stage and the results are never seen together."""
+    """The stage and the results are never seen together; what is drawn can be canceled, and only that.
 
-    def __init__(self, server: Server, stage: gr.HTML, *results: gr.components.Component) -> None:
+    buttons: those that start a drawing, then the one that cancels it.
+    """
+
+    def __init__(
+        self, server: Server, buttons: Sequence[gr.Button], stage: gr.HTML, *results: gr.components.Component
+    ) -> None:
         self.server = server
+        self.buttons = buttons
         self.outputs = [stage, *results]
-        self.options: dict[str, Any] = {
-            "outputs": self.outputs,
-            "show_progress": "minimal",
-            "show_progress_on": stage,
-            "api_visibility": "private",
-            **server.worker,
-        }
 
-    def draws(self, button: gr.Button, inputs: list[gr.components.Component], order: Order) -> Any:
-        return button.click(self.drawing(order), inputs, **self.options)
+    def draws(self, trigger: Callable[..., Any], inputs: list[gr.components.Component], order: Order) -> Any:
+        """The event of the drawing itself."""
 
-    def cancels(self, button: gr.Button, drawings: list[Any]) -> None:
-        button.click(self.canceled, outputs=self.outputs, cancels=drawings, queue=False, api_visibility="private")
-
-    def canceled(self) -> list[Any]:
-        return self._on_stage(view.idle("Canceled."))
-
-    def drawing(self, order: Order) -> Callable[..., Iterator[list[Any]]]:
         def draw(http: gr.Request, *values: Any) -> Iterator[list[Any]]:
             yield from in_one_line(self._draw(http, order, values))
 
-        return draw
+        started = trigger(lambda: self._switched(drawing=True), outputs=self.buttons, **QUIET)
+        drawing = started.then(
+            draw,
+            inputs,
+            self.outputs,
+            show_progress="minimal",
+            show_progress_on=self.outputs[0],
+            trigger_mode="multiple",  # the browser takes a canceled drawing for one under way
+            api_visibility="private",
+            **self.server.worker,
+        )
+        for ended in (drawing.then, drawing.failure):  # after a failure Gradio's page does not do what comes `then`
+            ended(lambda: self._switched(drawing=False), outputs=self.buttons, **QUIET)
+        return drawing
+
+    def cancels(self, drawings: list[Any]) -> None:
+        self.buttons[-1].click(
+            lambda: [*self._on_stage(view.idle("Canceled.")), *self._switched(drawing=False)],
+            outputs=[*self.outputs, *self.buttons],
+            cancels=drawings,
+            **QUIET,
+        )
 
     def _draw(self, http: gr.Request, order: Order, values: tuple[Any, ...]) -> Iterator[list[Any]]:
         jobs, show = order(*values)
@@ -79,6 +97,10 @@ class Screen:
                 yield self._on_stage(view.progress(state, jobs, self.server.model.preview))
             else:
                 yield [gr.HTML(visible=False), *show(state)]
+
+    def _switched(self, drawing: bool) -> list[gr.Button]:
+        *starts, _ = self.buttons
+        return [*(gr.Button(interactive=not drawing) for _ in starts), gr.Button(interactive=drawing)]
 
     def _on_stage(self, html: str) -> list[Any]:
         return [gr.HTML(html, visible=True), *(gr.update(visible=False) for _ in self.outputs[1:])]

@@ -29,7 +29,7 @@ def make_sweep_tab(form: Form, server: Server) -> None:
         steps = gr.Textbox(
             label="Steps", info="Values for the rows", value=str(defaults["steps"]), min_width=160, elem_id="rows"
         )
-    button, cancel = make_buttons("Draw the grid")
+    buttons = make_buttons("Draw the grid")
     stage = gr.HTML(view.idle(HINT), elem_id="sweep-stage")
     pictures = gr.Gallery(
         label="Grid",
@@ -42,13 +42,13 @@ def make_sweep_tab(form: Form, server: Server) -> None:
         elem_id="grid",
     )
 
-    screen = Screen(server, stage, pictures)
+    screen = Screen(server, buttons, stage, pictures)
 
     def sweep(guidances: str, steps: str, *values: Any) -> Any:
         columns, jobs = swept(server, Request(*values), guidances, steps)
         return jobs, lambda drawn: [gr.Gallery([(d.image, d.label) for d in drawn], columns=columns, visible=True)]
 
-    screen.cancels(cancel, [screen.draws(button, [guidances, steps, *form.settings], sweep)])
+    screen.cancels([screen.draws(buttons[0].click, [guidances, steps, *form.settings], sweep)])
 
 
 def swept(server: Server, request: Request, guidances: str, steps: str) -> tuple[int, list[Job]]:

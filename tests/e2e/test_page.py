@@ -209,6 +209,29 @@ def test_heat_maps_are_stepped_through_and_a_word_is_replaced(page: Page) -> Non
     expect(page.locator("#edited img")).to_have_count(2)
 
 
+def test_a_tab_can_be_canceled_while_it_draws_and_only_then(page: Page) -> None:
+    page.get_by_role("button", name="More settings").click()
+    for name, value in (("Steps", 100), ("Width", 1024), ("Height", 1024)):
+        setting(page, name, value)
+    prompt(page).fill("a star")
+    page.get_by_role("tab", name="Attention").click()
+    start = page.get_by_role("button", name="Show where each word acts")
+    tab = page.get_by_role("tabpanel").filter(has=start)
+    cancel = tab.get_by_role("button", name="Cancel")
+    expect(cancel).to_be_disabled()
+    start.click()
+    expect(tab.locator("progress")).to_be_visible()
+    expect(start).to_be_disabled()
+    cancel.click()
+    expect(tab.get_by_text("Canceled.")).to_be_visible()
+    expect(cancel).to_be_disabled()
+    for name, value in (("Steps", 2), ("Width", 64), ("Height", 64)):
+        setting(page, name, value)
+    start.click()
+    expect(page.locator("#words caption")).to_have_text("the picture")
+    expect(cancel).to_be_disabled()
+
+
 def test_the_keyboard_alone_draws_a_picture(page: Page) -> None:
     prompt(page).focus()
     page.keyboard.type("a star")
@@ -221,7 +244,8 @@ def test_the_keyboard_alone_draws_a_picture(page: Page) -> None:
     assert {"New seed", "More settings", "Generate"} <= {name.strip().split("\n")[0] for name in reached}
 
 
-def test_about_tells_what_the_model_is(page: Page) -> None:
+def test_about_tells_what_the_model_is_and_leaves_the_form_at_work(page: Page) -> None:
     page.get_by_role("tab", name="About").click()
     expect(page.get_by_role("heading", name="Evaluation")).to_be_visible()
     expect(page.get_by_text("no safety checker").first).to_be_visible()
+    draw(page, "a star")  # which brings the pictures to the front
