@@ -57,8 +57,9 @@ def make_api(form: Form, server: Server) -> None:
 
 
 def _draw(server: Server, http: gr.Request, progress: gr.Progress, jobs: Any) -> Iterator[Any]:
+    seconds = server.admit(http)
     chosen = jobs()
-    for state in run(chosen, server.admit(http)):
+    for state in run(chosen, seconds):
         if isinstance(state, Watch):
             done = state.number * state.step.total + state.step.done
             progress((done, len(chosen) * state.step.total), unit="steps")

@@ -41,8 +41,8 @@ def make_attention_tab(form: Form, server: Server) -> None:
 
     def show_edit(text: str | None, word: str | None, weight: float, cross: float, within: float, *values: Any) -> Any:
         request = Request(*values)
-        wanted = (text or "").strip() or request.prompt
-        change = edit_of(model.pipeline.tokenizer, request.prompt, wanted, {word: weight} if word else {})
+        wanted = Request(**request.to_json() | {"prompt": (text or "").strip() or request.prompt})
+        change = edit_of(model.pipeline.tokenizer, request.prompt, wanted.prompt, {word: weight} if word else {})
         return edited_jobs(model, request, change, cross, within), lambda drawn: [gr.skip(), both(drawn)]
 
     looking = screen.draws(look.click, form.settings, show_words)
@@ -129,6 +129,8 @@ def edited_jobs(model: Model, request: Request, edit: Edit, cross: float, within
 
 
 def _words(tokenizer: Any, prompt: str) -> list[str]:
+    if len(prompt) > MAX_PROMPT:  # the box takes no more: this comes from elsewhere, and would take long
+        return []
     try:
         return [word.text for word in prompt_words(tokenizer, prompt) if word.positions]
     except InputError:  # an empty prompt has none

@@ -91,8 +91,9 @@ class Screen:
         )
 
     def _draw(self, http: gr.Request, order: Order, values: tuple[Any, ...]) -> Iterator[list[Any]]:
+        seconds = self.server.admit(http)
         jobs, show = order(*values)
-        for state in run(jobs, self.server.admit(http)):
+        for state in run(jobs, seconds):
             if isinstance(state, Watch):
                 yield self._on_stage(view.progress(state, jobs, self.server.model.preview))
             else:

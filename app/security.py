@@ -1,11 +1,16 @@
 """What stands between the network and Gradio: nothing large, slow or foreign comes in; an address to ask for health."""
 
 import asyncio
+import json
+import re
 from typing import Any
 
 MAX_BODY = 4 * 2**20  # bytes; a browser's whole history takes less than half of it
+MAX_TEXT = 2**16  # characters; a thumbnail of the history takes less
 PATIENCE = 30.0  # seconds that a request may take to arrive
-UPLOADS = "/upload"  # the page reads PNG files itself, in the browser
+# all that the page and Gradio's clients send here: an upload is not among it, the browser itself reads PNG files
+SENDING = re.compile(r"POST (.*/)?(login|gradio_api/(queue/join|cancel|reset|(run|call|call/v2)/\w+))")
+FETCHING = re.compile(r"/file[=/]https?:", re.IGNORECASE)  # Gradio would ask another site for it
 HEALTH = "/healthz"
 # Gradio's page evaluates templates and styles of its own; pictures are data and blob addresses besides files
 POLICY = (
@@ -33,8 +38,10 @@ class Guard:
         path = scope["path"].rstrip("/")
         if path == HEALTH:
             await _answer(send, 200, b"ok")
-        elif path.endswith(UPLOADS) and scope["method"] != "GET":
-            await _answer(send, 403, b"uploads are off")
+        elif scope["method"] not in ("GET", "HEAD") and not SENDING.fullmatch(f"{scope['method']} {path}"):
+            await _answer(send, 403, b"nothing is taken here")
+        elif FETCHING.search(path):
+            await _answer(send, 403, b"no other site is asked")
         elif not path.isprintable():
             await _answer(send, 400, b"no such address")
         else:
@@ -49,6 +56,9 @@ class Guard:
     async def _pass_on(self, scope: Any, body: bytes | None, receive: Any, send: Any) -> None:
         if body is None:
             await _answer(send, 413, f"a request has at most {MAX_BODY:,} bytes".encode())
+            return
+        if refusal := _refusal(body):
+            await _answer(send, *refusal)
             return
         waiting = [{"type": "http.request", "body": body}]
 
@@ -74,6 +84,29 @@ async def _body(receive: Any) -> bytes | None:
             body += message.get("body", b"")
         if not message.get("more_body", False):
             return bytes(body) if len(body) <= MAX_BODY else None
+
+
+def _refusal(body: bytes) -> tuple[int, bytes] | None:
+    """Status and reason, for JSON with a long text or with what Gradio takes for a file.
+
+    Whatever names its `_type` Gradio would copy from its place on this machine, or fetch from another site, to where
+    the sender can read it.
+    """
+    try:
+        pending = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return None  # a form, or what Gradio refuses itself
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            return 413, f"a text has at most {MAX_TEXT:,} characters".encode()
+        if isinstance(value, dict):
+            if "_type" in value:
+                return 403, b"files are not taken"
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+    return None
 
 
 async def _answer(send: Any, status: int, text: bytes) -> None:

@@ -32,22 +32,7 @@ def serve(page: gr.Blocks, address: Address) -> None:
     """
     auth = credentials()
     with _listen(address) as listening:
-        app = FastAPI(openapi_url=None)
-        app.add_middleware(Guard)
-        gr.mount_gradio_app(
-            app,
-            page,
-            path="/",
-            auth=auth,
-            show_error=False,
-            ssr_mode=False,
-            enable_monitoring=False,
-            run_history=False,  # the page has a history of its own
-            footer_links=["api"],
-            max_file_size=1,  # byte: nothing is uploaded
-            theme=make_theme(),
-            css_paths=CSS,
-        )
+        app = make_app(page, auth)
         print(f"http://{address.host}:{listening.getsockname()[1]} (Ctrl-C stops it)", flush=True)
         if auth is None and address.host not in LOOPBACK:
             print(
@@ -56,6 +41,28 @@ def serve(page: gr.Blocks, address: Address) -> None:
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
         logging.getLogger("uvicorn.error").addFilter(_is_no_goodbye)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def make_app(page: gr.Blocks, auth: tuple[str, str] | None) -> FastAPI:
+    """auth: user and password that it asks for."""
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(Guard)
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        auth=auth,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        run_history=False,  # the page has a history of its own
+        footer_links=["api"],
+        max_file_size=1,  # byte: nothing is uploaded
+        theme=make_theme(),
+        css_paths=CSS,
+    )
+    page.has_launched = True  # as launch() notes it: until then Gradio checks no path that a request names
+    return app
 
 
 def _is_no_goodbye(record: logging.LogRecord) -> bool:
