@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -74,7 +75,10 @@ class AppServer:
         self.process.kill()
         pytest.fail(f"python -m app does not answer: {self.output.read_text()}")
 
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(f"{self.address}{path}", timeout=60, **options)
+
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(120)
         assert "CancelledError" not in self.output.read_text(), "a traceback for every page that was open"

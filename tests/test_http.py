@@ -115,7 +115,7 @@ def test_no_answer_names_a_place_of_the_host(server: AppServer) -> None:
 
 def test_no_input_is_a_file_of_the_host_or_of_another_site(server: AppServer) -> None:
     """Gradio takes one for any input, copies it to where it can be fetched, and names the copy."""
-    functions = httpx.get(f"{server.address}/config").json()["dependencies"]
+    functions = server.get("/config").json()["dependencies"]
     for place in ("/proc/self/environ", str(server.output), "http://192.0.2.2/x"):
         file = {"path": place, "meta": {"_type": "gradio.FileData"}}
         for function in functions:
@@ -146,7 +146,7 @@ def test_a_request_of_more_than_a_history_is_refused_and_not_kept(server: AppSer
 def test_headers_without_an_end_end_the_connection(server: AppServer) -> None:
     with contextlib.suppress(ConnectionError):  # where the server closed before it had read them all
         assert raw(server, b"GET / HTTP/1.1\r\nHost: app\r\nX: " + b"a" * 2**20).startswith(b"HTTP/1.1 400")
-    assert httpx.get(f"{server.address}/healthz").text == "ok"
+    assert server.get("/healthz").text == "ok"
 
 
 @pytest.mark.parametrize("path", ["run/generate", "run/compare"])
@@ -170,11 +170,11 @@ def test_there_is_no_way_past_the_queue(server: AppServer, path: str) -> None:
     ],
 )
 def test_a_header_about_the_address_reaches_none_but_who_sent_it(server: AppServer, header: dict[str, str]) -> None:
-    httpx.get(f"{server.address}/config", headers=header).raise_for_status()
-    page = httpx.get(server.address, headers=header)
+    server.get("/config", headers=header).raise_for_status()
+    page = server.get("/", headers=header)
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    assert "evil.example" not in httpx.get(f"{server.address}/config").text
-    assert "evil.example" not in httpx.get(server.address).text
+    assert "evil.example" not in server.get("/config").text
+    assert "evil.example" not in server.get("/").text
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_header_changes_neither_path_nor_method(server: AppServer, header: dic
 
 
 def test_another_site_s_script_reads_no_answer(server: AppServer) -> None:
-    answer = httpx.get(f"{server.address}/config", headers={"Origin": "http://evil.example"})
+    answer = server.get("/config", headers={"Origin": "http://evil.example"})
     assert "access-control-allow-origin" not in answer.headers
 
 
@@ -199,12 +199,12 @@ def test_slow_clients_keep_nobody_else_waiting(server: AppServer, client: Client
     try:
         for i, connection in enumerate(connections):
             connection.sendall(starts[i % 2])
-        assert httpx.get(f"{server.address}/healthz").text == "ok"
+        assert server.get("/healthz").text == "ok"
         assert client.predict(**REQUEST, api_name="/generate")
     finally:
         for connection in connections:
             connection.close()
-    assert httpx.get(f"{server.address}/healthz").text == "ok"
+    assert server.get("/healthz").text == "ok"
 
 
 def test_who_waits_is_told_the_place_and_who_finds_the_queue_full_is_told_so(client: Client) -> None:
@@ -212,9 +212,11 @@ def test_who_waits_is_told_the_place_and_who_finds_the_queue_full_is_told_so(cli
     waiting = None
     try:
         while not drawing.outputs():
+            assert not drawing.done(), drawing.exception()
             time.sleep(0.05)
         waiting = client.submit(**REQUEST, api_name="/generate")
         while (status := waiting.status()).rank is None:
+            assert not waiting.done()
             time.sleep(0.05)
         assert (status.rank, status.queue_size) == (0, 1)
         with pytest.raises(QueueError, match=r"^Queue is full"):

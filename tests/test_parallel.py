@@ -67,7 +67,7 @@ from finetune.parallel import worker_pool
 
 def sleep(folder):
     Path(folder, str(os.getpid())).touch()
-    time.sleep(60)
+    time.sleep(600)
 
 if __name__ == "__main__":
     with worker_pool() as ordered_map:

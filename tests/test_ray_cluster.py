@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,15 @@ def cluster(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def place(number: int) -> tuple[int, int, Path]:
-    time.sleep(0.5)
     return number, os.getppid(), Path.cwd()
+
+
+def meet(job: tuple[int, Path]) -> tuple[int, int, Path]:
+    """Once jobs of two nodes have been here."""
+    number, folder = job
+    (folder / str(os.getppid())).touch()
+    wait_until(lambda: len(list(folder.iterdir())) == 2, seconds=300)
+    return place(number)
 
 
 def fill_disk(number: int) -> None:
@@ -37,9 +43,9 @@ def die(_: int) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_results_come_in_the_order_of_the_jobs_from_both_nodes() -> None:
+def test_results_come_in_the_order_of_the_jobs_from_both_nodes(tmp_path: Path) -> None:
     with worker_pool() as ordered_map:
-        numbers, nodes, folders = zip(*ordered_map(place, range(6)), strict=True)
+        numbers, nodes, folders = zip(*ordered_map(meet, [(n, tmp_path) for n in range(6)]), strict=True)
     assert numbers == (0, 1, 2, 3, 4, 5)
     assert len({*nodes}) == 2
     assert {*folders} == {Path.cwd()}

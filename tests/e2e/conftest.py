@@ -46,7 +46,13 @@ class Copy:
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Stdout and stderr come together, as a user sees them."""
         result = subprocess.run(
-            command, cwd=self.root, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=self.root,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=1800,
         )
         assert not check or result.returncode == 0, f"{' '.join(command)}\n{result.stdout}"
         return result

@@ -183,6 +183,7 @@ def signalled(copy: Copy, stage: str, usual: Undisturbed, signum: signal.Signals
 
 def failed(copy: Copy, stage: str, fault: str, limit: int | None = None) -> Callable[[dict[str, Any]], Outcome]:
     """Run the stage under a fault that is there; what it gives is to be called when the fault is gone."""
+    lock = (copy.root / "dvc.lock").read_text()
     process = start(copy, stage, limit)
     hung = False
     try:
@@ -191,11 +192,14 @@ def failed(copy: Copy, stage: str, fault: str, limit: int | None = None) -> Call
         hung = True
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
+    torn_locks = int(mend_locks(copy, lock))
     hit = process.returncode != 0
     clear = hit and not hung and is_clear(output)
     if hit and not clear:
         print(output, file=sys.stderr)
-    return lambda expected: Outcome(stage, fault, 1, int(hit), int(clear), finishes_as(copy, stage, expected))
+    return lambda expected: Outcome(
+        stage, fault, 1, int(hit), int(clear), finishes_as(copy, stage, expected), torn_locks
+    )
 
 
 def out_of_memory(copy: Copy, stage: str, usual: Undisturbed) -> Outcome:

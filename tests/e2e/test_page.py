@@ -196,9 +196,11 @@ def test_a_sweep_is_a_grid(page: Page) -> None:
 def test_heat_maps_are_stepped_through_and_a_word_is_replaced(page: Page) -> None:
     prompt(page).fill("two star rings")
     page.get_by_role("tab", name="Attention").click()
-    page.get_by_role("button", name="Show where each word acts").click()
+    start = page.get_by_role("button", name="Show where each word acts")
+    start.click()
     shown = page.locator("#words caption")
     expect(shown).to_have_text("the picture")
+    expect(start).to_be_enabled()  # the last answer comes twice, and each time goes back to the picture
     expect(page.locator("#words :focus")).to_be_visible()  # which comes a moment after the picture, and takes the keys
     for word in ("two", "star", "rings"):
         page.keyboard.press("ArrowRight")
@@ -237,6 +239,7 @@ def test_the_keyboard_alone_draws_a_picture(page: Page) -> None:
     page.keyboard.type("a star")
     page.keyboard.press("Enter")
     expect(page.locator("#pictures img").first).to_be_visible()
+    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")
