@@ -67,11 +67,6 @@ def enough_memory(purpose: str) -> Iterator[None]:
         raise InputError(f"There is not enough free memory for {purpose}.") from None
 
 
-def finished(steps: Iterator[Step | Picture]) -> Picture:
-    """The picture, for those who watch no steps."""
-    return next(step for step in steps if isinstance(step, Picture))
-
-
 def out_of_memory(error: RuntimeError) -> bool:
     """A CPU's allocator has no exception of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
