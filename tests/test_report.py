@@ -150,6 +150,15 @@ def test_figures_of_every_name_have_their_chart(root: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("neighbors", "coverage"), [(5, "0.97"), (3, "0.88"), (1, "0.50")])
+def test_the_coverage_of_equal_sets_is_that_of_the_neighbors_asked_for(
+    root: Path, neighbors: int, coverage: str
+) -> None:
+    params = load_params()
+    fid = params.fid.model_copy(update={"density_neighbors": neighbors})
+    assert f"; about {coverage} for equal sets" in page(params.model_copy(update={"fid": fid}), root)
+
+
 def test_charts_are_drawn_at_the_limits_of_what_is_read() -> None:
     for value in (LARGEST, -LARGEST, 5e-324, 0.0):
         assert "</svg>" in bars({"floor": (value, abs(value))})
