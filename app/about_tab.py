@@ -21,7 +21,7 @@ CHECKER = {
 
 
 def make_about_tab(model: Model) -> None:
-    gr.Markdown(_served(model))
+    gr.Markdown(served(model))
     gr.Image(
         model.folder / "preview.png",
         label="Held-out captions, drawn by this model",
@@ -71,9 +71,9 @@ def read_ladder(file: Path, headline: str) -> pd.DataFrame:
     return table
 
 
-def _served(model: Model) -> str:
+def served(model: Model) -> str:
     commit = commit_of(model.serving["lock_md5"])
-    found = f"made by commit `{commit}`" if commit else "made by a commit that its card tells how to find"
+    found = f"evaluated in commit `{commit}`" if commit else "evaluated in a commit that its card tells how to find"
     pipeline = model.pipeline
     where = "a GPU in fp16" if pipeline.device.type == "cuda" else "a CPU in fp32"
     return (

@@ -1,6 +1,7 @@
 """`python -m app`: the page; with a prompt or a picture to draw again, PNG files."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -11,12 +12,24 @@ from app.drawing import Picture, draw
 from app.jobs import series
 from app.model import Model, load_model
 from app.page import make_page
-from app.request import GUIDANCE, MAX_COUNT, SCHEDULERS, SIDE_STEP, SIDES, STEPS, Request
+from app.request import (
+    GUIDANCE,
+    MAX_COUNT,
+    SCHEDULERS,
+    SIDE_STEP,
+    SIDES,
+    STEPS,
+    Request,
+    check_number,
+    check_whole,
+)
 from app.serve import Address, serve
 from app.server import Limits
 from finetune import paths
 from finetune.errors import InputError
 from finetune.outputs import whole_file
+
+MANY = 1_000_000  # requests, more than any server would get through
 
 
 def main() -> None:
@@ -30,6 +43,8 @@ def main() -> None:
         again = png_metadata.read(options.like) if options.like else None
         if drawing:
             _require_place(options.output)
+        else:
+            _require_limits(options)
         model = load_model(paths.EXPORT, paths.BASE, safety=options.safety_checker)
         if not drawing:
             limits = Limits(options.queue, options.time_limit, options.per_minute)
@@ -76,6 +91,14 @@ def _require_place(output: Path) -> None:
         raise InputError(f"{output}: only PNG holds the settings: choose a name that ends in .png")
     if not output.parent.is_dir():
         raise InputError(f"{output.parent}: no such folder")
+
+
+def _require_limits(options: argparse.Namespace) -> None:
+    """Of the page: a wrong one would refuse every visitor, or none."""
+    check_whole("--port", options.port, 0, 2**16 - 1)
+    check_whole("--queue", options.queue, 1, MANY)
+    check_number("--time-limit", options.time_limit, 1, math.inf)
+    check_whole("--per-minute", options.per_minute, 0, MANY)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,17 +52,19 @@ def draw(pipeline: StableDiffusionPipeline, request: Request, halves: bool = Tru
     one the caller may stop, show the guess, or look at the clock. Raises InputError when the memory does not suffice.
     `halves`: whether the UNet may then be called twice a step; not while someone listens to its calls.
     """
-    try:
+    with enough_memory("this picture: choose a smaller size"):
         yield from _steps(pipeline, request, halves)
+
+
+@contextmanager
+def enough_memory(purpose: str) -> Iterator[None]:
+    """Raises InputError, which ends in `purpose` and the remedy, where the memory does not suffice."""
+    try:
+        yield
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise InputError("There is not enough free memory for this picture: choose a smaller size.") from None
-
-
-def finished(steps: Iterator[Step | Picture]) -> Picture:
-    """The picture, for those who watch no steps."""
-    return next(step for step in steps if isinstance(step, Picture))
+        raise InputError(f"There is not enough free memory for {purpose}.") from None
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
 from pydantic import BaseModel, Field
 
+from app.drawing import enough_memory
 from app.preview import Preview
 from app.request import GUIDANCE, SCHEDULERS, STEPS
 from finetune.checksums import sha256_of
@@ -79,9 +80,9 @@ class Model:
     @cached_property
     def base(self) -> StableDiffusionPipeline:
         """Loaded when it is first compared with: it takes as much memory again. Raises InputError with the remedy."""
-        pipeline = load_pipeline(self.base_folder).to(self.pipeline.device)
-        if self.pipeline.dtype != torch.float32:
-            pipeline.to(self.pipeline.dtype)
+        with enough_memory("the base model beside the tuned one: draw with the tuned one alone"):
+            # in one step: moved first, the weights would take twice their room on a GPU for a moment
+            pipeline = load_pipeline(self.base_folder).to(self.pipeline.device, self.pipeline.dtype)
         # whoever put a checker before one model wants it before both
         pipeline.register_modules(
             safety_checker=self.pipeline.safety_checker, feature_extractor=self.pipeline.feature_extractor

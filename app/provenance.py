@@ -1,4 +1,4 @@
-"""The commit that recorded a model, where the page runs in the repository that trained it."""
+"""The commit that recorded a model's evaluation, where the page runs in the repository that trained it."""
 
 import subprocess
 

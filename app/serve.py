@@ -1,5 +1,6 @@
 """The page on an address of this machine."""
 
+import errno
 import logging
 import os
 import socket
@@ -15,7 +16,7 @@ from app.theme import CSS, make_theme
 from finetune.errors import InputError
 
 USER, PASSWORD = "APP_USER", "APP_PASSWORD"
-LOOPBACK = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PATIENCE = 3  # seconds that open connections have after Ctrl-C
 
 
@@ -33,7 +34,7 @@ def serve(page: gr.Blocks, address: Address) -> None:
     auth = credentials()
     with _listen(address) as listening:
         app = make_app(page, auth)
-        print(f"http://{address.host}:{listening.getsockname()[1]} (Ctrl-C stops it)", flush=True)
+        print(f"{_url(address.host, listening.getsockname()[1])} (Ctrl-C stops it)", flush=True)
         if auth is None and address.host not in LOOPBACK:
             print(
                 f"note: whoever reaches {address.host} can draw; {USER} and {PASSWORD} ask for a password", flush=True
@@ -78,8 +79,17 @@ def credentials() -> tuple[str, str] | None:
     return (user, password) if user else None
 
 
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _listen(address: Address) -> socket.socket:
+    """IPv6 where the host is written so, else IPv4: what `localhost` means must not depend on the machine."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        return socket.create_server((address.host, address.port))
-    except (OSError, OverflowError) as error:
+        (*_, place), *_ = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM)
+        return socket.create_server(place, family=family)
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL:
+            raise InputError(f"--host {address.host}: no address of this machine, as 127.0.0.1 is one") from None
         raise InputError(f"port {address.port} cannot be used: {error}; choose another with --port") from None

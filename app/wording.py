@@ -1,4 +1,7 @@
-"""What chips and the style switch do to a prompt. The prompt itself is all that they change, and all they know."""
+"""What chips and the style switch do to a prompt. The prompt itself is all that they change, and all they know.
+
+Capitals make no difference: a prompt is known by its words, however visitor and export write them.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -13,17 +16,19 @@ def with_style(prompt: str, style: str, styles: Mapping[str, str]) -> str:
 
 
 def style_of(prompt: str, styles: Mapping[str, str]) -> str:
-    return next((name for name, start in styles.items() if f"{prompt.lower()} ".startswith(f"{start} ")), AS_WRITTEN)
+    written = f"{prompt.lower()} "
+    return next((name for name, start in styles.items() if written.startswith(f"{start.lower()} ")), AS_WRITTEN)
 
 
 def with_keywords(prompt: str, chosen: Collection[str], keywords: Sequence[str]) -> str:
     """`prompt` with the chosen keywords, the missing ones at its end, and without the others."""
     parts = [part.strip() for part in prompt.split(",")]
-    kept = [part for part in parts if part.lower() not in keywords or part.lower() in chosen]
-    present = {part.lower() for part in kept}
+    dropped = {word.lower() for word in keywords if word not in chosen}
+    kept = [part for part in parts if part.lower() not in dropped]
+    present = keywords_of(prompt, keywords)
     return ", ".join(filter(None, [*kept, *(word for word in keywords if word in chosen and word not in present)]))
 
 
 def keywords_of(prompt: str, keywords: Sequence[str]) -> list[str]:
     present = {part.strip().lower() for part in prompt.split(",")}
-    return [word for word in keywords if word in present]
+    return [word for word in keywords if word.lower() in present]

@@ -12,6 +12,7 @@ from finetune.errors import InputError
 LARGEST = 1e15  # no figure of a run is beyond it, and no chart is drawn of what is
 Number = Annotated[int | float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Deviation = Annotated[Number, Field(ge=0)]
+REMEDY = "`dvc repro` or `git checkout` brings it back"
 NUMBERS = TypeAdapter(list[Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]])
 
 
@@ -35,17 +36,17 @@ class Ladder(Section):
     protocol: Protocol
 
 
-def read_json(path: Path, schema: Any) -> Any:
+def read_json(path: Path, schema: Any, remedy: str = REMEDY) -> Any:
     """The content as plain dictionaries and lists. schema: any type that pydantic knows.
 
-    Raises InputError that names the first wrong key.
+    Raises InputError that names the first wrong key and ends in `remedy`.
     """
     adapter = TypeAdapter(schema)
     try:
-        return adapter.dump_python(adapter.validate_json(_content(path), strict=True))
+        return adapter.dump_python(adapter.validate_json(_content(path, remedy), strict=True))
     except ValidationError as errors:
         fault = errors.errors()[0]
-        raise _fault(path, ": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]]))) from None
+        raise _fault(path, ": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]])), remedy) from None
 
 
 def read_text(path: Path) -> str:
@@ -78,12 +79,12 @@ def read_table(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) ->
     return columns
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, remedy: str = REMEDY) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _fault(path, error.strerror or str(error)) from None
+        raise _fault(path, error.strerror or str(error), remedy) from None
 
 
-def _fault(path: Path, fault: str) -> InputError:
-    return InputError(f"{path}: {fault}; `dvc repro` or `git checkout` brings it back")
+def _fault(path: Path, fault: str, remedy: str = REMEDY) -> InputError:
+    return InputError(f"{path}: {fault}; {remedy}")

@@ -1,13 +1,20 @@
 """A folder's list of its own files with their hashes: what makes a copy of the model checkable anywhere."""
 
-import json
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
+from finetune.figures import read_json
 from finetune.outputs import write_json
 
 MANIFEST = "manifest.json"
+
+
+class Listed(BaseModel):
+    bytes: int
+    sha256: str
 
 
 def write_manifest(folder: Path) -> None:
@@ -20,13 +27,21 @@ def write_manifest(folder: Path) -> None:
 
 
 def check_manifest(folder: Path, remedy: str) -> None:
-    """Raise InputError, which ends in `remedy`, at the first file that is missing or not as listed."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise InputError(f"{manifest}: no such file; {remedy}")
-    for name, listed in json.loads(manifest.read_text()).items():
+    """Raise InputError, which ends in `remedy`, at the first file that is missing, not as listed or not listed."""
+    listed = read_json(folder / MANIFEST, dict[str, Listed], remedy)
+    for name, entry in listed.items():
         file = folder / name
         if not file.is_file():
             raise InputError(f"{file}: no such file; {remedy}")
-        if file.stat().st_size != listed["bytes"] or sha256_of(file) != listed["sha256"]:
+        if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
             raise InputError(f"{file}: not the bytes that {MANIFEST} lists; {remedy}")
+    for path in sorted(folder.rglob("*")):
+        known = path.relative_to(folder).as_posix() in {*listed, MANIFEST}
+        if not known and _may_be_loaded(path, folder):
+            raise InputError(f"{path}: not among what {MANIFEST} lists; delete it, or {remedy}")
+
+
+def _may_be_loaded(path: Path, folder: Path) -> bool:
+    """Nothing hidden, such as git, DVC and desktops leave; but a linked folder, which is not looked into."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and (path.is_symlink() or not path.is_dir())

@@ -35,7 +35,7 @@ class Evidence:
 
     @property
     def run_md5(self) -> str:
-        """The md5 by which the history of dvc.lock is searched: the evaluation comes last, and no two have the same."""
+        """The history of dvc.lock is searched by it: of all that came before the export, the evaluation came last."""
         return self.made_from[paths.FID_METRICS.as_posix()]
 
 
@@ -120,7 +120,8 @@ Made from these outputs of the pipeline:
 {table(("output", "md5 in dvc.lock"), [[f"`{path}`", f"`{md5}`"] for path, md5 in evidence.made_from.items()])}
 
 A run is recorded before the commit that holds it exists, so no commit is named here. In the repository that trained
-this model, the last line of the following names it. That commit's `dvc.lock` has the hashes of all that came before.
+this model, the last line of the following names the commit that first recorded its evaluation. That commit's `dvc.lock`
+has the hashes of all that came before.
 
 ```sh
 git log --oneline -S{evidence.run_md5} -- dvc.lock

@@ -190,7 +190,7 @@ class Export(Section):
     license: str
     preview_images: Positive
     styles: dict[Text, Text]
-    keywords: list[Text]
+    keywords: list[Annotated[str, Field(pattern=r"^[^,\s]([^,]*[^,\s])?$")]]  # a comma parts them in a prompt
 
 
 class Params(Section):

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from finetune.outputs import whole_file
+from finetune.errors import InputError
+from finetune.outputs import require_writable, whole_file
 from finetune.params import load_params
 from finetune.stage import run_stage
 from report.page import page
@@ -12,7 +13,10 @@ from report.page import page
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("report.html"))
-    out = parser.parse_args().out
+    out: Path = parser.parse_args().out
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name a file with --out, such as report.html")
+    require_writable(out)
     text = page(load_params())
     with whole_file(out) as partial:
         partial.write_text(text, encoding="utf-8")

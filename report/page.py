@@ -30,7 +30,7 @@ FIGURES = {  # by the key or its beginning: name, what better is if that is know
     "precision": ("precision", "higher", "drawn pictures that have a real one nearby: are they any good?"),
     "recall": ("recall", "higher", "real pictures that have a drawn one nearby: is all of it there?"),
     "density": ("density", "higher", "precision that one odd picture cannot change; about 1 for equal sets"),
-    "coverage": ("coverage", "higher", "recall that one odd picture cannot change; about 0.97 for equal sets"),
+    "coverage": ("coverage", "higher", "recall that one odd picture cannot change; about {equal:.2f} for equal sets"),
     "cmmd": ("CMMD", "lower", "CLIP's distance between the sets; 0 for equal ones"),
     "clip": ("CLIPScore", "higher", "whether pictures show what their captions say, by CLIP; 100 at most"),
 }
@@ -61,7 +61,7 @@ def page(params: Params, root: Path = Path()) -> str:
         grounding=grounding,
         protocol=protocol,
         rungs={rung: RUNG_NOTES[rung] for rung in RUNGS},
-        figures=_figures(fid),
+        figures=_figures(fid, params.fid.density_neighbors),
         verdict=verdict(fid, train),
         by_n=_chart(by_n, "n", "pictures on each side", "distance", RUNGS),
         by_timestep=_chart(validation, "step", "optimizer steps", "held-out loss", _bins(validation)),
@@ -115,17 +115,19 @@ def _meaning(key: str) -> tuple[str, str, str]:
     return FIGURES.get(key) or FIGURES.get(key.split("_")[0]) or (key, "", "")
 
 
-def _figures(fid: dict[str, Any]) -> list[dict[str, Any]]:
+def _figures(fid: dict[str, Any], neighbors: int) -> list[dict[str, Any]]:
     """Those with a deviation, the one to quote first."""
     keys = [key for key in fid["base"] if f"{key}_sd" in fid["base"]]
     order, headline = [*FIGURES.values()], fid["protocol"]["headline"]
     known = [key for meaning in order for key in keys if _meaning(key) == meaning]
     keys = [headline, *(key for key in known if key != headline), *(key for key in keys if key not in known)]
-    return [_figure(key, fid) for key in keys]
+    equal = 1 - 2**-neighbors  # coverage of as many pictures drawn from the same distribution
+    return [_figure(key, fid, equal) for key in keys]
 
 
-def _figure(key: str, fid: dict[str, Any]) -> dict[str, Any]:
+def _figure(key: str, fid: dict[str, Any], equal: float) -> dict[str, Any]:
     name, better, meaning = _meaning(key)
+    meaning = meaning.format(equal=equal)
     having = [rung for rung in RUNGS if {key, f"{key}_sd"} <= fid[rung].keys()]
     values = {rung: (fid[rung][key], fid[rung][f"{key}_sd"]) for rung in having}
     return {"name": name, "better": better, "meaning": meaning, "scores": values, "chart": bars(values)}

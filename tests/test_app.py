@@ -18,13 +18,14 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import png_metadata
-from app.drawing import draw, finished
+from app.drawing import draw
 from app.model import load_model
 from app.request import Request
 from app.serve import credentials
 from finetune.errors import InputError
 from finetune.params import load_params
 from tests.app_server import AppServer
+from tests.test_drawing import finished
 from tests.test_request import GOOD
 from tests.tiny_run import PROMPTS, make_tiny_run
 

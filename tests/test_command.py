@@ -145,3 +145,22 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         busy.listen()
         port = str(busy.getsockname()[1])
         assert failure(monkeypatch, "--port", port).startswith(f"error: port {port} cannot be used")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fault"),
+    [
+        ("--port", "99999", "--port is 99,999: it must lie between 0 and 65,535."),
+        ("--port", "-1", "--port is -1: it must lie"),
+        ("--queue", "0", "--queue is 0: it must lie between 1 and"),
+        ("--queue", "-1", "--queue is -1: it must lie"),
+        ("--time-limit", "nan", "--time-limit is nan: it must lie between 1 and inf."),
+        ("--time-limit", "0", "--time-limit is 0: it must lie"),
+        ("--per-minute", "-1", "--per-minute is -1: it must lie between 0 and"),
+    ],
+)
+def test_a_limit_that_is_none_is_named_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str, value: str, fault: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert failure(monkeypatch, f"{option}={value}").startswith(f"error: {fault}")

@@ -1,6 +1,6 @@
 """app.drawing: the pipeline's own pixels, one step at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from app.drawing import SCHEDULERS, Picture, Step, draw, finished
+from app.drawing import SCHEDULERS, Picture, Step, draw
 from app.request import SCHEDULERS as NAMES
 from app.request import Request
 from finetune.errors import InputError
@@ -40,6 +40,10 @@ def called(pipeline: StableDiffusionPipeline, request: Request) -> np.ndarray:
             height=request.height,
         ).images[0]
     )
+
+
+def finished(steps: Iterator[Step | Picture]) -> Picture:
+    return next(step for step in steps if isinstance(step, Picture))
 
 
 def changed(**values: Any) -> Request:

@@ -189,6 +189,7 @@ def test_the_card_tells_what_the_model_was_made_from_by_the_hashes_of_dvc_lock(
     card = (tiny_export / "README.md").read_text()
     for path, md5 in tiny_run.evidence.made_from.items():
         assert f"| `{path}` | `{md5}` |" in card
+    assert "names the commit that first recorded its evaluation" in card  # which exports of other names share
     assert f"git log --oneline -S{tiny_run.evidence.made_from['metrics/fid.json']} -- dvc.lock" in card
 
 

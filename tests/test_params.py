@@ -78,6 +78,9 @@ def test_a_missing_key_is_named(file: Path) -> None:
         ("ema_decay", "1.0", "less than 1"),
         ("mixed_precision", "fp32", "'no', 'fp16' or 'bf16'"),
         ("max_captions", "[5]", "tokenize.max_captions is [5]"),
+        ("keywords", "[in Paris, 'sharp, bright']", "export.keywords.1 is 'sharp, bright'"),
+        ("keywords", "[' in Paris']", "export.keywords.0 is ' in Paris'"),
+        ("keywords", "['']", "export.keywords.0 is ''"),
         ("name", "a name/with a slash", "export.name is 'a name/with a slash'"),
     ],
 )

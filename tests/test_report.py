@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from finetune import paths
+from finetune.errors import InputError
 from finetune.figures import LARGEST
 from finetune.params import load_params
+from report.__main__ import main
 from report.charts import bars, lines
 from report.page import measured, number, page, verdict
 
@@ -148,6 +150,35 @@ def test_figures_of_every_name_have_their_chart(root: Path) -> None:
     assert [re.sub(r"<.*", "", title).strip() for title in titles] == [
         "KID", "64 features", "Frechet distance", "precision", "recall", "density", "coverage", "mind",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("neighbors", "coverage"), [(5, "0.97"), (3, "0.88"), (1, "0.50")])
+def test_the_coverage_of_equal_sets_is_that_of_the_neighbors_asked_for(
+    root: Path, neighbors: int, coverage: str
+) -> None:
+    params = load_params()
+    fid = params.fid.model_copy(update={"density_neighbors": neighbors})
+    assert f"; about {coverage} for equal sets" in page(params.model_copy(update={"fid": fid}), root)
+
+
+@pytest.mark.parametrize(
+    ("out", "fault"),
+    [
+        (".", ".: is a folder; name a file with --out, such as report.html"),
+        ("folder", "folder: is a folder; name a file with --out, such as report.html"),
+        ("file/report.html", "file/report.html: cannot be written: file: Not a directory"),
+    ],
+)
+def test_a_place_that_takes_no_page_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, out: str, fault: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["report", "--out", out])
+    with pytest.raises(InputError) as refused:
+        main()
+    assert str(refused.value).replace(f"{tmp_path}/", "") == fault
 
 
 def test_charts_are_drawn_at_the_limits_of_what_is_read() -> None:

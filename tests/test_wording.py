@@ -26,6 +26,24 @@ def test_a_style_is_how_the_prompt_begins(prompt: str, style: str, edited: str) 
     assert style_of(edited, STYLES) == style
 
 
+@pytest.mark.parametrize("start", ["A photo of", "PHOTO:", "a photo of"])
+def test_a_style_may_begin_with_capitals(start: str) -> None:
+    styles = {"photo": start, "drawing": "A Drawing of"}
+    for prompt in ("two stars", f"{start} two stars", f"{start.upper()} two stars", "A drawing of two stars"):
+        edited = with_style(prompt, "photo", styles)
+        assert (edited, style_of(edited, styles)) == (f"{start} two stars", "photo")
+        assert with_style(edited, AS_WRITTEN, styles) == "two stars"
+
+
+@pytest.mark.parametrize("written", ["in Paris", "in paris", "IN PARIS"])
+def test_a_keyword_with_capitals_comes_and_goes(written: str) -> None:
+    keywords = ["in Paris", "close-up"]
+    assert with_keywords("a dog", ["in Paris"], keywords) == "a dog, in Paris"
+    assert keywords_of(f"a dog, {written}", keywords) == ["in Paris"]
+    assert with_keywords(f"a dog, {written}", ["in Paris"], keywords) == f"a dog, {written}"
+    assert with_keywords(f"a dog, {written}", ["close-up"], keywords) == "a dog, close-up"
+
+
 @pytest.mark.parametrize(
     ("prompt", "chosen", "edited"),
     [
