@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from finetune.base_model import configuration
 from finetune.errors import InputError
 from finetune.latents import MANIFEST, vae_sha256
 
@@ -13,7 +14,7 @@ def check_match(tokens: Path, latents: dict[str, Path], base: Path) -> None:
     captions hold tokens that the text encoder lacks. latents: data set -> its folder.
     """
     described = _json(tokens / MANIFEST)
-    known = _json(base / "text_encoder" / "config.json")["vocab_size"]
+    known = configuration(base, "text_encoder")["vocab_size"]
     if described["vocab_size"] > known:
         raise InputError(
             f"{tokens}: its tokenizer knows {described['vocab_size']} tokens, {base / 'text_encoder'} {known}; "
