@@ -34,6 +34,7 @@ PLUMBING = {
     "params",
     "paths",
     "errors",
+    "intact",
     "outputs",
     "parallel",
     "ray_cluster",
