@@ -21,7 +21,6 @@ from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.finished import Finished, finished_key
 from finetune.latents import MANIFEST, encode_moments, load_encoder, shard_name, vae_sha256
-from finetune.models import load_vae
 from finetune.outputs import whole_directory, write_json
 from finetune.parallel import model_pool
 from finetune.shards import INDEX, read_rows, read_shard
@@ -56,7 +55,6 @@ def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> No
     Shards that an earlier run finished, before it was killed or before others changed, are taken over.
     Raises InputError for an image whose latents are not finite and a shard that is not the one of the index.
     """
-    scaling_factor = load_vae(vae_folder).config.scaling_factor
     listed = list(image_shards(images / INDEX))
     keys, files = [], []
     with whole_directory(out) as folder:
@@ -73,7 +71,6 @@ def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> No
                 bar.update(shard.images)
         manifest = {
             "index_sha256": sha256_of(images / INDEX),
-            "scaling_factor": scaling_factor,
             "shards": files,
             "vae_sha256": job.vae_sha256,
         }
