@@ -10,8 +10,8 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from finetune.locks import exclusive_lock
 from finetune.repository import repository_root
 
 FINISHED = "finished"
+PACKAGES = ("accelerate", "bitsandbytes", "diffusers", "numpy", "peft", "torch", "transformers")  # that make the steps
 
 
 def run_key(determinants: dict[str, Any], files: list[Path]) -> str:
@@ -31,12 +32,18 @@ def run_key(determinants: dict[str, Any], files: list[Path]) -> str:
     ours = ("finetune", "stages", "__main__")
     loaded = {name: getattr(sys.modules[name], "__file__", None) for name in list(sys.modules) if name.startswith(ours)}
     content = {
-        "versions": {name: version(name) for name in ("accelerate", "diffusers", "torch", "transformers")},
+        "versions": {package: _version(package) for package in PACKAGES},
         "determinants": determinants,
         "code": {name: sha256_of(Path(file)) for name, file in sorted(loaded.items()) if file},
         "files": {str(file): sha256_of(file) for file in sorted(files)},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _version(package: str) -> str | None:
+    with suppress(PackageNotFoundError):  # bitsandbytes is optional
+        return version(package)
+    return None
 
 
 class Checkpoints:

@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from finetune import arrays, models, paths, shards, threads
 from finetune import latents as encoding
-from finetune import models, paths, shards, threads
 from finetune.arrays import array_writer
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
@@ -27,8 +27,9 @@ from finetune.shards import INDEX, read_rows, read_shard
 from finetune.stage import run_stage
 from finetune.threads import one_thread_each
 
-MAKERS = (__file__, encoding.__file__, models.__file__, shards.__file__, threads.__file__)  # what a shard's bytes
-PACKAGES = ("diffusers", "numpy", "pillow", "torch")  # come from, with these packages
+# what a shard's bytes come from
+MAKERS = (__file__, arrays.__file__, encoding.__file__, models.__file__, shards.__file__, threads.__file__)
+PACKAGES = ("diffusers", "numpy", "pillow", "torch")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ rerun, and one too many would retrain for nothing.
 """
 
 import ast
+import importlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ SECTION_OF = {
     "reconstruct": "generate",
     "features": "fid",
 }
-# What no result depends on; a change there reruns nothing.
+# What decides on no figure, picture or weight; how a file is laid out (outputs) is no reason to train again either.
+# A change there reruns nothing.
 PLUMBING = {
     "__init__",
     "allocator",
@@ -52,6 +54,12 @@ PLUMBING = {
     "locks",
     "progress",
     "stopping",
+}
+# Of what a stage uses, that which decides on no byte of a shard beside what its key holds already, such as a seed.
+OUTSIDE_OF_KEYS = {
+    "generate": {"checksums", "finished", "nonfinite", "seeding"},
+    "latents": {"checksums", "finished", "nonfinite", "tokenizer"},
+    "preprocess": {"checksums", "coco", "finished", "flickr8k", "formats", "imagefolder"},
 }
 SOLE_IMPORTERS = {
     "bitsandbytes": "finetune/optimizers.py",
@@ -170,6 +178,13 @@ def test_a_stage_runs_its_module(stage: Stage) -> None:
 def test_a_stage_depends_on_exactly_the_code_it_uses(stage: Stage) -> None:
     listed = {dep for dep in stage.deps if dep.endswith(".py")}
     assert listed == {f"stages/{stage.module}.py", *(f"finetune/{name}.py" for name in modules_behind(stage.source))}
+
+
+@pytest.mark.parametrize("module", OUTSIDE_OF_KEYS)
+def test_a_kept_shard_s_key_names_all_code_that_decides_on_its_bytes(module: str) -> None:
+    stage = importlib.import_module(f"stages.{module}")
+    made_by = {Path(file).stem for file in stage.MAKERS if Path(file).parent.name == "finetune"}
+    assert made_by == modules_behind(ROOT / "stages" / f"{module}.py") - OUTSIDE_OF_KEYS[module]
 
 
 @each_stage

@@ -39,6 +39,15 @@ def test_the_key_tells_code_and_library_versions_apart(monkeypatch: pytest.Monke
     assert run_key({}, []) != key
 
 
+@pytest.mark.parametrize("package", ["bitsandbytes", "numpy", "peft", "torch"])
+def test_the_key_tells_the_version_of_each_library_apart_that_makes_a_step(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, known = run_key({}, []), resume.version
+    monkeypatch.setattr(resume, "version", lambda name: "another" if name == package else known(name))
+    assert run_key({}, []) != key
+
+
 def test_the_newest_checkpoint_is_the_one_to_go_on_from_and_the_only_one() -> None:
     with exclusive("abc") as checkpoints:
         for step in (5, 10, 1000):
