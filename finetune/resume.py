@@ -46,6 +46,11 @@ def _version(package: str) -> str | None:
     return None
 
 
+def checkpoint_bytes(learned: int, optimizer: int) -> int:
+    """Of what a training keeps here: two resume points (weights, averages, optimizer's state) and the best averages."""
+    return 2 * (2 * learned + optimizer) + learned
+
+
 class Checkpoints:
     """The resume points of one run, and the averaged weights that did best so far."""
 
@@ -85,13 +90,13 @@ class Checkpoints:
                 other.unlink()
 
     def require_space(self, size: int) -> None:
-        """Raises InputError where a checkpoint of `size` bytes has no room beside the one that it will follow."""
-        held = sum(file.stat().st_size for file in self._files("step"))
+        """Raises InputError where `size` bytes, less those that are here already, do not fit on the disk."""
+        needed = size - sum(file.stat().st_size for file in (*self._files("step"), *self._files("best")))
         free = shutil.disk_usage(self.folder).free
-        if free < 2 * size - held:
+        if free < needed:
             raise InputError(
-                f"{self.folder}: {free / 2**30:.1f} GiB free, but two checkpoints of this run take "
-                f"{2 * size / 2**30:.1f} GiB; free some"
+                f"{self.folder}: {free / 2**30:.1f} GiB free, but checkpoints and weights of this run take "
+                f"{needed / 2**30:.1f} GiB; free some"
             )
 
     def finish(self) -> None:

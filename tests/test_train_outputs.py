@@ -22,6 +22,7 @@ from finetune.checkpoint import load_checkpoint
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.models import LORA, load_pipeline
+from finetune.resume import Checkpoints
 from finetune.training import Trainer
 from stages.train import train
 from tests.steered_training import interrupted_at, script_looks
@@ -146,8 +147,20 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused_at_once(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     monkeypatch.setattr(Trainer, "step", None)
-    with pytest.raises(InputError, match=r"0\.0 GiB free, but two checkpoints of this run take"):
+    with pytest.raises(InputError, match=r"0\.0 GiB free, but checkpoints and weights of this run take"):
         trained()
+
+
+@pytest.mark.parametrize("change", [{}, {"text_encoder_lr": 1e-4}, {"lora_rank": 2}], ids=["unet", "text", "lora"])
+def test_the_room_that_is_asked_for_is_that_of_two_checkpoints_the_best_and_what_is_written(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, float]
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Checkpoints, "require_space", lambda _, size: asked.append(size))
+    trained(epochs=1, validation_steps=2, **change)
+    written = [(2, "root/**/step-*"), (1, "root/**/best-*"), (1, "out/models/**/*.safetensors")]
+    sizes = [times * file.stat().st_size for times, pattern in written for file in tmp_path.glob(pattern)]
+    assert asked == [pytest.approx(sum(sizes), rel=0.1)]  # files have headers
 
 
 def test_an_output_that_cannot_be_written_is_named_before_the_first_step(trained: Trained, tmp_path: Path) -> None:
