@@ -83,6 +83,8 @@ def train(
             if first == 0:
                 watch.look(0)
             run_steps(trainer, history, first, watch)
+            if not history.losses:
+                raise InputError("train: every step overflowed in fp16; set train.mixed_precision to bf16")
             with whole_directory(tuned) as partial:
                 save_weights(trainer.averaged, base, params, partial / "last")
                 trainer.averaged.load_learned(checkpoints.load_best(history.best_step))
@@ -182,8 +184,6 @@ def save_weights(averaged: Denoiser, base: Path, params: Train, folder: Path) ->
 
 
 def write_records(trainer: Trainer, history: History, grids: Path, metrics: Path, curves: Path, samples: Path) -> None:
-    if not history.losses:
-        raise InputError("train: every step overflowed in fp16; set train.mixed_precision to bf16")
     first, last = history.validations[0], history.validations[-1]
     best = next(row for row in history.validations if row["step"] == history.best_step)
     with whole_directory(samples) as partial:

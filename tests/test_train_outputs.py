@@ -163,6 +163,15 @@ def test_the_room_that_is_asked_for_is_that_of_two_checkpoints_the_best_and_what
     assert asked == [pytest.approx(sum(sizes), rel=0.1)]  # files have headers
 
 
+def test_a_run_without_a_single_step_keeps_what_was_there(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "row", lambda *_: {})
+    with pytest.raises(InputError, match=r"every step overflowed in fp16; set train\.mixed_precision to bf16"):
+        trained(epochs=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_that_cannot_be_written_is_named_before_the_first_step(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where a folder should be")
     with pytest.raises(InputError, match=rf"^{tmp_path}/out/models/tuned: cannot be written: .*Not a directory$"):
