@@ -9,12 +9,14 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from finetune.base_model import check_base
 from finetune.denoiser import Denoiser
 from finetune.errors import InputError
 from finetune.gpu_rules import checkpoint_under
 from finetune.params import Base, Train
 from finetune.pixels import SIDE
 
+PARTS = ("text_encoder", "unet", "vae")
 KNOWN = {"hf://stable-diffusion-v1-5/stable-diffusion-v1-5": Path(__file__).parent / "architectures" / "sd15"}
 
 
@@ -50,27 +52,20 @@ class Architecture:
 def architecture_of(base: Base) -> Architecture:
     """Of a local folder its own, of a model on a hub the one known here.
 
-    Raises InputError for one that is neither.
+    Raises InputError for one that is neither, and for one that cannot be trained here.
     """
     if base.location in KNOWN:
         folder = KNOWN[base.location]
-        return Architecture(*(_json(folder / f"{part}.json") for part in ("text_encoder", "unet", "vae")))
+        return Architecture(*(json.loads((folder / f"{part}.json").read_text()) for part in PARTS))
     if not Path(base.location).is_dir():
         raise InputError(
             f"fetch.base.location {base.location}: its architecture is known only once it is here; fetch it and plan "
             f"with the folder's path, or choose {' or '.join(KNOWN)}"
         )
-    return Architecture(*(_json(Path(base.location, part, "config.json")) for part in ("text_encoder", "unet", "vae")))
+    parts = check_base(Path(base.location))
+    return Architecture(*(parts[part] for part in PARTS))
 
 
 def half_of(train: Train) -> torch.dtype | None:
     """What a GPU computes in where it may; None for fp32 throughout."""
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(train.mixed_precision)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not a part of a model in diffusers layout: {error}") from None
-    return content

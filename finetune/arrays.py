@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from finetune.errors import InputError
+from finetune.intact import intact
 
 
 @contextmanager
@@ -33,12 +33,10 @@ def array_writer(path: Path, dtype: DTypeLike) -> Iterator[Callable[[NDArray[Any
         _write_header(file, dtype, (count, *(row or ())))  # not longer: numpy leaves room for the first axis to grow
 
 
-def read_array(path: Path, remedy: str, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
-    """Raises InputError, which ends in `remedy`, where the file holds no whole array of numbers."""
-    try:
+def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+    """Raises InputError where the file holds no whole array of numbers."""
+    with intact(path):
         array: NDArray[Any] = np.load(path, mmap_mode=mmap_mode)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a whole .npy file ({error}); {remedy}") from None
     return array
 
 

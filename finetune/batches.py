@@ -4,7 +4,6 @@ Nothing here has a state, so a run that is stopped anywhere goes on with the ver
 any number of processes that share the global batch.
 """
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -13,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.arrays import read_array
+from finetune.intact import load_json
 from finetune.latents import MANIFEST, LatentCache
 from finetune.seeding import derive_seed, generator
+from finetune.shards import read_rows
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,9 @@ class CaptionedLatents:
 
     def __init__(self, tokens: Path, latents: dict[str, Path]) -> None:
         """latents: data set -> its folder. That they belong to the tokens is `check_match`'s to know."""
-        self.rows: list[dict[str, Any]] = pq.read_table(tokens / "images.parquet").to_pylist()
-        self.token_ids: NDArray[np.uint16] = read_array(
-            tokens / "ids.npy", "remove it and run `dvc repro tokenize`", mmap_mode="r"
-        )
-        self.empty_ids: list[int] = json.loads((tokens / MANIFEST).read_text())["empty"]
+        self.rows: list[dict[str, Any]] = list(read_rows(tokens / "images.parquet"))
+        self.token_ids: NDArray[np.uint16] = read_array(tokens / "ids.npy", mmap_mode="r")
+        self.empty_ids: list[int] = load_json(tokens / MANIFEST)["empty"]
         in_order = [latents[dataset] for dataset, _ in groupby(self.rows, itemgetter("dataset"))]
         self._caches = [LatentCache(folder) for folder in in_order]
         self._starts = np.cumsum([0, *map(len, self._caches)])

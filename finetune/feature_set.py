@@ -1,6 +1,5 @@
 """Features on disk: the pictures they are of, and by what protocol they were made."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from finetune.arrays import read_array
+from finetune.intact import load_json
 from finetune.outputs import whole_directory, write_json
 from finetune.shards import INDEX, read_index, write_index
 
@@ -71,10 +71,5 @@ def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
 
 
 def read_feature_set(folder: Path) -> FeatureSet:
-    protocol = json.loads((folder / PROTOCOL).read_text())
-
-    def read(name: str) -> NDArray[np.float32]:
-        return read_array(folder / name, f"remove {folder} and run `dvc repro`")
-
-    optional = (read(name) if (folder / name).exists() else None for name in OPTIONAL)
-    return FeatureSet(read_index(folder), read(FEATURES), protocol, *optional)
+    optional = (read_array(folder / name) if (folder / name).exists() else None for name in OPTIONAL)
+    return FeatureSet(read_index(folder), read_array(folder / FEATURES), load_json(folder / PROTOCOL), *optional)

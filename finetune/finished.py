@@ -20,6 +20,7 @@ from finetune.checksums import sha256_of
 from finetune.outputs import whole_file, write_json
 from finetune.repository import repository_root
 
+PLACED = ".placed"  # beside a file that a complete run used
 Note = dict[str, Any]  # JSON; "sha256" is of the file that the note is about
 
 
@@ -72,11 +73,17 @@ class Finished:
             if file.stem not in keys:
                 file.unlink(missing_ok=True)
 
-    def drop(self, keys: Collection[str]) -> None:
-        """Remove what a run that is now complete has kept, and nothing of others."""
+    def keep_until_next(self, keys: Collection[str]) -> None:
+        """As `keep_only`, but of a run that is not complete, such as another experiment's, nothing is removed.
+
+        What this run used stays until another completes: DVC may be killed before it has stored the output.
+        """
+        for marker in self._folder.glob(f"*{PLACED}"):
+            if marker.stem not in keys:
+                for file in (marker, self._folder / marker.stem, self._note(marker.stem)):
+                    file.unlink(missing_ok=True)
         for key in keys:
-            (self._folder / key).unlink(missing_ok=True)
-            self._note(key).unlink(missing_ok=True)
+            (self._folder / key).with_suffix(PLACED).touch()
 
     def _note(self, key: str) -> Path:
         return self._folder / f"{key}.json"

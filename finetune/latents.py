@@ -3,7 +3,6 @@
 The only place that applies the scaling factor (0.18215 for Stable Diffusion 1.x).
 """
 
-import json
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path, PurePath
@@ -17,6 +16,7 @@ from torch import Tensor
 from finetune.arrays import read_array
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
+from finetune.intact import load_json
 from finetune.models import load_vae
 
 MANIFEST = "manifest.json"
@@ -65,7 +65,7 @@ class LatentCache:
 
     def __init__(self, folder: Path) -> None:
         """Raises InputError where a shard is not as long as the manifest says, or no shard at all."""
-        shards = json.loads((folder / MANIFEST).read_text())["shards"]
+        shards = load_json(folder / MANIFEST)["shards"]
         self._shards = [_open_shard(folder / shard["file"], shard["images"]) for shard in shards]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
 
@@ -79,7 +79,7 @@ class LatentCache:
 
 
 def _open_shard(path: Path, images: int) -> NDArray[np.float16]:
-    shard: NDArray[np.float16] = read_array(path, "remove it and run `dvc repro latents`", mmap_mode="r")
+    shard: NDArray[np.float16] = read_array(path, mmap_mode="r")
     if len(shard) != images:
         raise InputError(f"{path}: latents of {len(shard)} images, not of {images}; remove it, `dvc repro latents`")
     return shard

@@ -8,14 +8,13 @@ from diffusers import AutoencoderKL
 
 from finetune.architecture import Architecture, half_of
 from finetune.denoiser import Denoiser
+from finetune.optimizers import optimizer_bytes
 from finetune.params import Train
 from finetune.traces import Trace, trace_drawing, trace_training_step
 
 # CUDA's context, libraries and workspaces, and what the allocator cannot use between its blocks: not traceable,
 # so an allowance.
 ALLOWANCE = 2**30
-BLOCK = 256  # weights that share a scale in an optimizer state of 8 bits (bitsandbytes)
-SMALL = 4096  # fewer weights than that keep a state of 32 bits there
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,6 @@ def lasting_bytes(denoiser: Denoiser, vae: AutoencoderKL, train: Train) -> tuple
     learned = [*denoiser.learned().values()]
     state = sum(optimizer_bytes(weight.numel(), train.optimizer) for weight in learned)
     return size_of(denoiser) + size_of(vae), state, sum(weight.nbytes for weight in learned)
-
-
-def optimizer_bytes(weights: int, kind: str) -> int:
-    """Of one tensor: two moments of every weight and, for AdamW in fp32, a count of steps."""
-    if kind == "adamw-8bit" and weights >= SMALL:
-        return 2 * (weights + 4 * -(-weights // BLOCK))
-    return 2 * 4 * weights + 4
 
 
 def remedies(train: Train) -> Iterator[dict[str, object]]:

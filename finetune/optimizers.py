@@ -7,6 +7,9 @@ import torch
 
 from finetune.errors import InputError
 
+BLOCK = 256  # weights that share a scale in an optimizer state of 8 bits (bitsandbytes)
+SMALL = 4096  # fewer weights than that keep a state of 32 bits there
+
 
 def make_optimizer(kind: str, groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter, 2017): plain, in one fused kernel, or with a state of 8 bits (Dettmers et al., 2021).
@@ -23,6 +26,13 @@ def make_optimizer(kind: str, groups: list[dict[str, Any]], weight_decay: float)
             "`pip install bitsandbytes`, or choose adamw-fused"
         ) from None
     return AdamW8bit(groups, weight_decay=weight_decay)
+
+
+def optimizer_bytes(weights: int, kind: str) -> int:
+    """Of one tensor: two moments of every weight and, for AdamW in fp32, a count of steps."""
+    if kind == "adamw-8bit" and weights >= SMALL:
+        return 2 * (weights + 4 * -(-weights // BLOCK))
+    return 2 * 4 * weights + 4
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, steps: int) -> float:

@@ -72,8 +72,15 @@ def _cluster_map(address: str, on_gpu: bool) -> AbstractContextManager[OrderedMa
     return cluster_map(address, on_gpu)
 
 
+def _cores() -> int:
+    """Those that this process may use: fewer than the machine's under taskset, SLURM and in many containers."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _workers() -> int:
-    text = os.environ.get("WORKERS") or str(os.cpu_count() or 1)
+    text = os.environ.get("WORKERS") or str(_cores())
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"the environment variable WORKERS is {text!r}; give a count of processes, or unset it")
     return int(text)

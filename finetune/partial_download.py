@@ -49,7 +49,7 @@ class PartialDownload:
     def version(self) -> Version | None:
         try:
             return json.loads(self._version.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # or cut short by a power cut
             return None
 
     @property

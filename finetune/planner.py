@@ -20,8 +20,9 @@ from finetune.memory import ALLOWANCE, Memory, first_that_fits, training_memory
 from finetune.params import Params, load_params
 from finetune.paths import PARAMS
 from finetune.remote_guard import refuse_large_run
+from finetune.resume import checkpoint_bytes
 from finetune.stage import run_stage
-from finetune.stage_plan import StagePlan, checkpoint_bytes, downloads, stage_plans, training_steps, units_of
+from finetune.stage_plan import StagePlan, downloads, stage_plans, training_steps, units_of
 
 GIB = 2**30
 HOUR = 3600
@@ -55,7 +56,7 @@ def plan(params: Params, device: Device) -> Plan:
     memory, step = training_memory(architecture, params.train)
     steps = training_steps(params, images, step)
     stages = stage_plans(params, images, architecture.latent_shape, units, costs, steps)
-    temporary = checkpoint_bytes(memory)
+    temporary = checkpoint_bytes(memory.average, memory.optimizer)
     disk = round(2 * sum(stage.cost.bytes for stage in stages) + temporary)
     sections = [
         _table(

@@ -10,8 +10,8 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from finetune.locks import exclusive_lock
 from finetune.repository import repository_root
 
 FINISHED = "finished"
+PACKAGES = ("accelerate", "bitsandbytes", "diffusers", "numpy", "peft", "torch", "transformers")  # that make the steps
 
 
 def run_key(determinants: dict[str, Any], files: list[Path]) -> str:
@@ -31,12 +32,23 @@ def run_key(determinants: dict[str, Any], files: list[Path]) -> str:
     ours = ("finetune", "stages", "__main__")
     loaded = {name: getattr(sys.modules[name], "__file__", None) for name in list(sys.modules) if name.startswith(ours)}
     content = {
-        "versions": {name: version(name) for name in ("accelerate", "diffusers", "torch", "transformers")},
+        "versions": {package: _version(package) for package in PACKAGES},
         "determinants": determinants,
         "code": {name: sha256_of(Path(file)) for name, file in sorted(loaded.items()) if file},
         "files": {str(file): sha256_of(file) for file in sorted(files)},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _version(package: str) -> str | None:
+    with suppress(PackageNotFoundError):  # bitsandbytes is optional
+        return version(package)
+    return None
+
+
+def checkpoint_bytes(learned: int, optimizer: int) -> int:
+    """Of what a training keeps here: two resume points (weights, averages, optimizer's state) and the best averages."""
+    return 2 * (2 * learned + optimizer) + learned
 
 
 class Checkpoints:
@@ -78,13 +90,13 @@ class Checkpoints:
                 other.unlink()
 
     def require_space(self, size: int) -> None:
-        """Raises InputError where a checkpoint of `size` bytes has no room beside the one that it will follow."""
-        held = sum(file.stat().st_size for file in self._files("step"))
+        """Raises InputError where `size` bytes, less those that are here already, do not fit on the disk."""
+        needed = size - sum(file.stat().st_size for file in (*self._files("step"), *self._files("best")))
         free = shutil.disk_usage(self.folder).free
-        if free < 2 * size - held:
+        if free < needed:
             raise InputError(
-                f"{self.folder}: {free / 2**30:.1f} GiB free, but two checkpoints of this run take "
-                f"{2 * size / 2**30:.1f} GiB; free some"
+                f"{self.folder}: {free / 2**30:.1f} GiB free, but checkpoints and weights of this run take "
+                f"{needed / 2**30:.1f} GiB; free some"
             )
 
     def finish(self) -> None:

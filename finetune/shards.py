@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.errors import InputError
+from finetune.intact import intact
 
 INDEX = "index.parquet"
 T = TypeVar("T")
@@ -37,7 +38,7 @@ def read_shard(path: Path, wanted: Container[str] | None = None) -> Iterator[tup
     """Name and pixels, RGB `uint8 [height, width, 3]`, of the members that are wanted or all, in the shard's order, one
     at a time; no other is decoded.
     """
-    with tarfile.open(path) as tar:
+    with intact(path), tarfile.open(path, "r:") as tar:
         for info in tar:
             if wanted is None or info.name in wanted:
                 file = tar.extractfile(info)
@@ -78,7 +79,7 @@ def read_rows(index: Path, columns: Sequence[str] | None = None) -> Iterator[Row
 def read_batches(index: Path, columns: Sequence[str] | None = None) -> Iterator[list[Row]]:
     """The rows of an index, or some columns of them, in their order, a thousand at a time."""
     # each column ahead and on threads of its own would hold all of a large index in memory
-    with pq.ParquetFile(index, pre_buffer=False) as file:
+    with intact(index), pq.ParquetFile(index, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=1000, columns=columns, use_threads=False):
             yield batch.to_pylist()
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from finetune.allocator import keep_freed_memory
 from finetune.errors import InputError
 
-NO_SPACE = f"os error {errno.ENOSPC}"  # what safetensors says instead of an errno
+FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "no quota left on the disk"}
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # what torch says instead of a MemoryError
 NO_GPU_MEMORY = "CUDA out of memory"
 
@@ -43,10 +43,11 @@ def run_stage(work: Callable[[], None]) -> None:
 def _what_the_machine_lacks(error: Exception) -> str | None:
     """One line on what to do; None where the error is none of the machine's."""
     place, number = getattr(error, "filename", None) or "the output", getattr(error, "errno", None)
-    if number == errno.ENOSPC or NO_SPACE in str(error):
-        return f"no space left on the disk at {place}; free some and run again"
-    if number in (errno.EROFS, errno.EACCES):
-        return f"{place} cannot be written ({os.strerror(number)}); allow it and run again"
+    for code, fault in FULL.items():
+        if number == code or f"(os error {code})" in str(error):  # what safetensors says instead of an errno
+            return f"{fault} at {place}; free some and run again"
+    if number in (errno.EROFS, errno.EACCES):  # to write, or to read
+        return f"{place}: {os.strerror(number)}; allow it and run again"
     if isinstance(error, MemoryError) or NO_MEMORY in str(error):
         return "not enough memory; end other programs, or set WORKERS or the stage's batch size lower, and run again"
     if NO_GPU_MEMORY in str(error):

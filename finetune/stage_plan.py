@@ -9,7 +9,7 @@ from finetune.architecture import Architecture
 from finetune.batches import Schedule
 from finetune.data_costs import Cost, DataCosts
 from finetune.image_counts import Images, archive_bytes
-from finetune.memory import Memory, size_of
+from finetune.memory import size_of
 from finetune.params import Params
 from finetune.traces import Shape, Trace, trace_autoencoder, trace_forward
 from finetune.validation import BINS
@@ -120,11 +120,6 @@ def training_steps(params: Params, images: dict[str, Images], step: Trace) -> St
     train = params.train
     batch = train.batch_size * train.gradient_accumulation_steps
     return Steps(Schedule(train.seed, sum(each.train for each in images.values()), train.epochs, batch), step.flops)
-
-
-def checkpoint_bytes(memory: Memory) -> int:
-    """What a training keeps outside its outputs: two resume points and the best weights."""
-    return 2 * (memory.gradients + memory.average + memory.optimizer) + memory.average
 
 
 def _training_flops(params: Params, units: Units, steps: Steps) -> int:

@@ -1,6 +1,5 @@
 """Datacard: what the run trains on and validates with, as a page, a contact sheet and the figures behind both."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from finetune import paths
 from finetune.census import Census
 from finetune.data_card import data_card
+from finetune.intact import load_json
 from finetune.outputs import whole_directory, write_json
 from finetune.params import load_params
 from finetune.pictures import grid
@@ -33,7 +33,7 @@ def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
         censuses[row["dataset"]].add(row, used)
     left_out = _left_out(tokens)
     numbers: dict[str, Any] = {
-        "truncated": json.loads((tokens / "manifest.json").read_text())["truncated"],
+        "truncated": load_json(tokens / "manifest.json")["truncated"],
         "datasets": {
             dataset: census.numbers()
             | {"dropped": _dropped(images[dataset]), "left_out": dict(left_out.get(dataset, {}))}
@@ -48,14 +48,14 @@ def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
 
 
 def _dropped(images: Path) -> dict[str, int]:
-    report = json.loads((images / "drops.json").read_text())["dropped"]
+    report = load_json(images / "drops.json")["dropped"]
     return {reason: len(names) for reason, names in report.items()}
 
 
 def _left_out(tokens: Path) -> dict[str, Counter[str]]:
     """Data set -> reason -> how many."""
     counts: dict[str, Counter[str]] = {}
-    for reason, names in json.loads((tokens / "drops.json").read_text()).items():
+    for reason, names in load_json(tokens / "drops.json").items():
         for name in names:
             counts.setdefault(name.split("/")[0], Counter())[reason] += 1
     return counts

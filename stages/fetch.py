@@ -6,6 +6,7 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from finetune import paths
+from finetune.base_model import check_base
 from finetune.disk import local_bytes, local_mode
 from finetune.folder_archive import archive_folder
 from finetune.model_files import model_files
@@ -27,6 +28,7 @@ def fetch_files(archives: dict[str, Archive], folder: Path) -> None:
 
 def fetch_base(base: Base, folder: Path) -> None:
     _fetch(model_files(base.location, base.revision, base.sha256), folder)
+    check_base(folder)
 
 
 def _fetch(sources: list[Source], folder: Path) -> None:

@@ -69,7 +69,7 @@ def generate(
         of_shards = [rows[start : start + SHARD_IMAGES] for start in range(0, len(rows), SHARD_IMAGES)]
         keys = list(ordered_map(partial(draw_shard, job), of_shards))
         write_index(folder / INDEX, rows, SCHEMA)
-    finished.drop(keys)  # another experiment's may wait beside them
+    finished.keep_until_next(keys)
 
 
 def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:

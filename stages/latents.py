@@ -14,22 +14,22 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from finetune import arrays, models, paths, shards, threads
 from finetune import latents as encoding
-from finetune import models, paths, shards, threads
 from finetune.arrays import array_writer
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.finished import Finished, finished_key
 from finetune.latents import MANIFEST, encode_moments, load_encoder, shard_name, vae_sha256
-from finetune.models import load_vae
 from finetune.outputs import whole_directory, write_json
 from finetune.parallel import model_pool
 from finetune.shards import INDEX, read_rows, read_shard
 from finetune.stage import run_stage
 from finetune.threads import one_thread_each
 
-MAKERS = (__file__, encoding.__file__, models.__file__, shards.__file__, threads.__file__)  # what a shard's bytes
-PACKAGES = ("diffusers", "numpy", "pillow", "torch")  # come from, with these packages
+# what a shard's bytes come from
+MAKERS = (__file__, arrays.__file__, encoding.__file__, models.__file__, shards.__file__, threads.__file__)
+PACKAGES = ("diffusers", "numpy", "pillow", "torch")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> No
     Shards that an earlier run finished, before it was killed or before others changed, are taken over.
     Raises InputError for an image whose latents are not finite and a shard that is not the one of the index.
     """
-    scaling_factor = load_vae(vae_folder).config.scaling_factor
     listed = list(image_shards(images / INDEX))
     keys, files = [], []
     with whole_directory(out) as folder:
@@ -73,7 +72,6 @@ def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> No
                 bar.update(shard.images)
         manifest = {
             "index_sha256": sha256_of(images / INDEX),
-            "scaling_factor": scaling_factor,
             "shards": files,
             "vae_sha256": job.vae_sha256,
         }

@@ -45,7 +45,7 @@ SCHEMA = pa.schema(
     }
 )
 MAKERS = (__file__, pixels.__file__, reading.__file__, shards.__file__, zip_archive.__file__)
-PACKAGES = ("imagehash", "numpy", "pillow", "torch")  # what a shard's bytes come from, with these MAKERS
+PACKAGES = ("imagehash", "numpy", "pillow", "scipy", "torch")  # what a shard's bytes come from, with these MAKERS
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Where all data sets come together, training images that are among anyone's valid
 their row, without captions, so that rows and latents correspond and changing the rule encodes nothing again.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -81,7 +80,6 @@ def tokenize(images: Mapping[str, Path], tokenizer: Path, tokens: Path, metrics:
             "indexes": {dataset: sha256_of(images[dataset] / INDEX) for dataset in images},
             "truncated": counts["truncated"],
             "vocab_size": len(clip),
-            "tokenizer_sha256": _folder_sha256(tokenizer),
         }
         write_json(folder / "manifest.json", manifest)
     write_json(metrics, counts | {"dropped": {reason: len(names) for reason, names in dropped.items()}})
@@ -125,13 +123,6 @@ def _check_dropped(kept: int, dropped: dict[str, list[str]], most: float) -> Non
             f"params.yaml: tokenize leaves out {count} of {kept + count} images ({reasons}), more than "
             f"tokenize.max_dropped = {most} allows; lower tokenize.near_duplicate_bits or min_words, or raise it"
         )
-
-
-def _folder_sha256(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        digest.update(f"{path.name}\n{path.stat().st_size}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def main() -> None:

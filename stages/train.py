@@ -19,10 +19,11 @@ from finetune.kernels import choose_kernels
 from finetune.lora import merged, save_lora
 from finetune.matching import check_match
 from finetune.models import WEIGHTS, load_pipeline, load_unet
+from finetune.optimizers import optimizer_bytes
 from finetune.outputs import require_writable, whole_directory, whole_file, write_csv, write_json
 from finetune.params import Train, dotted, load_params
 from finetune.pictures import grid
-from finetune.resume import Checkpoints, exclusive, run_key
+from finetune.resume import Checkpoints, checkpoint_bytes, exclusive, run_key
 from finetune.sampling import sample_images
 from finetune.seeding import derive_seed
 from finetune.shards import spread
@@ -75,14 +76,15 @@ def train(
         if not main:
             run_steps(trainer, history, first, None)
             return
-        # weights, averages and the optimizer's two moments
-        checkpoints.require_space(4 * sum(weight.nbytes for weight in denoiser.learned().values()))
+        checkpoints.require_space(bytes_on_disk(denoiser, params))
         grids = checkpoints.folder / "samples"
         with tracked_run(experiment, git_tags() | input_tags(tokens, latents), training_id) as run:
             watch = Watch(trainer, history, checkpoints, run, looks(trainer, pipeline, run, grids))
             if first == 0:
                 watch.look(0)
             run_steps(trainer, history, first, watch)
+            if not history.losses:
+                raise InputError("train: every step overflowed in fp16; set train.mixed_precision to bf16")
             with whole_directory(tuned) as partial:
                 save_weights(trainer.averaged, base, params, partial / "last")
                 trainer.averaged.load_learned(checkpoints.load_best(history.best_step))
@@ -91,6 +93,15 @@ def train(
                 run.tag({f"sha256.tuned.{name}": sha256_of(file) for name, file in unets.items()})
             write_records(trainer, history, grids, metrics, curves, samples)
         checkpoints.finish()
+
+
+def bytes_on_disk(denoiser: Denoiser, params: Train) -> int:
+    """Of the checkpoints, and of `save_weights` for last and best."""
+    learned = denoiser.learned().values()
+    states = sum(optimizer_bytes(weight.numel(), params.optimizer) for weight in learned)
+    written = [denoiser.unet] if params.text_encoder_lr is None else [denoiser.unet, denoiser.text_encoder]
+    weights = sum(4 * weight.numel() for part in written for weight in part.parameters())
+    return checkpoint_bytes(sum(weight.nbytes for weight in learned), states) + 2 * weights
 
 
 def accelerator_of(params: Train) -> Accelerator:
@@ -173,8 +184,6 @@ def save_weights(averaged: Denoiser, base: Path, params: Train, folder: Path) ->
 
 
 def write_records(trainer: Trainer, history: History, grids: Path, metrics: Path, curves: Path, samples: Path) -> None:
-    if not history.losses:
-        raise InputError("train: every step overflowed in fp16; set train.mixed_precision to bf16")
     first, last = history.validations[0], history.validations[-1]
     best = next(row for row in history.validations if row["step"] == history.best_step)
     with whole_directory(samples) as partial:

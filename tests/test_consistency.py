@@ -5,6 +5,7 @@ rerun, and one too many would retrain for nothing.
 """
 
 import ast
+import importlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -27,13 +28,14 @@ SECTION_OF = {
     "reconstruct": "generate",
     "features": "fid",
 }
-# What no result depends on; a change there reruns nothing.
+# What decides on no figure, picture or weight, if on a file's layout (outputs); a change there reruns nothing.
 PLUMBING = {
     "__init__",
     "allocator",
     "params",
     "paths",
     "errors",
+    "intact",
     "outputs",
     "parallel",
     "ray_cluster",
@@ -51,6 +53,12 @@ PLUMBING = {
     "locks",
     "progress",
     "stopping",
+}
+# Of what a stage uses, that which decides on no byte of a shard beside what its key holds already, such as a seed.
+OUTSIDE_OF_KEYS = {
+    "generate": {"checksums", "finished", "nonfinite", "seeding"},
+    "latents": {"checksums", "finished", "nonfinite", "tokenizer"},
+    "preprocess": {"checksums", "coco", "finished", "flickr8k", "formats", "imagefolder"},
 }
 SOLE_IMPORTERS = {
     "bitsandbytes": "finetune/optimizers.py",
@@ -169,6 +177,12 @@ def test_a_stage_runs_its_module(stage: Stage) -> None:
 def test_a_stage_depends_on_exactly_the_code_it_uses(stage: Stage) -> None:
     listed = {dep for dep in stage.deps if dep.endswith(".py")}
     assert listed == {f"stages/{stage.module}.py", *(f"finetune/{name}.py" for name in modules_behind(stage.source))}
+
+
+@pytest.mark.parametrize(("module", "outside"), OUTSIDE_OF_KEYS.items())
+def test_a_kept_shard_s_key_names_all_code_that_decides_on_its_bytes(module: str, outside: set[str]) -> None:
+    stage = importlib.import_module(f"stages.{module}")
+    assert {Path(f).stem for f in stage.MAKERS if f != stage.__file__} == modules_behind(Path(stage.__file__)) - outside
 
 
 @each_stage

@@ -95,6 +95,17 @@ def test_the_base_model_is_brought_with_its_weights_verified(tmp_path: Path, tin
     assert (tmp_path / "base" / "tokenizer" / "tokenizer_config.json").exists()
 
 
+def test_a_base_that_cannot_be_trained_is_refused_before_anything_is_made_with_it(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    shutil.copytree(tiny_base, tmp_path / "own")
+    (tmp_path / "own" / "model_index.json").write_text("{}")
+    (tmp_path / "own" / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "sample"}')
+    weights = {path.relative_to(tiny_base).as_posix(): sha256_of(path) for path in tiny_base.rglob("*.safetensors")}
+    with pytest.raises(InputError, match=r"base/scheduler: prediction_type 'sample'"):
+        fetch_base(Base(location=str(tmp_path / "own"), revision=None, sha256=weights), tmp_path / "base")
+
+
 def test_flickr8k_in_one_archive_of_one_s_own_is_brought_like_its_two_original_ones(tmp_path: Path) -> None:
     (tmp_path / "downloaded.zip").write_bytes(CONTENT)
     checksum = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

@@ -103,6 +103,22 @@ def test_a_finished_run_leaves_only_what_it_used(finished: Finished, tmp_path: P
     assert finished.take("new", tmp_path / "b") is not None
 
 
+def test_a_complete_run_leaves_its_own_until_the_next_and_never_touches_what_was_killed(
+    finished: Finished, tmp_path: Path
+) -> None:
+    def taken() -> set[str]:
+        return {key for key in ("first", "second", "killed") if finished.take(key, tmp_path / "taken")}
+
+    for key in ("first", "second", "killed"):
+        finished.keep(key, tmp_path / key, make(tmp_path / key, key))
+    finished.keep_until_next({"first"})
+    assert taken() == {"first", "second", "killed"}
+    finished.keep_until_next({"second"})
+    assert taken() == {"second", "killed"}
+    finished.keep_until_next({"first"})
+    assert [path.name for path in (tmp_path / "kept" / "here").iterdir() if path.stem == "second"] == []
+
+
 def test_the_copies_that_dvc_experiments_run_in_share_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -128,6 +129,18 @@ def test_a_killed_run_goes_on_with_the_next_shard(
     assert len(drawn) == 4  # of 6: the first shard was there
     generate(images, tiny_base, None, tmp_path / "at_once")
     assert contents(tmp_path / "base") == contents(tmp_path / "at_once")
+
+
+def test_a_run_that_was_killed_before_dvc_stored_its_output_draws_nothing_again(
+    images: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = Finished(tmp_path / "finished")
+    generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, finished)
+    drawn = contents(tmp_path / "base")
+    shutil.rmtree(tmp_path / "base")  # as DVC does with an output that it has not recorded
+    monkeypatch.setattr(stage, "sample_images", None)
+    generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, finished)
+    assert contents(tmp_path / "base") == drawn
 
 
 def test_a_kept_shard_is_of_no_use_to_other_weights_or_settings(images: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_the_number_of_threads_changes_no_byte(
 
 def test_the_manifest_names_all_that_the_latents_were_made_from(encoded: Path, images: Path, tiny_base: Path) -> None:
     manifest = json.loads((encoded / "manifest.json").read_text())
+    assert manifest.keys() == {"index_sha256", "shards", "vae_sha256"}
     assert manifest["index_sha256"] == sha256_of(images / "coco" / INDEX)
     assert manifest["vae_sha256"] == vae_sha256(tiny_base / "vae")
     assert all(shard["sha256"] == sha256_of(encoded / shard["file"]) for shard in manifest["shards"])

@@ -11,7 +11,7 @@ from finetune.architecture import Architecture, architecture_of
 from finetune.checkpoint import optimizer_tensors
 from finetune.denoiser import Denoiser
 from finetune.diffusion import loss_per_sample
-from finetune.memory import first_that_fits, optimizer_bytes, training_memory
+from finetune.memory import first_that_fits, training_memory
 from finetune.models import load_text_encoder, load_unet, load_vae
 from finetune.optimizers import make_optimizer
 from finetune.params import Params, Train, load_params
@@ -98,12 +98,6 @@ def test_accumulating_holds_the_gradients_through_the_next_forward(architecture:
     )
     assert once.peak < twice.peak <= once.peak + twice.kept
     assert twice.flops == 2 * once.flops
-
-
-def test_a_state_of_8_bits_keeps_a_scale_per_block_and_small_tensors_whole() -> None:
-    assert optimizer_bytes(1 << 20, "adamw-fused") == 8 * (1 << 20) + 4
-    assert optimizer_bytes(1 << 20, "adamw-8bit") == 2 * (1 << 20) + 2 * 4 * (1 << 12)
-    assert optimizer_bytes(100, "adamw-8bit") == 2 * 4 * 100 + 4
 
 
 def test_the_cheapest_change_that_fits_is_found(architecture: Architecture, sample: Params) -> None:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
 from finetune.errors import InputError
-from finetune.optimizers import ema_decay, learning_rate, made_step, make_optimizer
+from finetune.optimizers import ema_decay, learning_rate, made_step, make_optimizer, optimizer_bytes
 
 
 def group() -> list[dict[str, list[torch.nn.Parameter]]]:
@@ -22,6 +22,12 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine_to_zero() -> None:
     assert rates[8] == pytest.approx(1.0)
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert learning_rate(12, peak=2.0, warmup_steps=4, steps=12) == pytest.approx(0)
+
+
+def test_a_state_of_8_bits_keeps_a_scale_per_block_and_small_tensors_whole() -> None:
+    assert optimizer_bytes(1 << 20, "adamw-fused") == 8 * (1 << 20) + 4
+    assert optimizer_bytes(1 << 20, "adamw-8bit") == 2 * (1 << 20) + 2 * 4 * (1 << 12)
+    assert optimizer_bytes(100, "adamw-8bit") == 2 * 4 * 100 + 4
 
 
 def test_early_averages_follow_and_late_ones_hold() -> None:

@@ -53,6 +53,22 @@ def test_a_killed_worker_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch
         list(ordered_map(die, range(3)))
 
 
+def test_without_a_count_there_is_a_process_for_each_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORKERS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {5}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    with worker_pool() as ordered_map:
+        assert {process for _, process in ordered_map(square, range(2))} == {os.getpid()}
+
+
+def test_where_the_system_does_not_tell_each_core_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORKERS", raising=False)
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    with worker_pool() as ordered_map:
+        assert {process for _, process in ordered_map(square, range(2))} == {os.getpid()}
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
 def test_a_wrong_count_of_workers_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("WORKERS", text)

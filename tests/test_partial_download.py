@@ -42,6 +42,13 @@ def test_it_is_whole_when_it_has_the_announced_size() -> None:
     assert arrived(content=b"halfhalf").whole
 
 
+@pytest.mark.parametrize("note", ["", '{"url'])
+def test_of_a_note_that_was_cut_short_nothing_is_known(note: str) -> None:
+    partial = arrived(content=b"halfhalf")
+    (partial.folder / "version.json").write_text(note)
+    assert not partial.whole
+
+
 def test_an_output_keeps_its_bytes_when_the_download_starts_over(tmp_path: Path) -> None:
     partial = arrived()
     partial.place(tmp_path / "output")

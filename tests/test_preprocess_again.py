@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ def test_nothing_changed_nothing_is_decoded(coco: Path, decoded: list[str]) -> N
     shutil.rmtree(coco.parent / "images")  # as DVC does before it runs a stage again
     assert contents(run(coco)[0]) == before
     assert decoded == []
+
+
+def test_another_scipy_which_makes_the_perceptual_hashes_takes_nothing_over(
+    coco: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(coco)
+    first = list(decoded)
+    decoded.clear()
+    monkeypatch.setattr(
+        "finetune.finished.version", lambda package: "another" if package == "scipy" else version(package)
+    )
+    run(coco)
+    assert decoded == first
 
 
 def test_a_killed_run_goes_on_with_the_next_shard(

@@ -39,6 +39,15 @@ def test_the_key_tells_code_and_library_versions_apart(monkeypatch: pytest.Monke
     assert run_key({}, []) != key
 
 
+@pytest.mark.parametrize("package", ["bitsandbytes", "numpy", "peft", "torch"])
+def test_the_key_tells_the_version_of_each_library_apart_that_makes_a_step(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, known = run_key({}, []), resume.version
+    monkeypatch.setattr(resume, "version", lambda name: "another" if name == package else known(name))
+    assert run_key({}, []) != key
+
+
 def test_the_newest_checkpoint_is_the_one_to_go_on_from_and_the_only_one() -> None:
     with exclusive("abc") as checkpoints:
         for step in (5, 10, 1000):
@@ -60,14 +69,15 @@ def test_of_the_best_weights_the_ones_that_a_checkpoint_names_are_kept() -> None
         assert checkpoints.load_best(10)["x"].tolist() == [10.0, 10.0]
 
 
-def test_a_checkpoint_needs_room_beside_the_one_that_it_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_holds_already_needs_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3 * 2**20))
     with exclusive("abc") as checkpoints:
-        checkpoints.require_space(2**20)
-        with pytest.raises(InputError, match=r"abc: 0\.0 GiB free, but two checkpoints of this run take .* free some$"):
-            checkpoints.require_space(2**21)
-        checkpoints.save(1, {"x": torch.zeros(2**19)}, {})
-        checkpoints.require_space(2**21)
+        checkpoints.require_space(3 * 2**20)
+        with pytest.raises(InputError, match=r"abc: 0\.0 GiB free, but checkpoints and weights of .* free some$"):
+            checkpoints.require_space(5 * 2**20)
+        checkpoints.save(1, {"x": torch.zeros(2**18)}, {})
+        checkpoints.save_best(1, {"x": torch.zeros(2**18)})
+        checkpoints.require_space(5 * 2**20)
 
 
 def test_two_processes_cannot_train_the_same_run() -> None:

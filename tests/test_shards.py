@@ -90,3 +90,27 @@ def test_a_picture_that_its_shard_does_not_hold_is_named(tmp_path: Path) -> None
     rows = [{"shard": "00000.tar", "member": member} for member in ("a.png", "b.png")]
     with pytest.raises(InputError, match=r"00000\.tar: holds no b\.png, which index\.parquet lists; run `dvc repro`$"):
         list(read_images(tmp_path, rows))
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def test_a_shard_that_is_not_whole_is_named(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", ((member, png(pixels)) for member, pixels in PIXELS.items()))
+    cut(tmp_path / "a.tar", 2000)
+    with pytest.raises(InputError, match=r"a\.tar: damaged \(unexpected end of data\); remove it and run `dvc repro`$"):
+        list(read_shard(tmp_path / "a.tar"))
+
+
+def test_a_picture_that_was_overwritten_names_its_shard(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [("bad.png", png(PIXELS["a.png"])[:50] + bytes(50))])
+    with pytest.raises(InputError, match=r"a\.tar: damaged"):
+        list(read_shard(tmp_path / "a.tar"))
+
+
+def test_an_index_that_is_not_whole_is_named(tmp_path: Path) -> None:
+    write_index(tmp_path / INDEX, [{"shard": "00000.tar", "member": member} for member in PIXELS], SCHEMA)
+    cut(tmp_path / INDEX, 300)
+    with pytest.raises(InputError, match=r"index\.parquet: damaged \(.*\); remove it and run `dvc repro`$"):
+        read_index(tmp_path)

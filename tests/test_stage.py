@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from finetune.errors import InputError
 from finetune.stage import run_stage
@@ -53,7 +54,19 @@ def test_a_missing_input_names_the_file_and_what_makes_it(fault: FileNotFoundErr
         ),
         (
             OSError(errno.EROFS, "Read-only file system", "data/images"),
-            "data/images cannot be written (Read-only file system); allow it and run again",
+            "data/images: Read-only file system; allow it and run again",
+        ),
+        (
+            OSError(errno.EACCES, "Permission denied", "/photos/own.zip"),
+            "/photos/own.zip: Permission denied; allow it and run again",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded", "data/images"),
+            "no quota left on the disk at data/images; free some and run again",
+        ),
+        (
+            SafetensorError(f"I/O error: Disk quota exceeded (os error {errno.EDQUOT})"),
+            "no quota left on the disk at the output; free some and run again",
         ),
         (
             RuntimeError(
@@ -67,7 +80,15 @@ def test_a_missing_input_names_the_file_and_what_makes_it(fault: FileNotFoundErr
             "`make plan` tells what else makes a training fit",
         ),
     ],
-    ids=["full disk", "read-only disk", "memory", "memory of the GPU"],
+    ids=[
+        "full disk",
+        "read-only disk",
+        "unreadable file",
+        "quota",
+        "quota in safetensors",
+        "memory",
+        "memory of the GPU",
+    ],
 )
 def test_what_the_machine_lacks_is_one_line(fault: Exception, line: str) -> None:
     def work() -> None:

@@ -86,7 +86,7 @@ def test_manifest_and_metrics_count_what_was_cut_and_dropped(
 ) -> None:
     tokens = run(images, tiny_base)
     manifest = json.loads((tokens / "manifest.json").read_text())
-    assert manifest.keys() == {"empty", "indexes", "truncated", "vocab_size", "tokenizer_sha256"}
+    assert manifest.keys() == {"empty", "indexes", "truncated", "vocab_size"}
     assert manifest["indexes"] == {dataset: sha256_of(folder / INDEX) for dataset, folder in images.items()}
     assert manifest["empty"] == [clip.bos_token_id, clip.eos_token_id] + [clip.pad_token_id] * (LENGTH - 2)
     assert (manifest["truncated"], manifest["vocab_size"]) == (1, len(clip))

@@ -22,6 +22,7 @@ from finetune.checkpoint import load_checkpoint
 from finetune.checksums import sha256_of
 from finetune.errors import InputError
 from finetune.models import LORA, load_pipeline
+from finetune.resume import Checkpoints
 from finetune.training import Trainer
 from stages.train import train
 from tests.steered_training import interrupted_at, script_looks
@@ -146,8 +147,29 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused_at_once(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     monkeypatch.setattr(Trainer, "step", None)
-    with pytest.raises(InputError, match=r"0\.0 GiB free, but two checkpoints of this run take"):
+    with pytest.raises(InputError, match=r"0\.0 GiB free, but checkpoints and weights of this run take"):
         trained()
+
+
+@pytest.mark.parametrize("change", [{}, {"text_encoder_lr": 1e-4}, {"lora_rank": 2}], ids=["unet", "text", "lora"])
+def test_the_room_that_is_asked_for_is_that_of_two_checkpoints_the_best_and_what_is_written(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, float]
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Checkpoints, "require_space", lambda _, size: asked.append(size))
+    trained(epochs=1, validation_steps=2, **change)
+    written = [(2, "root/**/step-*"), (1, "root/**/best-*"), (1, "out/models/**/*.safetensors")]
+    sizes = [times * file.stat().st_size for times, pattern in written for file in tmp_path.glob(pattern)]
+    assert asked == [pytest.approx(sum(sizes), rel=0.1)]  # files have headers
+
+
+def test_a_run_without_a_single_step_keeps_what_was_there(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "row", lambda *_: {})
+    with pytest.raises(InputError, match=r"every step overflowed in fp16; set train\.mixed_precision to bf16"):
+        trained(epochs=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_that_cannot_be_written_is_named_before_the_first_step(trained: Trained, tmp_path: Path) -> None:
@@ -194,13 +216,28 @@ def poison_base(root: Path) -> None:
             lambda root: edit_json(root / "data/latents/coco/manifest.json", index_sha256="other"),
             r"data/tokens and .* list different images; run `dvc repro tokenize latents@coco`",
         ),
-        (cut("data/latents/coco/00000.npy", 1000), r"00000\.npy: not a whole \.npy file"),
-        (cut("data/latents/coco/00000.npy", 0), r"00000\.npy: not a whole \.npy file"),
+        (cut("data/latents/coco/00000.npy", 1000), r"00000\.npy: damaged \(.*\); remove it and run `dvc repro`$"),
+        (cut("data/latents/coco/00000.npy", 0), r"00000\.npy: damaged \(.*\); remove it and run `dvc repro`$"),
+        (cut("data/tokens/images.parquet", 100), r"tokens/images\.parquet: damaged"),
+        (cut("data/tokens/manifest.json", 20), r"tokens/manifest\.json: damaged"),
+        (cut("data/latents/coco/manifest.json", 0), r"coco/manifest\.json: damaged"),
         (no_split("train"), "global batches of 4, more than the 0 training images"),
         (no_split("validation"), "no validation image has a caption"),
         (poison_base, r"models/base/unet: the weight conv_in\.bias holds values that are not finite"),
     ],
-    ids=["vae", "tokenizer", "images", "torn latents", "empty latents", "no images", "none held out", "nan in base"],
+    ids=[
+        "vae",
+        "tokenizer",
+        "images",
+        "torn latents",
+        "empty latents",
+        "torn table",
+        "torn tokens' manifest",
+        "no manifest",
+        "no images",
+        "none held out",
+        "nan in base",
+    ],
 )
 def test_inputs_that_do_not_fit_are_named_before_the_first_step(
     change: Callable[[Path], None], fault: str, training_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
