@@ -6,6 +6,7 @@ for the store but the end of a run, for a bounded time: the CSV files and JSON m
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -41,6 +42,7 @@ TRAINING = "training_id"  # the tag by which a resumed training finds its run
 SEND_SECONDS = 10.0  # between two messages to the store, and between two looks at the machine
 RETRY_SECONDS = 60.0  # before a store that failed is tried again
 CLOSE_SECONDS = 60.0  # that the end of a training waits for the store at most
+UNNAMABLE = re.compile(r"[^/\w.\- :]|/(?=[/.]|$)")  # what MLflow refuses in the name of a parameter
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 
 # a client, the run it writes to, and the last step which that run has of a metric: none is recorded twice
@@ -165,7 +167,8 @@ def _open(training_id: str, params: dict[str, Any], tags: dict[str, str]) -> Sto
     else:
         client.update_run(run_id, status="RUNNING")
     known = client.get_run(run_id).data
-    new = [Param(name, str(value)) for name, value in params.items() if name not in known.params]
+    named = {UNNAMABLE.sub("_", name[:250]): str(value) for name, value in params.items()}  # the longest that it takes
+    new = [Param(name, value) for name, value in named.items() if name not in known.params]
     for start in range(0, len(new), 100):  # the most a server takes at once
         client.log_batch(run_id, params=new[start : start + 100])
 

@@ -77,6 +77,24 @@ def test_what_the_machine_does_is_recorded_too() -> None:
         wait_until(lambda: names <= recorded(run.id).data.metrics.keys())
 
 
+def test_a_parameter_that_mlflow_would_refuse_is_recorded_under_a_name_that_it_takes() -> None:
+    """`export.styles` has any keys and any values; a refused one would keep the whole run from the store."""
+    params = {
+        "export.styles.ink & wash": "a",
+        "export.styles.b//c/../d/": "b",
+        f"export.styles.{'d' * 300}": "e" * 7000,
+        "fetch.base.sha256.unet/model.safetensors": "f",
+    }
+    with tracked_run(params, {}, None) as run:
+        pass
+    assert recorded(run.id).data.params == {
+        "export.styles.ink _ wash": "a",
+        "export.styles.b_/c_../d_": "b",
+        f"export.styles.{'d' * 300}"[:250]: "e" * 6000,
+        "fetch.base.sha256.unet/model.safetensors": "f",
+    }
+
+
 @pytest.mark.parametrize(
     ("ending", "status"), [(KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED"), (ValueError, "FAILED")]
 )
