@@ -70,7 +70,6 @@ class Run:
         self._failing = False
         self._status = "RUNNING"
         self._ending = Event()
-        self._monitors = _monitors()
         self._thread = Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -94,8 +93,9 @@ class Run:
             log.warning("MLflow never got the last %d points; metrics/train has the curves", len(self._points))
 
     def _work(self) -> None:
+        looks = _looks_at_the_machine()
         while not self._ending.wait(RETRY_SECONDS if self._failing else SEND_SECONDS):
-            self._look_at_the_machine()
+            self._points += _metrics(self._step, next(looks, {}))
             self._try_to_send()
         self._try_to_send()
 
@@ -122,12 +122,6 @@ class Run:
             del self._calls[0]
         if self._ending.is_set():
             client.set_terminated(run_id, self._status)
-
-    def _look_at_the_machine(self) -> None:
-        for monitor in self._monitors:
-            monitor.collect_metrics()
-            self._points += _metrics(self._step, {f"system/{k}": v for k, v in monitor.aggregate_metrics().items()})
-            monitor.clear_metrics()
 
 
 @contextmanager
@@ -210,6 +204,21 @@ def _set_tags(client: MlflowClient, run_id: str, values: dict[str, str]) -> None
 def _metrics(step: int, values: dict[str, float]) -> list[Metric]:
     now = int(time.time() * 1000)  # milliseconds, MLflow's unit
     return [Metric(name, value, now, step) for name, value in values.items()]
+
+
+def _looks_at_the_machine() -> Iterator[dict[str, float]]:
+    """What it does since the look before; the end if that cannot be told."""
+    try:
+        monitors = _monitors()
+        while True:
+            seen: dict[str, float] = {}
+            for monitor in monitors:
+                monitor.collect_metrics()
+                seen |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+                monitor.clear_metrics()
+            yield seen
+    except Exception as error:  # noqa: BLE001  # each driver and container fails in its own way
+        log.warning("MLflow's record goes on without what the machine does (%s)", _cause(error))
 
 
 def _monitors() -> list[BaseMetricsMonitor]:
