@@ -67,8 +67,9 @@ bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS
 notice: $(READY) ## the packages' licenses in NOTICE.md, as the packages themselves declare them
 	python -m report.licenses
 
-bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench/results/gpu.json
+bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench/results/gpu.json and the pages
 	python -m bench.gpu
+	python -m bench.table
 
 crash-matrix: $(READY) ## every stage killed, starved and locked out, then finished: bench/results/crashes.json, an hour
 	python -m tests.e2e.crashes

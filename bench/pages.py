@@ -28,8 +28,10 @@ def filled(page: str, folder: Path) -> str:
 
 
 def _claims(results: Mapping[str, Result | None]) -> str:
-    rows = [HEADER, *(row(claim, results[claim.bench]) for claim in CLAIMS if claim.bench in results)]
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    rows = [row(claim, results[claim.bench]) for claim in CLAIMS if claim.bench in results]
+    if not rows:
+        return "Not measured."
+    columns = [column for column in zip(HEADER, *rows, strict=True) if any(column[1:])]
     header, *body = zip(*columns, strict=True)
     return table(header, body)
 

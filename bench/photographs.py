@@ -15,7 +15,7 @@ def photos(folder: Path) -> list[bytes]:
     for archive in sorted(folder.glob("*/*.zip")):
         with zipfile.ZipFile(archive) as members:
             for name in members.namelist():
-                if name.endswith(".jpg"):
+                if name.endswith(".jpg") and not name.startswith("__MACOSX/"):
                     content = members.read(name)
                     with Image.open(io.BytesIO(content)) as image:
                         if min(image.size) >= MIN_SIDE:

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image, ImageOps
 
 from bench.harness import interleaved, ratio, write_result
-from bench.photographs import photos
+from bench.photographs import MIN_SIDE, photos
 from finetune.allocator import keep_freed_memory
 from finetune.finished import Finished
 from finetune.params import PreprocessDataset
@@ -29,7 +29,7 @@ from finetune.pixels import SIDE, crop_box
 from stages.preprocess import preprocess
 
 PARAMS = PreprocessDataset(
-    format="imagefolder", crop="center", min_side=256, jpeg_quality=95, shards=1, max_dropped=0.0
+    format="imagefolder", crop="center", min_side=MIN_SIDE, jpeg_quality=95, shards=1, max_dropped=0.0
 )
 ROUNDS = 5
 PEER = "img2dataset"

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
 
 from bench.harness import interleaved, ratio, write_result
-from bench.photographs import photos
+from bench.photographs import MIN_SIDE, photos
 from finetune.features import Extractor, extract, load_extractor
 from finetune.frechet import frechet_distance
 from finetune.pixels import SIDE, crop_box, encode_jpeg, to_square
@@ -36,7 +36,7 @@ Resizer = Callable[[bytes], Pixels]  # a file's bytes to RGB [512, 512, 3]
 ROUNDS = 3
 TIMED = 16  # pictures of each set; all of them are compared
 MOSAICS = 100
-TILE = 256  # pixels; every photograph has them
+TILE = MIN_SIDE  # pixels; every photograph has them
 COLUMNS, LINES = 8, 6  # of a mosaic
 REFERENCE = "Pillow, bicubic"
 BATCH = 16

@@ -15,8 +15,9 @@ INTRODUCTION = """\
 # What is claimed, and what was measured
 
 Written by `python -m bench.table` from the results in this folder, as are the figures in `docs/`; `make bench` measures
-them anew. A ratio is of two that took turns on one machine, in the rounds' least, median and greatest. *met*: in every
-round; *met in the median*: not in every one. A line without a target is told, not claimed.
+them anew, `make bench-gpu` those of a GPU. A ratio is of two that took turns on one machine, in the rounds' least,
+median and greatest. *met*: in every round; *met in the median*: not in every one. A line without a target is told, not
+claimed.
 """
 
 

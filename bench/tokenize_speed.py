@@ -15,7 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any
 
 from transformers import CLIPTokenizer
@@ -96,7 +95,7 @@ def main() -> None:
             "transformers, one caption at a time": lambda: one_at_a_time(clip, share),
             "transformers, batches of 1000": lambda: in_batches(clip, share),
         }
-        seconds = interleaved(contestants, ROUNDS, perf_counter)
+        seconds = interleaved(contestants, ROUNDS)
         counts = json.loads((folder / "metrics.json").read_text())
     per_caption = {name: [each / len(share) for each in times] for name, times in seconds.items()}
     per_caption["the stage"] = [each / (IMAGES * CAPTIONS) for each in seconds["the stage"]]

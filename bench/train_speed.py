@@ -7,7 +7,6 @@ The script is diffusers' own examples/text_to_image/train_text_to_image.py of th
 """
 
 import argparse
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from bench.harness import interleaved, ratio, write_result
 from bench.inputs import write_pictures, write_training_inputs
 from bench.models import NOISE, SCALING_FACTOR, SMALL, SMALL_SIDE, flops, write_model
 from finetune.allocator import keep_freed_memory
+from finetune.checksums import sha256_of
 from finetune.denoiser import Denoiser
 from finetune.latents import encode_moments
 from finetune.models import load_text_encoder, load_unet, load_vae
@@ -139,7 +139,7 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
     cold = [EPOCHS * warm + once for warm, once in zip(seconds["ours"], seconds["prepare"], strict=True)]
     work = flops(SMALL, SMALL_SIDE)
     return {
-        "peer": f"train_text_to_image.py, sha256 {sha256(script)}" if script else "bench/diffusers_loop.py",
+        "peer": f"train_text_to_image.py, sha256 {sha256_of(script)}" if script else "bench/diffusers_loop.py",
         "images_per_round": images,
         "batch_size": params.batch_size,
         "threads": torch.get_num_threads(),
@@ -152,10 +152,6 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
             name: ratio([EPOCHS * taken for taken in seconds[name]], cold) for name in peers
         },
     }
-
-
-def sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def main() -> None:

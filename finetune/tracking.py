@@ -6,6 +6,7 @@ for the store but the end of a run, for a bounded time: the CSV files and JSON m
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -41,6 +42,7 @@ TRAINING = "training_id"  # the tag by which a resumed training finds its run
 SEND_SECONDS = 10.0  # between two messages to the store, and between two looks at the machine
 RETRY_SECONDS = 60.0  # before a store that failed is tried again
 CLOSE_SECONDS = 60.0  # that the end of a training waits for the store at most
+UNNAMABLE = re.compile(r"[^/\w.\- :]|/(?=[/.]|$)")  # what MLflow refuses in the name of a parameter
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 
 # a client, the run it writes to, and the last step which that run has of a metric: none is recorded twice
@@ -68,7 +70,6 @@ class Run:
         self._failing = False
         self._status = "RUNNING"
         self._ending = Event()
-        self._monitors = _monitors()
         self._thread = Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -92,8 +93,9 @@ class Run:
             log.warning("MLflow never got the last %d points; metrics/train has the curves", len(self._points))
 
     def _work(self) -> None:
+        looks = _looks_at_the_machine()
         while not self._ending.wait(RETRY_SECONDS if self._failing else SEND_SECONDS):
-            self._look_at_the_machine()
+            self._points += _metrics(self._step, next(looks, {}))
             self._try_to_send()
         self._try_to_send()
 
@@ -120,12 +122,6 @@ class Run:
             del self._calls[0]
         if self._ending.is_set():
             client.set_terminated(run_id, self._status)
-
-    def _look_at_the_machine(self) -> None:
-        for monitor in self._monitors:
-            monitor.collect_metrics()
-            self._points += _metrics(self._step, {f"system/{k}": v for k, v in monitor.aggregate_metrics().items()})
-            monitor.clear_metrics()
 
 
 @contextmanager
@@ -165,7 +161,8 @@ def _open(training_id: str, params: dict[str, Any], tags: dict[str, str]) -> Sto
     else:
         client.update_run(run_id, status="RUNNING")
     known = client.get_run(run_id).data
-    new = [Param(name, str(value)) for name, value in params.items() if name not in known.params]
+    named = {UNNAMABLE.sub("_", name[:250]): str(value) for name, value in params.items()}  # the longest that it takes
+    new = [Param(name, value) for name, value in named.items() if name not in known.params]
     for start in range(0, len(new), 100):  # the most a server takes at once
         client.log_batch(run_id, params=new[start : start + 100])
 
@@ -207,6 +204,21 @@ def _set_tags(client: MlflowClient, run_id: str, values: dict[str, str]) -> None
 def _metrics(step: int, values: dict[str, float]) -> list[Metric]:
     now = int(time.time() * 1000)  # milliseconds, MLflow's unit
     return [Metric(name, value, now, step) for name, value in values.items()]
+
+
+def _looks_at_the_machine() -> Iterator[dict[str, float]]:
+    """What it does since the look before; the end if that cannot be told."""
+    try:
+        monitors = _monitors()
+        while True:
+            seen: dict[str, float] = {}
+            for monitor in monitors:
+                monitor.collect_metrics()
+                seen |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+                monitor.clear_metrics()
+            yield seen
+    except Exception as error:  # noqa: BLE001  # each driver and container fails in its own way
+        log.warning("MLflow's record goes on without what the machine does (%s)", _cause(error))
 
 
 def _monitors() -> list[BaseMetricsMonitor]:

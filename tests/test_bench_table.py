@@ -53,6 +53,11 @@ def test_a_figure_without_a_target_has_no_verdict_and_a_single_one_no_spread() -
     assert row(Claim("growth", "memory", ("growth",)), result) == ["growth", "", "", "", "1.5", "", ""]
 
 
+def test_a_figure_that_did_not_come_about_is_missed_with_the_reason_and_one_without_its_peer_is_not_measured() -> None:
+    assert row(FASTER, {"machine": MACHINE, "over": {"why": "out of memory"}})[-1] == "**missed**: out of memory"
+    assert row(FASTER, {"machine": MACHINE, "over": {"another peer": 3.0}})[-1] == "not measured"
+
+
 def test_the_table_names_peer_day_machine_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "CLAIMS", (FASTER, SMALLER))
     write(tmp_path, "speed", over={"peer": {"min": 1.0, "median": 2.5, "max": 3.0}})

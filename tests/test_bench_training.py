@@ -1,11 +1,13 @@
 """The training's benchmarks run our trainer and their peer at toy size; what they measure is for quiet machines."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench import gpu, tracking_cost, train_speed
+from bench.claims import CLAIMS, row
 from bench.models import SD15, SMALL, SMALL_SIDE, flops
 
 
@@ -41,6 +43,17 @@ def test_the_gpu_benchmark_measures_every_option(
         assert figures["samples_per_second"]["median"] > 0
         assert figures["peak_memory_gib"] > 0
         assert figures["share_of_ceiling"] > 0
+
+
+def test_a_preset_beyond_the_gpu_s_memory_is_a_missed_claim() -> None:
+    def too_large() -> Iterator[float]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+        yield 0.0
+
+    measured = gpu.measure(too_large, torch.device("cpu"), 6, (1, 1, 1))
+    result = {"results": {"preset rtx3090": measured}, "machine": {"packages": {}}}
+    rows = [row(claim, result) for claim in CLAIMS if claim.bench == "gpu"]
+    assert [cells[-1] for cells in rows] == ["**missed**: out of memory"] * 2
 
 
 def test_the_gpu_benchmark_changes_every_option_that_its_plain_training_sets() -> None:

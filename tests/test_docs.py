@@ -96,7 +96,7 @@ AS_TYPED = (
     "dvc repro fetch-base",
     "dvc repro train-fp16",
     "dvc repro generate-tuned",
-    "dvc repro --force fid",
+    "dvc repro --force --single-item fid",
     "dvc checkout --force",
 )
 # What no test executes, and why. Each still has to be a command: see below.

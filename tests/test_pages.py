@@ -65,6 +65,11 @@ def test_what_was_not_measured_is_said_to_be(tmp_path: Path, monkeypatch: pytest
     assert "| speed | >= 2 | not measured |\n<!-- end -->" in filled(PAGE, tmp_path)
 
 
+def test_a_result_that_has_nothing_but_a_table_of_its_own_is_said_not_to_be_measured_too(tmp_path: Path) -> None:
+    page = filled("<!-- bench: scaling, by gpus -->\n<!-- end -->\n", tmp_path)
+    assert page == "<!-- bench: scaling, by gpus -->\nNot measured.\n<!-- end -->\n"
+
+
 def test_dvc_has_a_table_of_its_own(tmp_path: Path) -> None:
     seconds = {"loose": 6.0, "shards": 0.5, "one file": 0.2}
     each = {"seconds": seconds, "times_as_fast": RATIO, "at_most_times_as_fast": RATIO}

@@ -78,6 +78,42 @@ def test_what_the_machine_does_is_recorded_too() -> None:
         wait_until(lambda: names <= recorded(run.id).data.metrics.keys())
 
 
+def test_a_parameter_that_mlflow_would_refuse_is_recorded_under_a_name_that_it_takes() -> None:
+    """`export.styles` has any keys and any values; a refused one would keep the whole run from the store."""
+    params = {
+        "export.styles.ink & wash": "a",
+        "export.styles.b//c/../d/": "b",
+        f"export.styles.{'d' * 300}": "e" * 7000,
+        "fetch.base.sha256.unet/model.safetensors": "f",
+    }
+    with tracked_run(params, {}, None) as run:
+        pass
+    assert recorded(run.id).data.params == {
+        "export.styles.ink _ wash": "a",
+        "export.styles.b_/c_../d_": "b",
+        f"export.styles.{'d' * 300}"[:250]: "e" * 6000,
+        "fetch.base.sha256.unet/model.safetensors": "f",
+    }
+
+
+@pytest.mark.parametrize("fails", ["collect_metrics", "__init__"])
+def test_a_machine_that_cannot_be_looked_at_costs_a_line_and_nothing_else(
+    fails: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise AttributeError("a container without a network")
+
+    monkeypatch.setattr(tracking.NetworkMonitor, fails, fail)
+    with tracked_run({}, {}, None) as run:
+        for step in range(2):
+            run.metric(step, loss=1.0)
+            wait_until(lambda: run._store and not run._points)
+    assert curve(recorded(run.id), "loss") == [(0, 1.0), (1, 1.0)]
+    assert about_the_store(caplog, logging.WARNING) == [
+        "MLflow's record goes on without what the machine does (a container without a network)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("ending", "status"), [(KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED"), (ValueError, "FAILED")]
 )

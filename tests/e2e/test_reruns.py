@@ -106,7 +106,8 @@ def test_going_back_to_earlier_params_runs_nothing(quick_copy: Copy) -> None:
 
 def test_stages_are_run_alone_by_force_and_by_hand(quick_copy: Copy) -> None:
     """docs/reruns.md, "By hand"."""
-    assert "Running stage 'fid'" in quick_copy.dvc("repro", "--force", "--single-item", "fid").stdout
+    assert reran_by(quick_copy, "repro", "--force", "--single-item", "fid") == {"fid"}
+    assert reran_by(quick_copy, "repro", "--force", "--dry", "fid") > {"fid", "train-fp16", "fetch@coco"}
     quick_copy.set_param("train", "lr", value=1e-5)
     alone = quick_copy.dvc("repro", "--single-item", "fid").stdout
     assert "Running stage" not in alone, "what comes before it is left alone"
