@@ -36,7 +36,8 @@ def main() -> None:
     model.pipeline.set_progress_bar_config(disable=True)
     request = Request(prompt=model.prompts[0], **model.defaults)
     page = make_page(model, LIMITS)
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
+    # _frontend: whether it gives up where its first answer takes three seconds
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, _frontend=False)
     with tempfile.TemporaryDirectory() as folder:
         client = Client(address, download_files=folder, verbose=False, analytics_enabled=False)
         seconds = interleaved(

@@ -54,7 +54,8 @@ def check_no_copies(name: str, drawn: Iterable[Row], real: Iterable[Row]) -> Non
         if row["sha256"] in pictures:
             raise InputError(
                 f"data/generated/{name}: the picture for {pictures[row['sha256']]} is a copy of {row['split']} image "
-                f"{row['id']} of {row['dataset']}; run `dvc repro --force generate-{name}`"
+                f"{row['id']} of {row['dataset']}; run "
+                f"`dvc repro --force --single-item generate-{name}`"
             )
 
 

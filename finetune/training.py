@@ -199,7 +199,7 @@ class Trainer:
                 dataset, image_id = self.data.rows[row]["dataset"], self.data.rows[row]["id"]
                 raise InputError(
                     f"data/latents/{dataset}: the latents of {image_id} are not finite; `dvc repro --force "
-                    f"latents@{dataset}` makes them again"
+                    f"--single-item latents@{dataset}` makes them again"
                 )
 
     def row(self, done: int) -> dict[str, float]:
