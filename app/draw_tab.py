@@ -1,6 +1,7 @@
 """The tab that draws: live preview, pictures, history."""
 
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def _make_history(form: Form, server: Server) -> tuple[gr.BrowserState, Any]:
 
     def restore(entries: Any, event: gr.EventData) -> list[Any]:
         read = history.read(entries)
-        index = getattr(event, "index", None)
+        index = _told(event, "index")
         entry = read[index] if isinstance(index, int) and 0 <= index < len(read) else None
         if entry is None:
             raise gr.Error("This picture is no longer in the history.", print_exception=False)
@@ -66,9 +67,9 @@ def _make_history(form: Form, server: Server) -> tuple[gr.BrowserState, Any]:
 
     def restore_png(event: gr.EventData) -> list[Any]:
         try:
-            request, model = parse(getattr(event, "text", None))
+            request, model = parse(_told(event, "text"))
         except InputError as error:
-            raise gr.Error(f"This PNG: {error}", print_exception=False) from None
+            raise gr.Error(escape(f"This PNG: {error}", quote=False), print_exception=False) from None
         if model != digest:
             gr.Warning("The picture was drawn by another model: this one draws another picture from its settings.")
         return [1, *form.fill(request)]
@@ -79,3 +80,8 @@ def _make_history(form: Form, server: Server) -> tuple[gr.BrowserState, Any]:
     for trigger in (stored.change, server.page.load):
         trigger(lambda entries: history.html(entries, digest), stored, cards, **QUIET)
     return stored, cards.again(restore, stored, inputs, **TELLING)
+
+
+def _told(event: gr.EventData, name: str) -> Any:
+    """What the page's script tells of its event; others may send none, or anything."""
+    return event._data.get(name) if isinstance(event._data, dict) else None

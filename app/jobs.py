@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
+from html import escape
 from typing import TypeVar
 
 import gradio as gr
@@ -70,11 +71,11 @@ def drawn_series(model: Model, request: Request, count: int) -> list[Job]:
 
 
 def in_one_line(steps: Iterator[T]) -> Iterator[T]:
-    """The same, with an InputError as the line that a visitor reads."""
+    """The same, with an InputError as the line that a visitor reads: the page shows it as HTML."""
     try:
         yield from steps
     except InputError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        raise gr.Error(escape(str(error), quote=False), print_exception=False) from None
 
 
 def _steps(jobs: Sequence[Job]) -> Generator[tuple[int, Step | Picture], None, None]:

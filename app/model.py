@@ -82,7 +82,8 @@ class Model:
         """Loaded when it is first compared with: it takes as much memory again. Raises InputError with the remedy."""
         with enough_memory("the base model beside the tuned one: draw with the tuned one alone"):
             # in one step: moved first, the weights would take twice their room on a GPU for a moment
-            pipeline = load_pipeline(self.base_folder).to(self.pipeline.device, self.pipeline.dtype)
+            half = [] if self.pipeline.dtype == torch.float32 else [self.pipeline.dtype]
+            pipeline = load_pipeline(self.base_folder).to(self.pipeline.device, *half)
         # whoever put a checker before one model wants it before both
         pipeline.register_modules(
             safety_checker=self.pipeline.safety_checker, feature_extractor=self.pipeline.feature_extractor

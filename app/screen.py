@@ -83,10 +83,10 @@ class Screen:
         return drawing
 
     def cancels(self, drawings: list[Any]) -> None:
-        self.buttons[-1].click(
+        # then: a step that was on its way to the page when it was canceled would be shown last
+        self.buttons[-1].click(None, cancels=drawings, **QUIET).then(
             lambda: [*self._on_stage(view.idle("Canceled.")), *self._switched(drawing=False)],
             outputs=[*self.outputs, *self.buttons],
-            cancels=drawings,
             **QUIET,
         )
 

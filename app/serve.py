@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from app.security import Guard
 from app.theme import CSS, make_theme
+from app.waiting import Waiting
 from finetune.errors import InputError
 
 USER, PASSWORD = "APP_USER", "APP_PASSWORD"
@@ -47,7 +48,7 @@ def serve(page: gr.Blocks, address: Address) -> None:
 def make_app(page: gr.Blocks, auth: tuple[str, str] | None) -> FastAPI:
     """auth: user and password that it asks for."""
     app = FastAPI(openapi_url=None)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, waiting=Waiting(page))
     gr.mount_gradio_app(
         app,
         page,

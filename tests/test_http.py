@@ -184,9 +184,11 @@ def test_a_header_changes_neither_path_nor_method(server: AppServer, header: dic
     assert httpx.post(f"{server.address}/gradio_api/upload", headers=header, files={"files": b"x"}).status_code == 403
 
 
-def test_another_site_s_script_reads_no_answer(server: AppServer) -> None:
-    answer = server.get("/config", headers={"Origin": "http://evil.example"})
-    assert "access-control-allow-origin" not in answer.headers
+@pytest.mark.parametrize("host", ["127.0.0.1", "demo.example"])
+def test_another_site_s_script_reads_no_answer(server: AppServer, host: str) -> None:
+    for path in ("/config", "/", "/gradio_api/info"):
+        answer = server.get(path, headers={"Host": host, "Origin": "http://evil.example"})
+        assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 def test_slow_clients_keep_nobody_else_waiting(server: AppServer, client: Client) -> None:

@@ -77,9 +77,17 @@ def mend_locks(copy: Copy, text: str) -> bool:
     lock, rwlock = copy.root / "dvc.lock", copy.root / ".dvc" / "tmp" / "rwlock"
     if torn := not _holds(lock, yaml.safe_load(text)["stages"]):
         lock.write_text(text)
-    if torn_rwlock := rwlock.exists() and rwlock.read_text() == "":
+    if torn_rwlock := rwlock.exists() and not _is_json(rwlock):
         rwlock.unlink()
     return torn or torn_rwlock
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
 
 
 def _holds(lock: Path, stages: dict[str, Any]) -> bool:

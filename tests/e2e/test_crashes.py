@@ -22,12 +22,19 @@ def test_forgetting_a_stage_makes_it_run_again(small_copy: Copy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("dvc.lock", "validation failed"), (".dvc/tmp/rwlock", "Unable to read RWLock-file")]
+    ("name", "left", "message"),
+    [
+        ("dvc.lock", "", "validation failed"),
+        (".dvc/tmp/rwlock", "", "Unable to read RWLock-file"),
+        (".dvc/tmp/rwlock", '{"/a": {"write": {"pid": 1, "cmd": ', "Unable to read RWLock-file"),
+    ],
 )
-def test_a_file_that_dvc_was_killed_over_is_mended_by_hand(small_copy: Copy, name: str, message: str) -> None:
+def test_a_file_that_dvc_was_killed_over_is_mended_by_hand(
+    small_copy: Copy, name: str, left: str, message: str
+) -> None:
     """DVC empties these before it writes them anew: nothing else is lost, and nothing runs again."""
     whole = (small_copy.root / "dvc.lock").read_text()
-    (small_copy.root / name).write_text("")
+    (small_copy.root / name).write_text(left)
     told = small_copy.dvc("repro", "--force", STAGE, check=False).stdout
     assert message in told
     assert message in (ROOT / "docs" / "troubleshooting.md").read_text()
