@@ -95,7 +95,7 @@ def setting(page: Page, name: str, value: int) -> None:
 
 
 def draw(page: Page, text: str) -> None:
-    prompt(page).fill(text)
+    fill(prompt(page), text)
     page.get_by_role("button", name="Generate").click()
     expect(page.locator("#pictures img").first).to_be_visible()
 
@@ -104,7 +104,7 @@ def begin_what_takes_long(page: Page) -> None:
     page.get_by_role("button", name="More settings").click()
     for name, value in (("Steps", 100), ("Pictures", 8), ("Width", 1024), ("Height", 1024)):
         setting(page, name, value)
-    prompt(page).fill("a star")
+    fill(prompt(page), "a star")
     page.get_by_role("button", name="Generate").click()
     expect(page.locator("#stage progress")).to_be_visible()
 
@@ -149,7 +149,7 @@ def test_who_waits_sees_the_place_and_who_comes_too_many_is_told_so(page: Page, 
 
 
 def test_a_request_that_cannot_be_drawn_is_named_and_leaves_the_page_ready(page: Page) -> None:
-    prompt(page).fill("  ")
+    fill(prompt(page), "  ")
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_text("The prompt is empty: say what the picture should show.")).to_be_visible()
     draw(page, "a star")
@@ -173,7 +173,7 @@ def test_a_pngs_settings_come_back_without_an_upload(page: Page, tmp_path: Path)
     with page.expect_download() as download:
         page.locator("#pictures").get_by_label("Download").first.click()
     download.value.save_as(tmp_path / "out.png")
-    prompt(page).fill("something else")
+    fill(prompt(page), "something else")
     posted: list[str] = []
     page.on("request", lambda r: posted.append(r.url) if "upload" in r.url else None)
     page.locator("input[type=file]").set_input_files(tmp_path / "out.png")
@@ -184,25 +184,25 @@ def test_a_pngs_settings_come_back_without_an_upload(page: Page, tmp_path: Path)
 
 
 def test_chips_and_the_style_edit_the_prompt_and_follow_it(page: Page) -> None:
-    prompt(page).fill("a star")
+    fill(prompt(page), "a star")
     chip(page, "on the floor").click()
     expect(prompt(page)).to_have_value("a star, on the floor")
     chip(page, "stylized").click()
     expect(prompt(page)).to_have_value("a drawing of a star, on the floor")
-    prompt(page).fill("a star")
+    fill(prompt(page), "a star")
     expect(page.get_by_label("on the floor", exact=True)).not_to_be_checked()
     expect(page.get_by_label("as written", exact=True)).to_be_checked()
 
 
 def test_base_and_tuned_lie_under_a_slider(page: Page) -> None:
-    prompt(page).fill("a star")
+    fill(prompt(page), "a star")
     page.get_by_role("tab", name="Compare").click()
     page.get_by_role("button", name="Compare base and tuned").click()
     expect(page.locator("#compared img")).to_have_count(2)
 
 
 def test_a_sweep_is_a_grid(page: Page) -> None:
-    prompt(page).fill("a star")
+    fill(prompt(page), "a star")
     page.get_by_role("tab", name="Sweep").click()
     fill(page.locator("#columns textarea, #columns input"), "1, 3")
     fill(page.locator("#rows textarea, #rows input"), "1, 2")
@@ -211,7 +211,7 @@ def test_a_sweep_is_a_grid(page: Page) -> None:
 
 
 def test_heat_maps_are_stepped_through_and_a_word_is_replaced(page: Page) -> None:
-    prompt(page).fill("two star rings")
+    fill(prompt(page), "two star rings")
     page.get_by_role("tab", name="Attention").click()
     start = page.get_by_role("button", name="Show where each word acts")
     start.click()
@@ -232,7 +232,7 @@ def test_a_tab_can_be_canceled_while_it_draws_and_only_then(page: Page) -> None:
     page.get_by_role("button", name="More settings").click()
     for name, value in (("Steps", 100), ("Width", 1024), ("Height", 1024)):
         setting(page, name, value)
-    prompt(page).fill("a star")
+    fill(prompt(page), "a star")
     page.get_by_role("tab", name="Attention").click()
     start = page.get_by_role("button", name="Show where each word acts")
     tab = page.get_by_role("tabpanel").filter(has=start)
