@@ -14,9 +14,7 @@ from app.model import Model
 from app.server import Limits, Server
 from app.sweep_tab import make_sweep_tab
 
-SESSIONS = (
-    256  # visitors at once whose last inputs Gradio remembers: some MiB for each at most, as security.py bounds them
-)
+SESSIONS = 256  # visitors whose last inputs Gradio remembers: some MiB for each, as security.py bounds them
 KEPT = 3600  # seconds that a picture stays on the server; the history draws older ones again
 
 

@@ -18,7 +18,7 @@ LOGINS = 10  # a minute and address
 PATIENCE = 30.0  # seconds that a request may take to arrive
 # all that the page and Gradio's clients send here: an upload is not among it, the browser itself reads PNG files
 SENDING = re.compile(r"POST (.*/)?(login|gradio_api/(queue/join|cancel|reset|(run|call|call/v2)/\w+))")
-JOINING = re.compile(r"/gradio_api/(queue/join|call/.*)$")
+JOINING = re.compile(r"POST .*/gradio_api/(queue/join|call/.*)")
 # a visitor's state on the disk, a login's token for scripts, what restarts the queue, what is for developers
 CLOSED = re.compile(r"/gradio_api/(deep_link|token|startup-events|dev|custom_component)\b")
 FETCHING = re.compile(r"/file[=/]https?:", re.IGNORECASE)  # Gradio would ask another site for it
@@ -67,12 +67,13 @@ class Guard:
 
     def _refused_visitor(self, scope: Any, path: str) -> Refusal | None:
         host = scope["client"][0] if scope["client"] else "unknown"
-        if scope["method"] == "POST" and path.endswith("/login"):
+        asked = f"{scope['method']} {path}"
+        if asked.startswith("POST") and asked.endswith("/login"):
             try:
                 self._logins.count(host, time.monotonic())
             except InputError:
                 return 429, f"{LOGINS} logins a minute are allowed"
-        if JOINING.search(path) and scope["method"] == "POST" and self._waiting.is_full_for(host):
+        if JOINING.fullmatch(asked) and self._waiting.is_full_for(host):
             return 503, "Queue is full for this address: wait for what it has asked for."
         return None
 
