@@ -11,7 +11,7 @@ from app.waiting import Waiting
 from finetune.errors import InputError
 
 MAX_BODY = 4 * 2**20  # bytes; a browser's whole history takes less than half of it
-MAX_COMMAS = 10_000  # in JSON, each of which may take a hundred times its size in memory; a history has hundreds
+MAX_COMMAS = 10_000  # in JSON, where small values take many times their size in memory; a history has hundreds
 MAX_TEXT = 2**16  # characters; a thumbnail of the history takes less
 MAX_SESSION = 64  # characters of the name that a page gives itself
 LOGINS = 10  # a minute and address

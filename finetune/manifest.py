@@ -35,9 +35,9 @@ def check_manifest(folder: Path, remedy: str) -> None:
             raise InputError(f"{file}: no such file; {remedy}")
         if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
             raise InputError(f"{file}: not the bytes that {MANIFEST} lists; {remedy}")
+    known = {folder / name for name in (*listed, MANIFEST)}
     for path in sorted(folder.rglob("*")):
-        known = path.relative_to(folder).as_posix() in {*listed, MANIFEST}
-        if not known and _may_be_loaded(path, folder):
+        if path not in known and _may_be_loaded(path, folder):
             raise InputError(f"{path}: not among what {MANIFEST} lists; delete it, or {remedy}")
 
 
