@@ -23,7 +23,7 @@ test-long: $(READY) ## the tests that `make test` leaves out: a tutorial, photog
 	$(PYTEST) -m long tests/e2e tests/test_ray_stages.py
 
 fuzz: $(READY) ## damaged pictures and archives for a minute: make fuzz, or make fuzz SECONDS=3600
-	python -m tests.bad_input.fuzz --seconds $(or $(SECONDS),60)
+	python -m tests.tools.fuzz --seconds $(or $(SECONDS),60)
 
 setup: $(READY) ## the virtual environment with the locked packages
 
@@ -36,7 +36,7 @@ app: $(READY) ## the demo on models/export at http://127.0.0.1:7860
 	python -m app
 
 plan: $(READY) ## what a run costs, before it starts: make plan, or make plan P=rtx3090
-	@python -m finetune.planner $(if $(P),presets/$(P).yaml)
+	@python -m finetune.planning $(if $(P),presets/$(P).yaml)
 
 report: $(READY) ## the evaluation of the last run as one page, report.html
 	python -m report
@@ -72,10 +72,10 @@ bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench
 	python -m bench.table
 
 crash-matrix: $(READY) ## every stage killed, starved and locked out, then finished: bench/results/crashes.json, an hour
-	python -m tests.e2e.crashes
+	python -m tests.tools.crashes
 
 elsewhere: $(READY) ## the committed experiment by another user, place, language: the same dvc.lock
-	python -m tests.e2e.elsewhere
+	python -m tests.tools.elsewhere
 
 preset: ## switch params.yaml: make preset P=rtx3090 (FORCE=1 drops your own edits)
 	@test -f "presets/$(P).yaml" || { echo "error: no preset '$(P)'; known: $(patsubst presets/%.yaml,%,$(wildcard presets/*.yaml))"; exit 1; }

@@ -5,7 +5,7 @@ import os
 # read while the libraries are imported: the page asks no hub and reports to nobody
 os.environ.update(HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False")
 
-from app.command import main
+from app.cli import main
 
 if __name__ == "__main__":
     main()

@@ -3,21 +3,16 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
-from html import escape
-from typing import TypeVar
 
-import gradio as gr
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from app.drawing import Picture, Step, draw
 from app.limits import within
 from app.model import Model
 from app.png_metadata import KEY, describe
 from app.request import MAX_COUNT, MAX_SEED, Request, check_whole
-from finetune.errors import InputError
+from app.sampling import Picture, Step, draw
 
-T = TypeVar("T")
 WITHHELD = "withheld by the safety checker"
 
 
@@ -68,14 +63,6 @@ def series(request: Request, count: int) -> list[Request]:
 
 def drawn_series(model: Model, request: Request, count: int) -> list[Job]:
     return [Job(f"seed {each.seed}", model.pipeline, each, model.digest) for each in series(request, count)]
-
-
-def in_one_line(steps: Iterator[T]) -> Iterator[T]:
-    """The same, with an InputError as the line that a visitor reads: the page shows it as HTML."""
-    try:
-        yield from steps
-    except InputError as error:
-        raise gr.Error(escape(str(error), quote=False), print_exception=False) from None
 
 
 def _steps(jobs: Sequence[Job]) -> Generator[tuple[int, Step | Picture], None, None]:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import TypeVar
 
-import gradio as gr
-
 from finetune.errors import InputError
 
 T = TypeVar("T")
@@ -42,11 +40,6 @@ class RateLimit:
             starts.append(now)
             if len(self._starts) > MAX_VISITORS:
                 self._starts.popitem(last=False)
-
-
-def visitor_of(request: gr.Request) -> str:
-    """Who logged in, else the address: behind a proxy that does not name its clients, all are one."""
-    return request.username or (request.client.host if request.client else "unknown")
 
 
 def within(seconds: float, steps: Iterator[T]) -> Iterator[T]:

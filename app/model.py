@@ -10,14 +10,13 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
 from pydantic import BaseModel, Field
 
-from app.drawing import enough_memory
 from app.preview import Preview
 from app.request import GUIDANCE, SCHEDULERS, STEPS
-from finetune.checksums import sha256_of
+from app.sampling import enough_memory
+from finetune.artifacts import read_json, sha256_of
 from finetune.errors import InputError
-from finetune.figures import read_json
-from finetune.manifest import MANIFEST, check_manifest
-from finetune.models import load_pipeline
+from finetune.export.manifest import MANIFEST, check_manifest
+from finetune.model.loading import load_pipeline
 
 disable_progress_bar()  # of loading
 

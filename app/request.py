@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from finetune.attention.words import is_unicode
 from finetune.errors import InputError
-from finetune.words import is_unicode
 
 MAX_PROMPT = 1000  # characters; CLIP reads 77 tokens of them
 MAX_SEED = 2**31 - 1

@@ -15,13 +15,13 @@ import torch
 from gradio_client import Client
 from PIL import Image
 
-from app import view
-from app.attention_tab import maps_of, recorded
 from app.jobs import Drawn, Job, Watch, run
 from app.model import Model, load_model
-from app.page import make_page
 from app.request import Request
-from app.server import Limits
+from app.ui import runner
+from app.ui.attention_tab import maps_of, recorded
+from app.ui.page import make_page
+from app.ui.session import Limits
 from bench.harness import interleaved, ratio, write_result
 from finetune import paths
 
@@ -87,7 +87,7 @@ def _mapped(model: Model, request: Request) -> None:
 def _shown(model: Model, jobs: list[Job]) -> Drawn:
     for state in run(jobs, LIMITS.seconds):
         if isinstance(state, Watch):
-            view.progress(state, jobs, model.preview)
+            runner.progress(state, jobs, model.preview)
         else:
             return state[0]
     raise AssertionError("a run ends in its pictures")

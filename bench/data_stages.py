@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-from finetune.finished import Finished
+from finetune.data.shard_cache import Finished
+from finetune.data.shards import read_index
 from finetune.params import PreprocessDataset, Tokenize
-from finetune.shards import read_index
 from stages.preprocess import preprocess
 from stages.tokenize_captions import tokenize
 

@@ -18,8 +18,8 @@ from PIL import Image
 from torchvision.models import Inception3
 
 from bench.harness import interleaved, ratio, write_result
-from finetune.features import Extractor, extract
-from finetune.frechet import frechet_distance
+from finetune.evaluation.features import Extractor, extract
+from finetune.evaluation.frechet import frechet_distance
 
 FEATURES = 2048
 FULL_RANK = 2200  # images on each side of the distance alone

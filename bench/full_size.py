@@ -22,9 +22,9 @@ from PIL import Image
 from bench.data_stages import bytes_below
 from bench.harness import ROOT, measured, write_result
 from finetune import paths
-from finetune.checksums import sha256_of
-from finetune.scene_archives import draw_archive
-from finetune.scenes import draw, make_scene
+from finetune.artifacts import sha256_of
+from finetune.datasets.scene_archives import draw_archive
+from finetune.datasets.scenes import draw, make_scene
 
 SHARES = {"coco": {"train": 118_287, "validation": 5_000}, "flickr8k": {"train": 6_091, "validation": 2_000}}
 PARTS = {"tenth": 10, "third": 3, "full": 1}

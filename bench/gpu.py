@@ -28,12 +28,12 @@ from bench.harness import ratio, write_result
 from bench.inputs import write_pictures, write_training_inputs
 from bench.models import NOISE, SCALING_FACTOR, SD15, SMALL, Shape, flops, make_text_encoder, make_unet, make_vae
 from bench.train_speed import our_steps
-from finetune.batches import CaptionedLatents
-from finetune.denoiser import Denoiser
-from finetune.kernels import choose_kernels
+from finetune.model.determinism import choose_kernels
 from finetune.params import Train, load_params
 from finetune.progress import peak_memory
-from finetune.training import Trainer
+from finetune.training.batches import CaptionedLatents
+from finetune.training.denoiser import Denoiser
+from finetune.training.trainer import Trainer
 
 PRESET = Path("presets/rtx3090.yaml")
 CAP = 24 * 2**30  # bytes of GPU memory

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from finetune.outputs import write_json
+from finetune.artifacts import write_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 
 from bench.harness import write_result
 from bench.photographs import photos
-from finetune.pixels import SIDE, decode, perceptual_hash, to_square
+from finetune.data.transforms import SIDE, decode, perceptual_hash, to_square
 
 EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "JPEG of quality 30": lambda image: _compressed(image, 30),

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from finetune.batches import CaptionedLatents
-from finetune.scenes import captions, draw, make_scene
+from finetune.datasets.scenes import captions, draw, make_scene
+from finetune.training.batches import CaptionedLatents
 
 DATASET = "bench"
 

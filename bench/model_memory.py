@@ -22,9 +22,9 @@ from PIL import Image
 
 from bench.harness import ROOT, measured, write_result
 from finetune import paths
-from finetune.checksums import sha256_of
-from finetune.features import EFFICIENTNET
-from finetune.shards import INDEX, index_writer, shard_name, write_shard
+from finetune.artifacts import sha256_of
+from finetune.data.shards import INDEX, index_writer, shard_name, write_shard
+from finetune.evaluation.features import EFFICIENTNET
 from stages.generate import SCHEMA as GENERATED
 from stages.preprocess import SCHEMA as IMAGES
 

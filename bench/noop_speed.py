@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from bench.harness import interleaved, ratio, write_result
-from finetune.shards import shard_name, write_shard
+from finetune.data.shards import shard_name, write_shard
 
 DVC = Path(sys.executable).with_name("dvc")
 PIPELINE = """\

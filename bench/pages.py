@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.claims import CLAIMS, HEADER, machine_of, result_of, row
-from finetune.markdown import table
+from finetune.artifacts import table
 
 BLOCK = re.compile(r"(<!-- bench: ([a-z_ ]+(?:, [a-z ]+)?) -->\n).*?(<!-- end -->)", re.DOTALL)
 GROWING = ("preprocess-512", "tokenize", "latents", "train-fp16", "features")  # with the number of images

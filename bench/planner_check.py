@@ -13,9 +13,9 @@ from typing import Any
 from bench.data_stages import Measured, run_data_stages
 from bench.harness import write_result
 from bench.stage_costs import PACKAGES
-from finetune.data_costs import DataCosts
-from finetune.image_counts import Images
-from finetune.scene_archives import draw_archive
+from finetune.datasets.scene_archives import draw_archive
+from finetune.planning.costs import DataCosts
+from finetune.planning.counts import Images
 
 DRAWN = "scenes:coco?train=100&validation=25"
 SIZES = (2_000, 20_000)  # images of both splits

@@ -22,10 +22,10 @@ from PIL import Image, ImageOps
 
 from bench.harness import interleaved, ratio, write_result
 from bench.photographs import MIN_SIDE, photos
-from finetune.allocator import keep_freed_memory
-from finetune.finished import Finished
+from finetune.data.shard_cache import Finished
+from finetune.data.transforms import SIDE, crop_box
 from finetune.params import PreprocessDataset
-from finetune.pixels import SIDE, crop_box
+from finetune.process import keep_freed_memory
 from stages.preprocess import preprocess
 
 PARAMS = PreprocessDataset(

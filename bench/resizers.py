@@ -25,10 +25,10 @@ from torch.nn.functional import interpolate
 
 from bench.harness import interleaved, ratio, write_result
 from bench.photographs import MIN_SIDE, photos
-from finetune.features import Extractor, extract, load_extractor
-from finetune.frechet import frechet_distance
-from finetune.pixels import SIDE, crop_box, encode_jpeg, to_square
-from finetune.scenes import draw, make_scene
+from finetune.data.transforms import SIDE, crop_box, encode_jpeg, to_square
+from finetune.datasets.scenes import draw, make_scene
+from finetune.evaluation.features import Extractor, extract, load_extractor
+from finetune.evaluation.frechet import frechet_distance
 
 Pixels = NDArray[np.uint8]
 Resizer = Callable[[bytes], Pixels]  # a file's bytes to RGB [512, 512, 3]

@@ -20,14 +20,14 @@ from scipy.optimize import nnls
 from bench.data_stages import seconds_of
 from bench.full_size import STAGES, run
 from bench.harness import RESULTS, ROOT, write_result
-from finetune.architecture import architecture_of
-from finetune.data_costs import DataCosts
-from finetune.duplicates import BITS, HeldOut
-from finetune.image_counts import Images
-from finetune.memory import training_memory
+from finetune.data.deduplication import BITS, HeldOut
 from finetune.params import load_params
-from finetune.planner import HOUR, Device
-from finetune.stage_plan import StagePlan, stage_plans, training_steps, units_of
+from finetune.planning.architecture import architecture_of
+from finetune.planning.costs import DataCosts
+from finetune.planning.counts import Images
+from finetune.planning.memory import training_memory
+from finetune.planning.plan import HOUR, Device
+from finetune.planning.stages import StagePlan, stage_plans, training_steps, units_of
 
 SMALL = (1_260, 4_200)  # images
 SIZES = (1_000, 126_000, 1_000_000, 100_000_000)

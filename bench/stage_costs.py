@@ -16,9 +16,9 @@ from PIL import Image
 
 from bench.data_stages import PREPROCESS, Measured, run_data_stages, seconds_of
 from bench.harness import write_result
-from finetune.pixels import encode_jpeg
-from finetune.scene_archives import draw_archive
-from finetune.shards import INDEX, encode_png, read_images, read_index
+from finetune.data.shards import INDEX, encode_png, read_images, read_index
+from finetune.data.transforms import encode_jpeg
+from finetune.datasets.scene_archives import draw_archive
 
 ARCHIVES = ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip")
 SCENES = "scenes:coco?train=100&validation=50"

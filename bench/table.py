@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.claims import CLAIMS, HEADER, machine_of, result_of, row
 from bench.harness import RESULTS, ROOT
 from bench.pages import filled
-from finetune.markdown import table
+from finetune.artifacts import table
 
 NAME = "README.md"
 INTRODUCTION = """\

@@ -21,9 +21,9 @@ from transformers import CLIPTokenizer
 
 from bench.clip_vocabulary import write_tokenizer
 from bench.harness import interleaved, ratio, write_result
+from finetune.data.shards import INDEX, index_writer
+from finetune.model.tokenizer import load_tokenizer
 from finetune.params import Tokenize
-from finetune.shards import INDEX, index_writer
-from finetune.tokenizer import load_tokenizer
 from stages.preprocess import SCHEMA
 from stages.tokenize_captions import LENGTH, tokenize
 

@@ -21,12 +21,12 @@ from diffusers import DDPMScheduler
 from bench.harness import interleaved, ratio, write_result
 from bench.inputs import write_training_inputs
 from bench.models import NOISE, SCALING_FACTOR
-from finetune.denoiser import Denoiser
-from finetune.models import load_text_encoder, load_unet
+from finetune.model.loading import load_text_encoder, load_unet
 from finetune.params import dotted, load_params
 from finetune.tracking import Run, git_tags, tracked_run
-from finetune.training import History, Trainer
-from finetune.watch import LOG_STEPS
+from finetune.training.denoiser import Denoiser
+from finetune.training.loop import LOG_STEPS
+from finetune.training.trainer import History, Trainer
 
 BASE = Path("sample/base")
 STEPS = 30  # of each kind in a round

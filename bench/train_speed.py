@@ -25,15 +25,15 @@ from bench.diffusers_loop import Pictures, train_steps
 from bench.harness import interleaved, ratio, write_result
 from bench.inputs import write_pictures, write_training_inputs
 from bench.models import NOISE, SCALING_FACTOR, SMALL, SMALL_SIDE, flops, write_model
-from finetune.allocator import keep_freed_memory
-from finetune.checksums import sha256_of
-from finetune.denoiser import Denoiser
-from finetune.latents import encode_moments
-from finetune.models import load_text_encoder, load_unet, load_vae
+from finetune.artifacts import sha256_of
+from finetune.data.latents import encode_moments
+from finetune.model.determinism import one_thread_each
+from finetune.model.loading import load_text_encoder, load_unet, load_vae
+from finetune.model.tokenizer import load_tokenizer
 from finetune.params import Train, load_params
-from finetune.threads import one_thread_each
-from finetune.tokenizer import load_tokenizer
-from finetune.training import History, Trainer
+from finetune.process import keep_freed_memory
+from finetune.training.denoiser import Denoiser
+from finetune.training.trainer import History, Trainer
 
 STEPS = 10  # of each contestant in a round; fewer would be served from what the peer's data workers read ahead
 REST = 1.0  # seconds in which the peer's data workers read as far ahead as they do

@@ -10,8 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
-from finetune.allocator import keep_freed_memory
 from finetune.errors import InputError
+from finetune.process import keep_freed_memory
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -66,7 +66,7 @@ def model_pool() -> Iterator[OrderedMap]:
 
 def _cluster_map(address: str, on_gpu: bool) -> AbstractContextManager[OrderedMap]:
     try:
-        from finetune.ray_cluster import cluster_map  # seconds and 100 MB that nobody else needs
+        from finetune.ray_pool import cluster_map  # seconds and 100 MB that nobody else needs
     except ModuleNotFoundError:
         raise InputError("RAY_ADDRESS is set, but ray is not installed; see requirements.lock, or unset it") from None
     return cluster_map(address, on_gpu)

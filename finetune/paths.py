@@ -1,5 +1,6 @@
 """Every artifact's place, relative to the repository root; dvc.yaml says the same and a test compares them."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,3 +44,8 @@ def of_datasets(parent: Path, datasets: Sequence[str]) -> dict[str, Path]:
     for stray in sorted(set(parent.glob("[!.]*")) - {*entries.values()}):
         raise InputError(f"{stray}: of no data set that params.yaml lists; remove it, or list its data set again")
     return entries
+
+
+def repository_root() -> Path:
+    """The main repository, also inside the copies that `dvc exp run --temp` and the queue work in."""
+    return Path(os.environ.get("DVC_ROOT", "."))

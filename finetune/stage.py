@@ -10,8 +10,8 @@ from types import FrameType
 
 from safetensors import SafetensorError
 
-from finetune.allocator import keep_freed_memory
 from finetune.errors import InputError
+from finetune.process import keep_freed_memory
 
 FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "no quota left on the disk"}
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # what torch says instead of a MemoryError
@@ -21,7 +21,7 @@ NO_GPU_MEMORY = "CUDA out of memory"
 def run_stage(work: Callable[[], None]) -> None:
     """Call `work` and turn what a user can mend into one line on stderr and an exit code that is not 0.
 
-    Exit codes: 1 for a wrong input or a machine that lacks something, 143 for SIGTERM. Ctrl-C: finetune.interrupted.
+    Exit codes: 1 for a wrong input or a machine that lacks something, 143 for SIGTERM. Ctrl-C: finetune.process.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "accelerate"):

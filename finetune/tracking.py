@@ -35,7 +35,7 @@ from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
-from finetune.repository import repository_root
+from finetune.paths import repository_root
 
 EXPERIMENT = "sd15-finetune"
 TRAINING = "training_id"  # the tag by which a resumed training finds its run

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from finetune.artifacts import require_writable, whole_file
 from finetune.errors import InputError
-from finetune.outputs import require_writable, whole_file
 from finetune.params import load_params
 from finetune.stage import run_stage
 from report.page import page

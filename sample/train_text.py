@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from finetune.outputs import write_json
-from finetune.scenes import BACKGROUNDS, CATEGORIES, COLORS, Scene, Style, captions, make_scene
+from finetune.artifacts import write_json
+from finetune.datasets.scenes import BACKGROUNDS, CATEGORIES, COLORS, Scene, Style, captions, make_scene
 
 TOKENIZER = Path("sample/base/tokenizer")
 TEXT_ENCODER = Path("sample/base/text_encoder")

@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from finetune.checkpoint import load_checkpoint, save_checkpoint
-from finetune.models import load_text_encoder, load_vae
-from finetune.outputs import write_json
-from finetune.scenes import captions, draw, make_scene
-from finetune.seeding import generator
-from finetune.tokenizer import load_tokenizer
+from finetune.artifacts import write_json
+from finetune.datasets.scenes import captions, draw, make_scene
+from finetune.model.determinism import generator
+from finetune.model.loading import load_text_encoder, load_vae
+from finetune.model.tokenizer import load_tokenizer
+from finetune.training.checkpoints import load_checkpoint, save_checkpoint
 from sample.progress import Progress
 
 BASE = Path("sample/base")

@@ -4,7 +4,7 @@ Writes sample/base/vae (fp16 safetensors) and sample/logs/vae.json. Run it again
 goes on at its last checkpoint. Crops grow from 64 to 512 pixels. So small a net, started at random, folds all
 colours onto one grey axis and stays there; `start_as_block_means` starts it where colour is already kept.
 The committed weights saw objects up to a tenth larger, with narrower stripes, a dark outline and less regular places
-than `finetune.scenes` draws now; the log's held-out figures, by `python -m sample.train_vae --measure`,
+than `finetune.datasets.scenes` draws now; the log's held-out figures, by `python -m sample.train_vae --measure`,
 are of the scenes as they are.
 """
 
@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from finetune.models import load_vae
-from finetune.outputs import write_json
-from finetune.scenes import SIZE, Style, draw, make_scene
-from finetune.seeding import generator
+from finetune.artifacts import write_json
+from finetune.datasets.scenes import SIZE, Style, draw, make_scene
+from finetune.model.determinism import generator
+from finetune.model.loading import load_vae
 from sample.progress import Progress
 
 OUT = Path("sample/base/vae")

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune import paths
-from finetune.census import Census
-from finetune.data_card import data_card
-from finetune.intact import load_json
-from finetune.outputs import whole_directory, write_json
+from finetune.artifacts import load_json, whole_directory, write_json
+from finetune.data.card import data_card
+from finetune.data.reference import used_captions
+from finetune.data.shards import read_images
+from finetune.data.statistics import Census
+from finetune.image_grid import grid
 from finetune.params import load_params
-from finetune.pictures import grid
-from finetune.real_images import used_captions
-from finetune.shards import read_images
 from finetune.stage import run_stage
 
 EACH = 8  # pictures of a data set on the contact sheet

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from finetune import paths
-from finetune.checksums import sha256_of
-from finetune.half_precision import write_half
-from finetune.lock_md5 import lock_md5
-from finetune.manifest import MANIFEST, write_manifest
-from finetune.model_card import Evidence, Recipe, license_note, model_card, read_evidence
-from finetune.models import LORA, WEIGHTS, load_scheduler, tuned_part
-from finetune.outputs import whole_directory, write_json
+from finetune.artifacts import sha256_of, whole_directory, write_json
+from finetune.data.shards import read_images, read_index, spread
+from finetune.export.fp16 import write_half
+from finetune.export.manifest import MANIFEST, lock_md5, write_manifest
+from finetune.export.model_card import Evidence, Recipe, license_note, model_card, read_evidence
+from finetune.image_grid import grid
+from finetune.model.loading import LORA, WEIGHTS, load_scheduler, tuned_part
 from finetune.params import load_params
-from finetune.pictures import grid
-from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
 from finetune.tracking import tag_run
 

@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.checksums import sha256_of
+from finetune.artifacts import sha256_of
+from finetune.data.reference import real_rows
+from finetune.data.shards import read_images, read_index
 from finetune.errors import InputError
-from finetune.feature_set import FeatureSet, joined, write_feature_set
-from finetune.features import extract, load_extractor
-from finetune.full_precision import PRECISION
+from finetune.evaluation.feature_set import FeatureSet, joined, write_feature_set
+from finetune.evaluation.features import extract, load_extractor
+from finetune.model.determinism import PRECISION, generator
 from finetune.parallel import model_pool
 from finetune.params import Fid, Generate, load_params
-from finetune.real_images import real_rows
-from finetune.seeding import generator
-from finetune.shards import read_images, read_index
 from finetune.stage import run_stage
 
 Row = dict[str, Any]
@@ -112,7 +111,7 @@ def view(networks: Networks, part: Part) -> tuple[FeatureSet, int]:
     extractor = load_extractor(networks.extractor, few=True)
     clip = None
     if networks.clip:
-        from finetune.clip import load_clip  # half of all that a run without CLIP would import
+        from finetune.evaluation.clip import load_clip  # half of all that a run without CLIP would import
 
         clip = load_clip(networks.clip, networks.batch_size)
     rows: list[Row] = []

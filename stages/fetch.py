@@ -6,17 +6,16 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from finetune import paths
-from finetune.base_model import check_base
-from finetune.disk import local_bytes, local_mode
-from finetune.folder_archive import archive_folder
-from finetune.model_files import model_files
-from finetune.outputs import whole_directory
+from finetune.artifacts import whole_directory
+from finetune.datasets.folder_zip import archive_folder
+from finetune.datasets.scene_archives import SCENES, draw_archive
+from finetune.disk import local_bytes, local_mode, refuse_large_run
+from finetune.fetch.source import Source
+from finetune.fetch.transfer import bring
+from finetune.model.config import check_base
+from finetune.model.hub_files import model_files
 from finetune.params import Archive, Base, load_params
-from finetune.remote_guard import refuse_large_run
-from finetune.scene_archives import SCENES, draw_archive
-from finetune.source import Source
 from finetune.stage import run_stage
-from finetune.transfer import bring
 
 log = logging.getLogger(__name__)
 

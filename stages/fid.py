@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune import paths
-from finetune.clip_figures import clip_score, cmmd
-from finetune.density_coverage import coverage, density
-from finetune.feature_set import FeatureSet, read_feature_set
-from finetune.fid_infinity import fid_infinity, is_extrapolable
-from finetune.frechet import frechet_distance, is_rank_deficient
-from finetune.guards import (
+from finetune.artifacts import write_csv, write_json
+from finetune.data.reference import read_real, real_rows
+from finetune.data.shards import read_images, read_index, spread
+from finetune.evaluation.checks import (
     check_held_out,
     check_no_copies,
     check_one_protocol,
@@ -26,15 +24,13 @@ from finetune.guards import (
     check_rank,
     check_same_task,
 )
-from finetune.half_samples import random_halves
-from finetune.kid import kid
-from finetune.outputs import write_csv, write_json
+from finetune.evaluation.feature_set import FeatureSet, random_halves, read_feature_set
+from finetune.evaluation.frechet import fid_infinity, frechet_distance, is_extrapolable, is_rank_deficient
+from finetune.evaluation.mmd import clip_score, cmmd, kid
+from finetune.evaluation.prdc import coverage, density, precision, recall
+from finetune.image_grid import grid, save_small
+from finetune.model.determinism import generator
 from finetune.params import Fid, load_params
-from finetune.pictures import grid, save_small
-from finetune.precision_recall import precision, recall
-from finetune.real_images import read_real, real_rows
-from finetune.seeding import generator
-from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
 
 Row = dict[str, Any]

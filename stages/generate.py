@@ -14,22 +14,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from finetune import models, paths, sampling, shards, threads, tokenizer
-from finetune.checksums import sha256_of
+from finetune import paths
+from finetune.artifacts import sha256_of, whole_directory
+from finetune.data import shards
+from finetune.data.shard_cache import Finished, finished_key
+from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
-from finetune.finished import Finished, finished_key
-from finetune.models import load_pipeline_once, model_sha256
-from finetune.outputs import whole_directory
+from finetune.model import determinism, loading, sampling, tokenizer
+from finetune.model.determinism import derive_seed
+from finetune.model.loading import load_pipeline_once, model_sha256
+from finetune.model.sampling import sample_images
 from finetune.parallel import model_pool
 from finetune.params import Generate, load_params
-from finetune.sampling import sample_images
-from finetune.seeding import derive_seed
-from finetune.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
 
 SHARD_IMAGES = 250  # minutes of a GPU, which is what a kill costs at most
 # what a shard's bytes come from
-MAKERS = (__file__, models.__file__, sampling.__file__, shards.__file__, threads.__file__, tokenizer.__file__)
+MAKERS = (__file__, loading.__file__, sampling.__file__, shards.__file__, determinism.__file__, tokenizer.__file__)
 PACKAGES = ("diffusers", "numpy", "pillow", "tokenizers", "torch", "transformers")
 SCHEMA = pa.schema(
     [

@@ -13,17 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from finetune import paths
-from finetune.grounding import area_under_curve, points_at, positions_of, word_map
-from finetune.instances import Mask, read_masks
-from finetune.latents import LatentCache
-from finetune.models import load_pipeline
-from finetune.outputs import write_json
+from finetune.artifacts import write_json
+from finetune.data.latents import LatentCache
+from finetune.data.shards import INDEX, read_images, read_rows, spread
+from finetune.evaluation.coco_masks import Mask, read_masks
+from finetune.evaluation.grounding import area_under_curve, points_at, positions_of, word_map
+from finetune.image_grid import grid, save_small
+from finetune.model.determinism import generator, one_thread_each
+from finetune.model.loading import load_pipeline
 from finetune.params import Grounding, PreprocessDataset, load_params
-from finetune.pictures import grid, save_small
-from finetune.seeding import generator
-from finetune.shards import INDEX, read_images, read_rows, spread
 from finetune.stage import run_stage
-from finetune.threads import one_thread_each
 
 HALF = "val2017"
 GRID_CAPTIONS = 6

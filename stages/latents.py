@@ -14,21 +14,22 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from finetune import arrays, models, paths, shards, threads
-from finetune import latents as encoding
-from finetune.arrays import array_writer
-from finetune.checksums import sha256_of
+from finetune import paths
+from finetune.artifacts import sha256_of, whole_directory, write_json
+from finetune.data import arrays, shards
+from finetune.data import latents as encoding
+from finetune.data.arrays import array_writer
+from finetune.data.latents import MANIFEST, encode_moments, load_encoder, shard_name, vae_sha256
+from finetune.data.shard_cache import Finished, finished_key
+from finetune.data.shards import INDEX, read_rows, read_shard
 from finetune.errors import InputError
-from finetune.finished import Finished, finished_key
-from finetune.latents import MANIFEST, encode_moments, load_encoder, shard_name, vae_sha256
-from finetune.outputs import whole_directory, write_json
+from finetune.model import determinism, loading
+from finetune.model.determinism import one_thread_each
 from finetune.parallel import model_pool
-from finetune.shards import INDEX, read_rows, read_shard
 from finetune.stage import run_stage
-from finetune.threads import one_thread_each
 
 # what a shard's bytes come from
-MAKERS = (__file__, arrays.__file__, encoding.__file__, models.__file__, shards.__file__, threads.__file__)
+MAKERS = (__file__, arrays.__file__, encoding.__file__, loading.__file__, shards.__file__, determinism.__file__)
 PACKAGES = ("diffusers", "numpy", "pillow", "torch")
 
 

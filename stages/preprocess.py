@@ -15,18 +15,19 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from finetune import originals as reading
-from finetune import paths, pixels, shards, zip_archive
-from finetune.checksums import sha256_of
+from finetune import paths
+from finetune.artifacts import sha256_of, whole_directory, write_json
+from finetune.data import shards, transforms
+from finetune.data.shard_cache import Finished, Note, finished_key
+from finetune.data.shards import INDEX, encode_png, index_writer, shard_name, write_shard
+from finetune.data.transforms import decode, encode_jpeg, perceptual_hash, to_square
+from finetune.datasets import catalog as reading
+from finetune.datasets import zip_reader
+from finetune.datasets.catalog import DroppedError, Listing, Original, Split
+from finetune.datasets.formats import LISTS
 from finetune.errors import InputError
-from finetune.finished import Finished, Note, finished_key
-from finetune.formats import LISTS
-from finetune.originals import DroppedError, Listing, Original, Split
-from finetune.outputs import whole_directory, write_json
 from finetune.parallel import worker_pool
 from finetune.params import PreprocessDataset, load_params
-from finetune.pixels import decode, encode_jpeg, perceptual_hash, to_square
-from finetune.shards import INDEX, encode_png, index_writer, shard_name, write_shard
 from finetune.stage import run_stage
 
 SCHEMA = pa.schema(
@@ -44,7 +45,7 @@ SCHEMA = pa.schema(
         "captions": pa.list_(pa.string()),
     }
 )
-MAKERS = (__file__, pixels.__file__, reading.__file__, shards.__file__, zip_archive.__file__)
+MAKERS = (__file__, transforms.__file__, reading.__file__, shards.__file__, zip_reader.__file__)
 PACKAGES = ("imagehash", "numpy", "pillow", "scipy", "torch")  # what a shard's bytes come from, with these MAKERS
 
 

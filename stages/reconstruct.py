@@ -14,14 +14,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from finetune import paths
+from finetune.artifacts import whole_directory
+from finetune.data.latents import LatentCache
+from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
-from finetune.latents import LatentCache
-from finetune.models import load_vae
-from finetune.outputs import whole_directory
+from finetune.model.determinism import one_thread_each
+from finetune.model.loading import load_vae
 from finetune.params import load_params
-from finetune.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
-from finetune.threads import one_thread_each
 
 SHARD_IMAGES = 1000
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "dataset", "shard", "member")])

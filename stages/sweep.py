@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.feature_set import read_feature_set
-from finetune.features import extract, load_extractor
-from finetune.half_samples import random_halves
-from finetune.kid import kid
-from finetune.models import load_pipeline
-from finetune.outputs import write_csv
+from finetune.artifacts import write_csv
+from finetune.data.shards import read_index, spread
+from finetune.evaluation.feature_set import random_halves, read_feature_set
+from finetune.evaluation.features import extract, load_extractor
+from finetune.evaluation.mmd import kid
+from finetune.model.loading import load_pipeline
+from finetune.model.sampling import sample_images
 from finetune.params import Fid, Generate, Sweep, load_params
-from finetune.sampling import sample_images
-from finetune.shards import read_index, spread
 from finetune.stage import run_stage
 
 

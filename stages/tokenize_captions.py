@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 
 from finetune import paths
-from finetune.arrays import array_writer
-from finetune.checksums import sha256_of
-from finetune.duplicates import HeldOut
+from finetune.artifacts import sha256_of, whole_directory, write_json
+from finetune.data.arrays import array_writer
+from finetune.data.deduplication import HeldOut
+from finetune.data.shards import INDEX, index_writer, read_batches, read_rows
 from finetune.errors import InputError
-from finetune.outputs import whole_directory, write_json
+from finetune.model.tokenizer import load_tokenizer
 from finetune.params import Tokenize, load_params
-from finetune.shards import INDEX, index_writer, read_batches, read_rows
 from finetune.stage import run_stage
-from finetune.tokenizer import load_tokenizer
 
 LENGTH = 77  # positions of CLIP's text encoder, start and end included
 SCHEMA = pa.schema(

@@ -11,27 +11,23 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from finetune import paths
-from finetune.batches import CaptionedLatents
-from finetune.checksums import sha256_of
-from finetune.denoiser import Denoiser
+from finetune.artifacts import require_writable, sha256_of, whole_directory, whole_file, write_csv, write_json
+from finetune.data.shards import spread
 from finetune.errors import InputError
-from finetune.kernels import choose_kernels
-from finetune.lora import merged, save_lora
-from finetune.matching import check_match
-from finetune.models import WEIGHTS, load_pipeline, load_unet
-from finetune.optimizers import optimizer_bytes
-from finetune.outputs import require_writable, whole_directory, whole_file, write_csv, write_json
+from finetune.image_grid import grid
+from finetune.model.determinism import choose_kernels, derive_seed
+from finetune.model.loading import WEIGHTS, load_pipeline, load_unet
+from finetune.model.sampling import sample_images
 from finetune.params import Train, dotted, load_params
-from finetune.pictures import grid
-from finetune.resume import Checkpoints, checkpoint_bytes, exclusive, run_key
-from finetune.sampling import sample_images
-from finetune.seeding import derive_seed
-from finetune.shards import spread
 from finetune.stage import run_stage
 from finetune.tracking import Run, git_tags, tracked_run
-from finetune.training import History, Trainer
-from finetune.validation import validate
-from finetune.watch import Watch, run_steps
+from finetune.training.batches import CaptionedLatents, check_match
+from finetune.training.checkpoints import Checkpoints, checkpoint_bytes, exclusive, run_key
+from finetune.training.denoiser import Denoiser, merged, save_lora
+from finetune.training.loop import Watch, run_steps
+from finetune.training.optim import optimizer_bytes
+from finetune.training.trainer import History, Trainer
+from finetune.training.validation import validate
 
 log = logging.getLogger(__name__)
 

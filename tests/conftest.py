@@ -14,9 +14,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tests.image_sets import shapes, write_image_set
-from tests.site import Site, serve
-from tests.tiny_training import Trained, inputs_below, outputs_below, results, small_params, write_inputs
+from tests.builders.http_server import Site, serve
+from tests.builders.image_sets import shapes, write_image_set
+from tests.builders.tiny_training import Trained, inputs_below, outputs_below, results, small_params, write_inputs
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -138,7 +138,7 @@ def sheet(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_trainer(inputs: dict[str, Any], tiny_base: Path) -> Callable[..., Any]:
-    from tests.trainers import trainer_maker  # seconds that other tests need not wait
+    from tests.builders.trainers import trainer_maker  # seconds that other tests need not wait
 
     return trainer_maker(inputs, tiny_base)
 

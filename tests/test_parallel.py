@@ -10,7 +10,7 @@ import pytest
 
 from finetune.errors import InputError
 from finetune.parallel import worker_pool
-from tests.archives import ROOT
+from tests.builders.archives import ROOT
 
 
 def square(number: int) -> tuple[int, int]:

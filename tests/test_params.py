@@ -9,7 +9,7 @@ import yaml
 from finetune.errors import InputError
 from finetune.params import Params, dotted, load_params
 
-COMMITTED = (Path(__file__).parent.parent / "params.yaml").read_text()
+COMMITTED = (Path(__file__).parents[1] / "params.yaml").read_text()
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_file_that_is_not_there_says_where_to_run(tmp_path: Path, monkeypatch:
 
 def test_a_preset_that_is_not_there_says_which_are() -> None:
     with pytest.raises(InputError, match=r"no such file; take one of photos, rtx3090, rtx3090-lora, sample$"):
-        load_params(Path(__file__).parent.parent / "presets" / "nosuch.yaml")
+        load_params(Path(__file__).parents[1] / "presets" / "nosuch.yaml")
 
 
 @pytest.mark.parametrize("content", ["train: [", "a: b: c", "- just\n- a list", ""])

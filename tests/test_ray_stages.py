@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.features import EFFICIENTNET
-from finetune.finished import Finished
+from finetune.data.shard_cache import Finished
+from finetune.evaluation.features import EFFICIENTNET
 from stages import latents as latents_stage
 from stages import preprocess as preprocess_stage
-from tests.archives import ROOT, picture, write_coco
-from tests.test_preprocess import PARAMS, contents
+from tests.builders.archives import ROOT, picture, write_coco
+from tests.stages.test_preprocess import PARAMS, contents
 
 
 def killed_once(work: Callable[[Any, Any], Any], job: Any, shard: Any, number: int, name: str) -> Any:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from finetune.errors import InputError
 from finetune.stage import run_stage
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_stage_that_works_returns() -> None:
@@ -113,7 +113,7 @@ def test_a_signal_stops_a_stage_with_one_line_and_runs_its_clean_up(
 ) -> None:
     script = f"""
 import pathlib, time
-from finetune.outputs import whole_directory
+from finetune.artifacts import whole_directory
 from finetune.stage import run_stage
 def work():
     with whole_directory(pathlib.Path({str(tmp_path / "out")!r})) as folder:
@@ -153,8 +153,8 @@ runpy.run_module({command!r}, run_name="__main__", alter_sys=True)
 
 @pytest.mark.parametrize(
     ("command", "begun"),
-    [(name, "finetune") for name in ("stages.train", "app", "finetune.planner", "report")]
-    + [(name, "torch._dynamo.utils") for name in ("stages.train", "app", "finetune.planner")],
+    [(name, "finetune") for name in ("stages.train", "app", "finetune.planning.plan", "report")]
+    + [(name, "torch._dynamo.utils") for name in ("stages.train", "app", "finetune.planning")],
 )
 def test_ctrl_c_while_python_still_imports_is_one_line_too(command: str, begun: str) -> None:
     program = IMPORT_AND_STOP.format(begun=begun, command=command)

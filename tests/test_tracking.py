@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from finetune import tracking
 from finetune.tracking import git_tags, tag_run, tracked_run
-from tests.mlflow_store import about_the_store, curve, recorded, wait_until
+from tests.builders.mlflow_server import about_the_store, curve, recorded, wait_until
 
 pytestmark = pytest.mark.usefixtures("impatient_tracking")
 

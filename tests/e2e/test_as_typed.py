@@ -6,7 +6,7 @@ import pytest
 from dvc.cli import main as dvc
 
 from tests.e2e.conftest import Copy
-from tests.test_docs import AS_TYPED
+from tests.repository.test_docs import AS_TYPED
 
 
 def test_each_command_succeeds(quick_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:

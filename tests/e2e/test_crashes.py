@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.e2e import crashes
 from tests.e2e.conftest import ROOT, Copy
+from tests.tools import crashes
 
 STAGE = "preprocess-512@coco"
 

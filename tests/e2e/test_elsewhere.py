@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Copy
-from tests.e2e.elsewhere import UMASK, clone_elsewhere, stages_that_differ
+from tests.tools.elsewhere import UMASK, clone_elsewhere, stages_that_differ
 
 
 @pytest.mark.long
@@ -28,6 +28,9 @@ def test_a_hash_that_differs_is_named(quick_copy: Copy, tmp_path: Path) -> None:
     lock = (quick_copy.root / "dvc.lock").read_text()
     other = tmp_path / "other.lock"
     other.write_text(
-        lock.replace("finetune/kid.py\n      hash: md5\n      md5: ", "finetune/kid.py\n      hash: md5\n      md5: 0")
+        lock.replace(
+            "finetune/evaluation/mmd.py\n      hash: md5\n      md5: ",
+            "finetune/evaluation/mmd.py\n      hash: md5\n      md5: 0",
+        )
     )
     assert stages_that_differ(quick_copy.root / "dvc.lock", other) == ["fid", "sweep"]

@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from app import png_metadata
-from tests.app_server import AppServer
-from tests.tiny_run import make_tiny_run
+from tests.builders.app_server import AppServer
+from tests.builders.tiny_export import make_tiny_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}

@@ -63,15 +63,15 @@ def test_a_parameter_reruns_what_it_affects(
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("finetune/kid.py", {"fid", "sweep"}),
+        ("finetune/evaluation/mmd.py", {"fid", "sweep"}),
         (
-            "finetune/features.py",
+            "finetune/evaluation/features.py",
             {"features-real", "features-reconstructed", "features-base", "features-tuned", "sweep"},
         ),
-        ("finetune/flickr8k.py", {"preprocess-512@coco", "preprocess-512@flickr8k"}),
+        ("finetune/datasets/flickr8k.py", {"preprocess-512@coco", "preprocess-512@flickr8k"}),
         ("stages/latents.py", LATENTS),
         ("finetune/paths.py", set()),
-        ("app/page.py", set()),
+        ("app/ui/page.py", set()),
         ("README.md", set()),
     ],
 )

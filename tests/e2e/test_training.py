@@ -4,8 +4,8 @@ import os
 import signal
 import time
 
-from tests.e2e import crashes
 from tests.e2e.conftest import Copy
+from tests.tools import crashes
 
 STAGE = "train-fp16"
 SECONDS = 600

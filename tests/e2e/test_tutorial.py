@@ -27,7 +27,7 @@ def test_the_tutorial_ends_in_a_picture(small_copy: Copy) -> None:
     refused = small_copy.dvc("repro", "fetch@mine", check=False).stdout
     (digits,) = re.findall(r"error: mypictures: its sha256 is ([0-9a-f]{64}), not the expected 0{64}", refused)
     params.write_text(params.read_text().replace("0" * 64, digits))
-    planned = small_copy.run("python", "-m", "finetune.planner").stdout
+    planned = small_copy.run("python", "-m", "finetune.planning").stdout
     assert re.search(r"^mine +25 +5 +archives$", planned, re.MULTILINE), planned
     small_copy.dvc("repro")
     card = (small_copy.root / "metrics/data/card.md").read_text()

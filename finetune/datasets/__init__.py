@@ -1,0 +1,1 @@
+"""Archive formats: COCO, Flickr8k, imagefolder, and the synthetic scenes."""

@@ -1,0 +1,35 @@
+"""Flickr8k as published: Flickr8k_Dataset.zip and Flickr8k_text.zip."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune.datasets.catalog import Listing, Split, file_name
+from finetune.datasets.zip_reader import read_lines
+from finetune.errors import InputError
+
+TEXT = "Flickr8k_text.zip"
+TOKENS = "Flickr8k.token.txt"
+LISTS: dict[str, Split] = {
+    "Flickr_8k.trainImages.txt": "train",
+    "Flickr_8k.devImages.txt": "validation",
+    "Flickr_8k.testImages.txt": "validation",
+}
+LINE = re.compile(r"(?P<name>[^\t]+)#(?P<number>\d{1,9})\t(?P<caption>.{0,10000})")
+
+
+def list_flickr8k(folder: Path, listing: Listing) -> None:
+    """The training list trains; the dev and test lists validate; a picture in no list is left out."""
+    splits = ((name, split) for member, split in LISTS.items() for _, name in read_lines(folder / TEXT, member))
+    listing.add(folder / "Flickr8k_Dataset.zip", file_name, splits, _captions(folder / TEXT))
+
+
+def _captions(archive: Path) -> Iterator[tuple[str, int, str]]:
+    for number, line in read_lines(archive, TOKENS):
+        found = LINE.fullmatch(line)
+        if found is None:
+            raise InputError(
+                f"{archive}: {TOKENS}, line {number}: {line[:60]!r} is not name#number<tab>caption; "
+                "fetch the original archive again"
+            )
+        yield found["name"], int(found["number"]), found["caption"]

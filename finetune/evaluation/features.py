@@ -1,0 +1,125 @@
+"""Images to the features that Frechet distance and KID compare; the only module that knows clean-fid."""
+
+import pickle
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from cleanfid import inception_pytorch
+from cleanfid.inception_torchscript import InceptionV3W
+from cleanfid.resize import make_resizer
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.models import Inception3
+
+from finetune.artifacts import sha256_of
+from finetune.errors import InputError
+from finetune.evaluation import efficientnet_lite
+from finetune.model.determinism import full_precision, one_thread_each
+
+EFFICIENTNET = "efficientnet-lite0.pth"
+TORCHSCRIPT = "inception-2015-12-05.pt"  # clean-fid's
+STATE_DICT = "pt_inception-2015-12-05-6726825d.pth"  # pytorch-fid's and torch-fidelity's: the same weights
+PUBLISHED = {  # sha256: nothing but these weights makes a FID
+    TORCHSCRIPT: "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    STATE_DICT: "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+}
+INCEPTION_SIZE = 299  # pixels
+FIRST_LAYERS = 4  # of Inception, up to its first pooling
+FEW = 64  # their channels
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network and what it takes in; no two extractors share a metric's key, since their scales differ."""
+
+    frechet_key: str
+    kid_key: str
+    input_size: int  # pixels
+    network: Callable[[Tensor], Tensor]  # float32 [n, 3, input_size, input_size] in 0..255 -> [n, features]
+    few: int = 0  # of the features, the last ones, which are the first layers' and belong to a figure of their own
+
+
+@lru_cache(maxsize=1)
+def load_extractor(path: Path, few: bool = False) -> Extractor:
+    """By file name: EfficientNet-Lite0's weights, or Inception's in one of its two published files. A process that
+    looks at many shards loads them once. few: where the weights are Inception's state dict, the network gives the means
+    of its first layers' 64 channels too: TorchScript does not let them be seen.
+
+    Raises InputError for any other file, and for one that is not by its hash what its name says: there is no second
+    choice, since a figure under the same key would then be another quantity.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run `dvc repro fetch-extractor`")
+    if path.name == EFFICIENTNET:
+        network = efficientnet_lite.load_efficientnet_lite(path)
+        return Extractor("fd_effnetlite0", "kid_effnetlite0", efficientnet_lite.INPUT_SIZE, network.to(_device()))
+    if sha256_of(path) != PUBLISHED.get(path.name):
+        raise InputError(f"{path}: not the published Inception, by its sha256; check fetch.extractor")
+    few = few and path.name == STATE_DICT
+    inception = InceptionV3W(str(path.parent), download=False) if path.name == TORCHSCRIPT else _Inception(path, few)
+    inception.requires_grad_(False).eval().to(_device())
+    return Extractor("fid", "kid", INCEPTION_SIZE, inception, FEW if few else 0)
+
+
+class _Inception(nn.Module):
+    """The TorchScript file's network from the state dict, with its scaling, which is not pytorch-fid's own."""
+
+    def __init__(self, path: Path, few: bool) -> None:
+        super().__init__()
+        network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
+        for name, block in (
+            ("Mixed_5b", inception_pytorch.FIDInceptionA(192, pool_features=32)),
+            ("Mixed_5c", inception_pytorch.FIDInceptionA(256, pool_features=64)),
+            ("Mixed_5d", inception_pytorch.FIDInceptionA(288, pool_features=64)),
+            ("Mixed_6b", inception_pytorch.FIDInceptionC(768, channels_7x7=128)),
+            ("Mixed_6c", inception_pytorch.FIDInceptionC(768, channels_7x7=160)),
+            ("Mixed_6d", inception_pytorch.FIDInceptionC(768, channels_7x7=160)),
+            ("Mixed_6e", inception_pytorch.FIDInceptionC(768, channels_7x7=192)),
+            ("Mixed_7b", inception_pytorch.FIDInceptionE_1(1280)),
+            ("Mixed_7c", inception_pytorch.FIDInceptionE_2(2048)),
+        ):
+            setattr(network, name, block)
+        try:
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except (RuntimeError, pickle.UnpicklingError, EOFError):
+            raise InputError(f"{path}: not the weights of Inception; check fetch.extractor") from None
+        layers = [layer for layer in network.children() if layer is not network.fc]  # its input is the features
+        self._first, self._others = nn.Sequential(*layers[:FIRST_LAYERS]), nn.Sequential(*layers[FIRST_LAYERS:])
+        self._few = few
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self._first((images - 128) / 128)
+        features = self._others(first).flatten(1)
+        return torch.cat([features, first.mean(dim=(2, 3))], dim=1) if self._few else features
+
+
+def extract(extractor: Extractor, images: Iterable[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
+    """Features `[n, d]` of RGB images `uint8 [height, width, 3]`, resized as clean-fid does (Parmar et al., 2022).
+
+    That is PIL's antialiased bicubic filter on floats, without rounding back to bytes. Only a batch of images per
+    core is in memory. Raises InputError for features that are not finite.
+    """
+    side = extractor.input_size
+    resize = make_resizer("PIL", False, "bicubic", (side, side))
+    remaining = iter(images)
+
+    @torch.no_grad()
+    def look(batch: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        inputs = torch.from_numpy(np.stack([resize(image) for image in batch])).permute(0, 3, 1, 2).contiguous()
+        return extractor.network(inputs.to(_device())).cpu().numpy()
+
+    batches = iter(lambda: list(islice(remaining, batch_size)), [])
+    with full_precision():
+        features = np.concatenate(list(one_thread_each(look, batches, _device())))
+    if not np.isfinite(features).all():
+        raise InputError("the extractor's features are not finite; fetch models/extractor again")
+    return features
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

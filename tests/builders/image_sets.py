@@ -1,0 +1,109 @@
+"""Pictures and data sets as preprocess-512 leaves them, in miniature."""
+
+import hashlib
+import io
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from finetune.artifacts import sha256_of
+from finetune.data.shards import INDEX, read_images, read_index, write_index, write_shard
+from finetune.data.transforms import SIDE, perceptual_hash
+from stages.generate import SCHEMA as GENERATED_SCHEMA
+from stages.preprocess import SCHEMA as IMAGES_SCHEMA
+from stages.tokenize_captions import SCHEMA as TOKENS_SCHEMA
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def shapes(seed: int, pictures: int) -> list[NDArray[np.uint8]]:
+    """64x64 pictures of one colored rectangle on gray, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    made = np.full((pictures, 64, 64, 3), 128, np.uint8)
+    for picture in made:
+        x, y = rng.integers(4, 28, 2)
+        picture[y : y + 32, x : x + 32] = rng.integers(0, 256, 3)
+    return list(made)
+
+
+def write_image_set(folder: Path, dataset: str, splits: dict[str, list[NDArray[np.uint8]]]) -> None:
+    """A data set as preprocess-512 leaves it, in one shard per split, with two captions per picture."""
+    folder.mkdir(parents=True)
+    rows = []
+    for split, pictures in splits.items():
+        shard = folder / f"{split}-00000.tar"
+        names = [f"{dataset}-{split}-{i}" for i in range(len(pictures))]
+        write_shard(shard, [(f"{name}.png", png(pixels)) for name, pixels in zip(names, pictures, strict=True)])
+        common = {"dataset": dataset, "split": split, "shard": shard.name, "shard_sha256": sha256_of(shard)}
+        for name, pixels in zip(names, pictures, strict=True):
+            row = common | {"id": name, "member": f"{name}.png", "width": pixels.shape[1], "height": pixels.shape[0]}
+            row |= {"sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+            row |= {"perceptual_hash": perceptual_hash(Image.fromarray(pixels).resize((SIDE, SIDE)))}
+            rows.append(row | {"captions": [f" a star called {name}\n", "another caption"]})
+    write_index(folder / INDEX, rows, IMAGES_SCHEMA)
+
+
+def folders(images: Path) -> dict[str, Path]:
+    return {dataset: images / dataset for dataset in ("coco", "flickr8k")}
+
+
+def write_token_table(tokens: Path, images: dict[str, Path], left_out: Container[str] = ()) -> None:
+    """The table of `tokenize`, alone, in which the images of those ids are not trained on."""
+    tokens.mkdir(parents=True)
+    rows = [
+        {key: row[key] for key in ("dataset", "id", "split")} | {"first": 0, "captions": int(row["id"] not in left_out)}
+        for folder in images.values()
+        for row in read_index(folder)
+    ]
+    write_index(tokens / "images.parquet", rows, TOKENS_SCHEMA)
+
+
+def write_generated(folder: Path, images: Path, pictures: list[NDArray[np.uint8]], seed: int = 0) -> None:
+    """One of `pictures` for each validation image, as generate leaves them."""
+    validation = [
+        row for dataset in ("coco", "flickr8k") for row in read_index(images / dataset) if row["split"] == "validation"
+    ]
+    rows = [
+        {"id": row["id"], "dataset": row["dataset"], "prompt": row["captions"][0].strip(), "seed": seed}
+        for row in validation
+    ]
+    write_drawn(folder, rows, pictures)
+
+
+def write_drawn(
+    folder: Path, rows: list[dict[str, Any]], pictures: list[NDArray[np.uint8]], schema: pa.Schema = GENERATED_SCHEMA
+) -> None:
+    """Pictures of `rows` in one shard, as generate and reconstruct leave them."""
+    folder.mkdir(parents=True)
+    rows = [row | {"shard": "00000.tar", "member": f"{row['dataset']}-{row['id']}.png"} for row in rows]
+    write_shard(folder / "00000.tar", [(row["member"], png(p)) for row, p in zip(rows, pictures, strict=True)])
+    write_index(folder / INDEX, rows, schema)
+
+
+def noise(seed: int, pictures: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(0, 256, (pictures, 64, 64, 3), np.uint8))
+
+
+def write_ladder(
+    generated: Path, images: Path, base: list[np.ndarray], tuned: list[np.ndarray], seeds: tuple[int, int] = (0, 0)
+) -> Path:
+    """What both models drew, and reconstructions that darken each validation image a little."""
+    darker = [
+        pixels - pixels // 16
+        for dataset in ("coco", "flickr8k")
+        for row, pixels in read_images(images / dataset, read_index(images / dataset))
+        if row["split"] == "validation"
+    ]
+    write_generated(generated / "reconstructed", images, darker)
+    write_generated(generated / "base", images, base, seeds[0])
+    write_generated(generated / "tuned", images, tuned, seeds[1])
+    return generated

@@ -1,0 +1,41 @@
+import random
+from typing import Any
+
+import numpy as np
+
+from finetune.data.deduplication import BITS, HeldOut
+
+HASH = random.Random(0).getrandbits(BITS)
+
+
+def image(split: str, sha256: str, perceptual_hash: int) -> dict[str, Any]:
+    return {"split": split, "sha256": sha256, "perceptual_hash": f"{perceptual_hash:064x}"}
+
+
+def differing(bits: int) -> int:
+    """HASH with that many bits turned over, spread over all of it."""
+    return HASH ^ sum(1 << int(place) for place in np.linspace(0, BITS - 1, bits).astype(int))
+
+
+def test_equal_pixels_are_found_whatever_the_hash() -> None:
+    for near in (None, 8):
+        held_out = HeldOut([image("validation", "a", HASH)], near)
+        training = [image("train", "a", differing(100)), image("train", "b", differing(100))]
+        assert held_out.reasons(training) == ["same_as_validation", None]
+
+
+def test_near_is_up_to_and_with_the_given_number_of_bits() -> None:
+    held_out = HeldOut([image("validation", "x", differing(200)), image("validation", "a", HASH)], 8)
+    training = [image("train", "b", differing(bits)) for bits in (0, 7, 8, 9, 128, 256)]
+    assert held_out.reasons(training) == ["like_validation"] * 3 + [None] * 3
+
+
+def test_null_looks_for_equal_pixels_only() -> None:
+    assert HeldOut([image("validation", "a", HASH)], None).reasons([image("train", "b", HASH)]) == [None]
+
+
+def test_validation_images_stay_and_so_does_everything_without_any() -> None:
+    both = [image("validation", "a", HASH), image("train", "b", HASH)]
+    assert HeldOut(both[:1], 8).reasons(both) == [None, "like_validation"]
+    assert HeldOut([], 8).reasons(both) == [None, None]
+    assert HeldOut(both[:1], 8).reasons([]) == []

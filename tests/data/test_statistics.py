@@ -1,0 +1,64 @@
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from finetune.data.statistics import FREQUENT, Census, summary
+
+
+def counted(*rows: dict[str, Any], used: int = 1) -> dict[str, Any]:
+    census = Census()
+    for row in rows:
+        census.add({"split": "train", "width": 640, "height": 480, "captions": ["a star"]} | row, used)
+    return census.numbers()
+
+
+def test_only_pictures_with_captions_in_use_count_as_used() -> None:
+    census = Census()
+    for split, used in (("train", 5), ("train", 0), ("validation", 2)):
+        census.add({"split": split, "width": 9, "height": 9, "captions": ["a", "b", "c"]}, used)
+    numbers = census.numbers()
+    assert numbers["used"] == {"train": 1, "validation": 1}
+    assert (numbers["captions"]["used"], numbers["captions"]["count"]) == (7, 9)
+    assert numbers["captions"]["per_picture"] == {"3": 3}
+
+
+def test_words_are_runs_of_letters_in_any_script_whatever_their_case() -> None:
+    captions = counted({"captions": [" The dog's BALL, 2 balls\n", "the Straße — the ball"]})["captions"]
+    assert captions["vocabulary"] == 5
+    assert captions["words_seen_once"] == 3
+    assert (captions["words"]["least"], captions["words"]["greatest"], captions["words"]["mean"]) == (4, 4, 4)
+
+
+def test_frequent_words_have_letters_enough_and_the_alphabet_breaks_ties() -> None:
+    captions = ["the the the beach dunes", "a beach with cats", "cats at the beach"]
+    words = counted({"captions": captions})["captions"]["frequent_words"]
+    assert list(words.items()) == [("beach", 3), ("cats", 2), ("dunes", 1), ("with", 1)]
+    many = counted({"captions": [f"word{'x' * i}" for i in range(99)]})["captions"]["frequent_words"]
+    assert len(many) == FREQUENT
+
+
+def test_a_caption_without_a_letter_has_no_words() -> None:
+    captions = counted({"captions": ["!?"]})["captions"]
+    assert (captions["vocabulary"], captions["frequent_words"], captions["words"]["greatest"]) == (0, {}, 0)
+
+
+def test_shape_and_size_of_the_originals() -> None:
+    sizes = [(640, 480), (500, 375), (600, 1200), (512, 512)]
+    pictures = counted(*({"width": w, "height": h} for w, h in sizes))["pictures"]
+    assert (pictures["landscape"], pictures["portrait"], pictures["square"]) == (0.5, 0.25, 0.25)
+    assert pictures["enlarged"] == 0.5, "512 needs no enlarging"
+    assert (pictures["shorter_side"]["least"], pictures["shorter_side"]["greatest"]) == (375, 600)
+    assert (pictures["aspect_ratio"]["least"], pictures["aspect_ratio"]["greatest"]) == (0.5, 1.33)
+
+
+def test_quantiles_are_numbers_that_occur() -> None:
+    result = summary(Counter({1: 5, 10: 90, 100: 5}))
+    assert result == {"least": 1, "greatest": 100, "mean": 14.05, "p05": 1, "p25": 10, "p50": 10, "p75": 10, "p95": 10}
+    assert summary(Counter({7: 1}))["p95"] == 7
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_order_of_the_pictures_does_not_matter(order: int) -> None:
+    rows = [{"captions": [word]} for word in ("stars", "rings", "hearts")]
+    assert list(counted(*rows[::order])["captions"]["frequent_words"]) == ["hearts", "rings", "stars"]

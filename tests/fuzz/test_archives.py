@@ -1,0 +1,181 @@
+"""Archives, folders and locations, as anyone may name and fill them."""
+
+import os
+import random
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from finetune.datasets.folder_zip import archive_folder
+from finetune.datasets.scene_archives import draw_archive
+from finetune.datasets.zip_reader import DAMAGED, UnknownCompressionError, members, open_text, read_lines, read_member
+from finetune.errors import InputError
+from finetune.params import Archive
+from stages.fetch import fetch_files
+from tests.builders.archives import picture, write_flickr8k
+from tests.builders.preprocessed import TOLERANT, drops, run
+from tests.fuzz.answers import result_or_fault
+from tests.fuzz.damage import damaged
+
+CONTENTS = {"list.txt": b"one\ntwo\n" * 9, "a/ü.jpg": bytes(99), "b.jpg": random.Random(0).randbytes(50)}
+
+
+def read_all(archive: Path) -> None:
+    for member in members(archive):
+        try:
+            assert len(read_member(archive, member)) <= member.size
+        except (*DAMAGED, UnknownCompressionError):
+            continue
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 2**32), st.booleans(), st.booleans())
+def test_a_damaged_zip(seed: int, packed: bool, large: bool) -> None:
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
+            for name, content in CONTENTS.items():
+                with archive.open(name, "w", force_zip64=large) as member:
+                    member.write(content)
+        path.write_bytes(damaged(path.read_bytes(), rng))
+        result_or_fault(lambda: read_all(path), str(path))
+        result_or_fault(lambda: list(read_lines(path, "list.txt")), str(path))
+
+
+@settings(max_examples=100)
+@given(st.binary())
+@example(b"PK\x05\x06" + bytes(18))
+@example(b"PK\x06\x07" + bytes(16) + b"PK\x05\x06" + bytes(18))
+@example(b"PK\x03\x04")
+def test_any_bytes_as_a_zip(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.zip"
+        path.write_bytes(content)
+        result_or_fault(lambda: read_all(path), str(path))
+
+
+def test_a_table_of_long_extra_fields_takes_no_time(tmp_path: Path) -> None:
+    """64 KB of empty fields with each of many members."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(300):
+            info = zipfile.ZipInfo(f"{i}.jpg")
+            info.extra = b"\xfe\xca\x00\x00" * 16_000
+            archive.writestr(info, b"")
+    start = time.process_time()
+    assert len(list(members(path))) == 300
+    assert time.process_time() - start < 3
+
+
+def test_a_text_that_is_a_folder_s_name(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").mkdir()
+
+    def read() -> None:
+        with open_text(tmp_path / "a.zip", "list.txt"):
+            pass
+
+    assert isinstance(result_or_fault(read, str(tmp_path / "a.zip")), InputError)
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(
+        ["scenes:", "scenes:coco?train=1&validation=", "scenes:coco?", "package:", "package:json/", "a://"]
+    ),
+    st.text() | st.text(alphabet="/.[]:&=?0123456789"),
+)
+@example("scenes:", "//[")
+@example("scenes:coco?train=1&validation=", "1" * 5000)
+@example("scenes:coco?train=1&validation=", "\N{ARABIC-INDIC DIGIT ONE}")
+@example("package:", "")
+@example("package:", ".json/a")
+@example("package:", "json/../os.py")
+@example("package:", "sys/a")
+@example("package:", "\x00/\x00")
+@example("package:json/", "a\x00")
+@example("package:json/", "a" * 5000)
+@example("package:", "xml/etree")
+@example("", "no-such/" * 1000)
+@example("", "no\x00such")
+@example("", "\ud800")
+def test_any_location(kind: str, rest: str) -> None:
+    archive = result_or_fault_of_archive(kind + rest)
+    if archive is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "raw"
+        result_or_fault(lambda: fetch_files({"annotations_trainval2017.zip": archive}, out))
+        assert not out.exists() or kind == "scenes:"
+
+
+def result_or_fault_of_archive(location: str) -> Archive | None:
+    """None where params.yaml would not have been accepted."""
+    try:
+        return Archive(location=location, checksum=f"sha256:{'0' * 64}", bytes=None)
+    except ValueError:
+        return None
+
+
+@settings(max_examples=60)
+@given(st.text())
+@example("../x.zip")
+def test_any_name_of_a_drawn_archive(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        location = "scenes:coco?train=1&validation=1"
+        answer: Any = result_or_fault(lambda: draw_archive(location, name, Path(folder) / "a.zip"), "fetch.coco")
+        assert isinstance(answer, InputError)
+
+
+@pytest.mark.parametrize("name", [b"\xff.jpg", b"a\nb.jpg", b"\xed\xa0\x80.jpg", b"a\\b.jpg", b"a" * 255])
+def test_a_folder_s_file_of_any_name(name: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    Path(os.fsdecode(bytes(folder) + b"/" + name)).write_bytes(b"1")
+    answer = result_or_fault(lambda: archive_folder(folder, tmp_path / "own.zip"), str(folder))
+    if not isinstance(answer, InputError):
+        with zipfile.ZipFile(tmp_path / "own.zip") as archive:
+            assert [(info.filename.encode(), archive.read(info)) for info in archive.infolist()] == [(name, b"1")]
+    assert isinstance(answer, InputError) == (b"\xff" in name or b"\xed" in name)
+
+
+def rename_last(archive: Path, name: bytes) -> None:
+    """To any bytes, as many as before."""
+    content = bytearray(archive.read_bytes())
+    for signature, header in ((b"PK\x03\x04", 30), (b"PK\x01\x02", 46)):
+        start = content.rfind(signature) + header
+        content[start : start + len(name)] = name
+    archive.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("names", "dropped"),
+    [
+        ([b"../../a.jpg", b"/a.jpg", b"\0/a.jpg"], {}),  # by its file name, wherever it says that it lies
+        ([b"a\n.jpg"], {"no_caption": ["a\n.jpg"], "no_image": ["a.jpg"]}),
+        ([b"\xff.jpg"], {"no_caption": ["\N{NO-BREAK SPACE}.jpg"], "no_image": ["a.jpg"]}),
+        ([b"\0", b".jpg", b"..\\a.jpg", b"a.jpg/..", b"/", b"..", b".", b"a" * 60_000], {"no_image": ["a.jpg"]}),
+    ],
+    ids=["used", "a line break", "not UTF-8", "no picture"],
+)
+def test_a_member_of_any_name_is_used_or_left_out_and_nothing_is_written_elsewhere(
+    names: list[bytes], dropped: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKERS", "1")
+    for i, name in enumerate(names):
+        raw = tmp_path / str(i) / "raw"
+        pictures = {"b.jpg": picture(2), "Q" * len(name): picture(1)}
+        lists = {"train": "a.jpg\nb.jpg\n", "dev": "", "test": ""}
+        write_flickr8k(raw, pictures, "a.jpg#0\tone\nb.jpg#0\ttwo\n", lists)
+        rename_last(raw / "Flickr8k_Dataset.zip", name)
+        images, rows = run(raw, TOLERANT.model_copy(update={"format": "flickr8k"}), "flickr8k")
+        assert drops(images)["dropped"] == dropped
+        assert [row["member"] for row in rows] == (["b.jpg"] if dropped else ["a.jpg", "b.jpg"])
+        assert {path.name for path in raw.parent.iterdir()} == {"raw", "images", "finished", "metrics.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {str(i) for i in range(len(names))}

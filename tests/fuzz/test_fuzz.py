@@ -1,0 +1,40 @@
+"""A little of `make fuzz`, the same each time; and what a longer one found, or might."""
+
+import io
+from collections import Counter
+
+import pytest
+from PIL import Image, TiffImagePlugin
+
+from finetune.data.shards import encode_png
+from finetune.data.transforms import decode, encode_jpeg, to_square
+from tests.fuzz.damage import pictures
+from tests.tools.fuzz import try_seed
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS", "1")
+
+
+@pytest.mark.parametrize("name", pictures())
+def test_what_is_damaged_is_whole_at_first(name: str) -> None:
+    image = decode(pictures()[name], 1)
+    assert image.mode == "F" or to_square(image, "squash").mode == "RGB"
+
+
+def test_damage_is_a_picture_a_reason_or_a_line() -> None:
+    outcomes = Counter(try_seed(f"test: {i}") for i in range(150))
+    assert outcomes.keys() >= {"kept", "undecodable", "cut_short", "made", "refused"}
+
+
+@pytest.mark.parametrize("kind", [TiffImagePlugin.TiffTags.ASCII, TiffImagePlugin.TiffTags.SHORT, 4, 12])
+def test_a_color_profile_of_another_type_says_nothing(kind: int) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[34675] = kind
+    tags[34675] = "text" if kind == TiffImagePlugin.TiffTags.ASCII else (1, 2)
+    file = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(file, "TIFF", tiffinfo=tags)
+    square = to_square(decode(file.getvalue(), 1), "squash")
+    assert encode_png(square)
+    assert encode_jpeg(square, 95)

@@ -1,0 +1,175 @@
+"""metrics/ and an export's figures after any merge or edit: the page, or one line that names the file."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from app.model import Serving
+from app.ui.about_tab import read_ladder
+from finetune import paths
+from finetune.artifacts import read_json, read_table
+from finetune.errors import InputError
+from finetune.export.model_card import Evidence, Recipe, model_card, read_evidence
+from finetune.params import load_params
+from report import page as report
+from tests.fuzz.answers import JSON, result_or_fault
+from tests.fuzz.test_params import places
+
+ROOT = Path(__file__).parents[2]
+PARAMS = load_params(ROOT / "params.yaml")
+RECIPE = Recipe(PARAMS.export, PARAMS.fetch, PARAMS.train, PARAMS.generate)
+DATA_CARD = paths.DATA_CARD / "card.md"
+DOCUMENTS = {
+    path: json.loads((ROOT / path).read_text())
+    for path in (paths.FID_METRICS, paths.TRAIN_METRICS, paths.GROUNDING_METRICS)
+}
+TABLES = {
+    path: (ROOT / path).read_text()
+    for path in (paths.TRAIN_CURVES / "validation.csv", paths.FID_BY_N, paths.SWEEP, paths.LADDER)
+}
+SERVING = {
+    "name": "a model",
+    "num_inference_steps": 10,
+    "guidance_scale": 2.0,
+    "examples": [{"prompt": "a star", "seed": 1}],
+    "styles": {"realistic": "a photograph of"},
+    "keywords": ["close-up"],
+    "headline": "kid",
+    "lock_md5": "0" * 32,
+}
+VALUES = JSON | st.floats() | st.sampled_from([0, -1, 1e308, -1e308, 5e-324, 10**400, True, "0.5", "<b>", "\ud800"])
+MADE_FROM = {paths.FID_METRICS.as_posix(): "0" * 32}
+CONFLICT = "<<<<<<< HEAD\n{}=======\n{}>>>>>>> theirs\n"
+CELLS = st.text(alphabet='0123456789.,-+eE"\n\r nainf_\x00\u0661') | st.floats().map(str)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def charts_are_not_drawn() -> Iterator[None]:
+    """They take a tenth of a second each, and draw whatever numbers pass: test_report draws some at the limits."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("bars", "lines"):
+            patch.setattr(report, name, lambda *_: "<svg/>")
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    shutil.copytree(ROOT / "metrics", root / "metrics")
+    return root
+
+
+def is_shown_or_told(root: Path, path: Path, content: bytes) -> bool:
+    """By everything that reads it."""
+
+    def evidence() -> Evidence:
+        return read_evidence(root / DATA_CARD, root / paths.TRAIN_METRICS, root / paths.FID_METRICS, MADE_FROM)
+
+    before = (root / path).read_bytes()
+    (root / path).write_bytes(content)
+    try:
+        shown = result_or_fault(lambda: report.page(PARAMS, root), str(path))
+        card = result_or_fault(lambda: model_card(RECIPE, evidence(), "a star", 1), str(path))
+        ladder = result_or_fault(lambda: read_ladder(root / paths.LADDER, "kid_effnetlite0"), str(path))
+        return (
+            (isinstance(shown, InputError) or "</html>" in shown)
+            and (isinstance(card, InputError) or card.startswith("---\n"))
+            and (isinstance(ladder, InputError) or "kid_effnetlite0" in set(ladder["figure"]))
+        )
+    finally:
+        (root / path).write_bytes(before)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([*DOCUMENTS, *TABLES, DATA_CARD]),
+    st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")),
+)
+@example(paths.FID_METRICS, b"[" * 100_000)
+@example(paths.FID_METRICS, CONFLICT.format("{}", "{}").encode())
+@example(paths.FID_METRICS, b'{"a": ' + b"1" * 5000 + b"}")
+@example(DATA_CARD, b"## \xff")
+@example(paths.SWEEP, CONFLICT.format("1,2,3,k\n", "1,2,3,k\n").encode())
+@example(paths.SWEEP, b"guidance_scale,kid,sd,key\n")
+@example(paths.SWEEP, b"guidance_scale,kid,sd,key\n1,2,3\n")
+@example(paths.SWEEP, b'guidance_scale,kid,sd,key\n1,2,3,"k\n')
+@example(paths.SWEEP, b"guidance_scale,kid,sd,key\n1,nan,3,k\n")
+@example(paths.LADDER, b"figure,pictures,value,sd\nfd,base,1,1\n")
+@example(paths.FID_BY_N, b"\xef\xbb\xbfn,floor,reconstructed,base,tuned\n1,1,1,1,1\n")
+def test_any_bytes(root: Path, path: Path, content: bytes) -> None:
+    assert is_shown_or_told(root, path, content)
+
+
+@settings(max_examples=120)
+@given(
+    st.sampled_from([(path, place) for path, tree in DOCUMENTS.items() for place in places(tree)]),
+    VALUES,
+    st.booleans(),
+)
+@example((paths.FID_METRICS, ("protocol", "headline")), "fid", False)
+@example((paths.FID_METRICS, ("protocol", "headline")), "__class__", False)
+@example((paths.FID_METRICS, ("base", "kid_effnetlite0")), 0.00335858 + 1e-15, False)
+@example((paths.GROUNDING_METRICS, ("gain",)), None, True)
+def test_any_value_in_the_place_of_any_other(
+    root: Path, place: tuple[Path, tuple[str, ...]], value: Any, gone: bool
+) -> None:
+    path, keys = place
+    tree = json.loads(json.dumps(DOCUMENTS[path]))
+    node = tree
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = value
+    if gone:
+        del node[keys[-1]]
+    assert is_shown_or_told(root, path, json.dumps(tree).encode())
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["base", "tuned", "floor", "gain", "protocol"]), st.text(), VALUES)
+@example("base", "mind", 0.5)
+def test_any_key_beside_any_other(root: Path, section: str, key: str, value: Any) -> None:
+    tree = json.loads(json.dumps(DOCUMENTS[paths.FID_METRICS]))
+    tree[section] |= {key: value, f"{key}_sd": value}
+    assert is_shown_or_told(root, paths.FID_METRICS, json.dumps(tree).encode())
+
+
+@settings(max_examples=80)
+@given(st.sampled_from([*TABLES]), st.integers(0, 9), st.integers(0, 9), CELLS)
+def test_any_cell(root: Path, path: Path, line: int, column: int, cell: str) -> None:
+    rows = [row.split(",") for row in TABLES[path].splitlines()]
+    row = rows[line % len(rows)]
+    row[column % len(row)] = cell
+    assert is_shown_or_told(root, path, "\n".join(",".join(row) for row in rows).encode())
+
+
+@settings(max_examples=100)
+@given(st.dictionaries(st.sampled_from([*SERVING]), VALUES) | JSON)
+@example({"lock_md5": "\x00"})
+@example({"lock_md5": "0" * 32 + "\n"})
+@example({"examples": []})
+def test_any_words_of_an_export(changed: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prompts.json"
+        path.write_text(json.dumps(SERVING | changed if isinstance(changed, dict) else changed))
+        serving = result_or_fault(lambda: read_json(path, Serving), str(path))
+        assert isinstance(serving, InputError) or (serving["examples"] and len(serving["lock_md5"]) == 32)
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    """Whole numbers stay whole, and keys that no reader knows stay too."""
+    for path, tree in DOCUMENTS.items():
+        assert read_json(ROOT / path, dict[str, Any]) == tree
+    assert read_table(ROOT / paths.SWEEP, ["kid"], texts=["key"])["guidance_scale"] == [1.0, 2.0, 4.0, 8.0]
+    with pytest.raises(
+        InputError, match=r"none\.json: No such file or directory; `dvc repro` or `git checkout` brings it"
+    ):
+        read_json(tmp_path / "none.json", dict[str, Any])
+    with pytest.raises(InputError, match="no column loss"):
+        read_table(ROOT / paths.SWEEP, ["kid", "loss"], texts=["key"])

@@ -1,0 +1,114 @@
+"""The memory of a training, against that of a real one of the sample's model on a CPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from finetune.model.loading import load_text_encoder, load_unet, load_vae
+from finetune.params import Params, Train, load_params
+from finetune.planning.architecture import Architecture, architecture_of
+from finetune.planning.memory import first_that_fits, training_memory
+from finetune.planning.tracing import trace_training_step
+from finetune.training.checkpoints import optimizer_tensors
+from finetune.training.denoiser import Denoiser
+from finetune.training.loss import loss_per_sample
+from finetune.training.optim import make_optimizer
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "sample" / "base"
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def sample() -> Params:
+    params = load_params(ROOT / "params.yaml")
+    base = params.fetch.base.model_copy(update={"location": str(BASE)})
+    train = params.train.model_copy(update={"mixed_precision": "no", "batch_size": 2, "sample_images": 1})
+    return params.model_copy(update={"fetch": params.fetch.model_copy(update={"base": base}), "train": train})
+
+
+@pytest.fixture(scope="module")
+def architecture(sample: Params) -> Architecture:
+    return architecture_of(sample.fetch.base)
+
+
+def real(train: Train) -> Denoiser:
+    return Denoiser(load_unet(BASE / "unet"), load_text_encoder(BASE / "text_encoder"), train)
+
+
+def one_step(denoiser: Denoiser, images: int) -> None:
+    latents = torch.zeros(images, 4, 64, 64)
+    times, ids = torch.zeros(images, dtype=torch.int64), torch.zeros(images, 77, dtype=torch.int64)
+    loss_per_sample(denoiser(latents, times, ids), latents).mean().backward()
+
+
+def measured_peak(work: Callable[[], None]) -> int:
+    """Bytes that the allocator had given out at the worst moment, as the profiler saw them come and go."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    assert profiler.profiler
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("change", [{}, {"text_encoder_lr": 1e-4}, {"lora_rank": 4}], ids=["unet", "text", "lora"])
+def test_weights_optimizer_and_average_are_exact(
+    architecture: Architecture, sample: Params, change: dict[str, float]
+) -> None:
+    train = sample.train.model_copy(update=change)
+    memory, _ = training_memory(architecture, train)
+    denoiser = real(train)
+    learned = [*denoiser.learned().values()]
+    optimizer = make_optimizer("adamw", [{"params": learned, "lr": 1e-4}], weight_decay=0.0)
+    for weight in learned:
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    averaged = denoiser.twin().learned().values()
+    held = [
+        tensor for module in (denoiser, load_vae(BASE / "vae")) for tensor in (*module.parameters(), *module.buffers())
+    ]
+    assert memory.weights == sum(tensor.nbytes for tensor in held)
+    assert memory.optimizer == sum(tensor.nbytes for tensor in optimizer_tensors(optimizer).values())
+    assert memory.average == memory.gradients == sum(tensor.nbytes for tensor in averaged)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_a_step_peaks_within_a_tenth_of_what_a_real_one_allocates(
+    architecture: Architecture, sample: Params, checkpointing: bool
+) -> None:
+    train = sample.train.model_copy(update={"gradient_checkpointing": checkpointing})
+    traced = trace_training_step(architecture.denoiser(train), architecture.latent_shape, 4, 1, None)
+    denoiser = real(train)
+    peak = measured_peak(lambda: one_step(denoiser, 4))
+    assert traced.peak == pytest.approx(peak, rel=0.1)
+    assert traced.kept == sum(weight.nbytes for weight in denoiser.learned().values())
+
+
+def test_accumulating_holds_the_gradients_through_the_next_forward(architecture: Architecture, sample: Params) -> None:
+    once, twice = (
+        trace_training_step(architecture.denoiser(sample.train), architecture.latent_shape, 2, rounds, None)
+        for rounds in (1, 2)
+    )
+    assert once.peak < twice.peak <= once.peak + twice.kept
+    assert twice.flops == 2 * once.flops
+
+
+def test_the_cheapest_change_that_fits_is_found(architecture: Architecture, sample: Params) -> None:
+    train = sample.train.model_copy(update={"batch_size": 6})
+    memory, _ = training_memory(architecture, train)
+    found = first_that_fits(architecture, train, memory.peak - 1)
+    assert found is not None
+    change, smaller = found
+    assert change == {"batch_size": 3, "gradient_accumulation_steps": 2}
+    assert smaller.peak < memory.peak
+
+
+def test_nothing_fits_in_nothing(architecture: Architecture, sample: Params) -> None:
+    assert first_that_fits(architecture, sample.train, 0) is None

@@ -1,0 +1,87 @@
+"""The plan that is printed for a params file."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from finetune.errors import InputError
+from finetune.params import Fid, load_params
+from finetune.planning.plan import Device, Plan, main, plan, warnings
+from finetune.planning.stages import FEATURES
+from tests.repository.test_consistency import library_imports
+
+ROOT = Path(__file__).parents[2]
+RTX3090 = Device(tflops=71.0, tflops_fp32=35.6, utilization=0.35, gib=24.0)
+DOC = ROOT / "docs" / "planner.md"
+
+
+def printed_in_the_docs(preset: str) -> str:
+    found = re.search(rf"^\$ make plan P={preset}\n(.*?)^```", DOC.read_text(), re.DOTALL | re.MULTILINE)
+    assert found, f"docs/planner.md shows no `make plan P={preset}`"
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def planned() -> Plan:
+    return plan(load_params(ROOT / "presets" / "rtx3090.yaml"), RTX3090)
+
+
+def test_the_reference_run_is_as_the_docs_show_it(planned: Plan) -> None:
+    assert planned.text == printed_in_the_docs("rtx3090")
+
+
+def test_the_lora_run_is_as_the_docs_show_it() -> None:
+    params = load_params(ROOT / "presets" / "rtx3090-lora.yaml")
+    assert plan(params, RTX3090).text == printed_in_the_docs("rtx3090-lora")
+
+
+def test_every_extractor_can_be_planned_with() -> None:
+    assert {*get_args(Fid.model_fields["extractor"].annotation)} == FEATURES.keys()
+
+
+def test_steps_are_those_of_the_training(planned: Plan) -> None:
+    assert re.search(r"^optimizer steps +62,142$", planned.text, re.MULTILINE)  # 3 * (124,287 // 6)
+
+
+def test_a_smaller_gpu_gets_the_key_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    sample = plan(load_params(), Device(71.0, 35.6, 0.35, gib=1.18))
+    assert "It does not fit in 1.18 GiB" in sample.text
+    assert "Set train.sample_images: 2, which needs" in sample.text
+
+
+def test_a_run_too_large_for_disk_and_remote_is_told_so(
+    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    remote, disk = warnings(Plan(planned.text, planned.fetched, 10**18), tmp_path)
+    assert "dvc remote add --local --default" in remote
+    assert "do not fit on this disk" in disk
+
+
+def test_a_full_size_base_beside_few_pictures_is_told_of_its_remote_too(
+    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planned.fetched["base"] > 4e9
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (remote,) = warnings(Plan(planned.text, {**dict.fromkeys(planned.fetched, 0), "base": 4 * 10**9}, 0), tmp_path)
+    assert "4.0 GB" in remote
+
+
+def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(InputError, match="--utilization"):
+        main(["--utilization", "1.5"])
+
+
+def test_planning_needs_neither_tracking_nor_a_hub() -> None:
+    waiting, found = {"planner"}, set[str]()
+    while waiting:
+        found.add(name := waiting.pop())
+        waiting |= library_imports(ROOT / "finetune" / f"{name}.py") - found
+    assert found & {"download", "model_files", "tracking", "transfer"} == set()

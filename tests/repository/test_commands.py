@@ -1,0 +1,65 @@
+"""Commands of the pages whose work other tests look into: here the command itself runs to its end."""
+
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import table
+from report.licenses import LOCK, NOTICE
+from tests.sample.test_measurements import write_pictures
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, module: str, *arguments: str) -> None:
+    """`python -m module arguments` in `folder`, with the imports of this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", [module, *arguments])
+    with pytest.MonkeyPatch.context() as anew:
+        anew.delitem(sys.modules, module, raising=False)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def test_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    run(monkeypatch, tmp_path, "report.__main__")
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_notice_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (NOTICE, LOCK):
+        shutil.copy(ROOT / name, tmp_path)
+    run(monkeypatch, tmp_path, "report.licenses")
+    assert (tmp_path / NOTICE).read_text() == (ROOT / NOTICE).read_text()
+
+
+def test_the_pages_figures_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "bench" / "results", tmp_path / "bench" / "results")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    page, overview = tmp_path / "docs" / "training.md", tmp_path / "bench" / "results" / table.NAME
+    written = [path.read_text() for path in (page, overview)]
+    page.write_text(written[0].replace("**missed**", "met"))
+    overview.write_text("")
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    monkeypatch.setattr(table, "RESULTS", overview.parent)
+    table.main()
+    assert [path.read_text() for path in (page, overview)] == written
+
+
+def test_few_features_are_laid_beside_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, ROOT, "sample.few_features", str(write_pictures(tmp_path / "pictures", 16)))
+    assert capsys.readouterr().out.startswith("8 pictures against 8 others\n")
+
+
+def test_a_seed_is_fuzzed_again() -> None:
+    """In a process of its own, whose memory it limits."""
+    command = [sys.executable, "-m", "tests.tools.fuzz", "--seed", "test: 1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.endswith("; 0 faults\n")) == (0, True), done.stdout + done.stderr

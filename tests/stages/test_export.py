@@ -1,0 +1,242 @@
+"""export: whoever has the folder and diffusers has the model."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionPipeline
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor
+
+from finetune.errors import InputError
+from finetune.export.manifest import MANIFEST, check_manifest
+from finetune.export.model_card import model_card
+from finetune.model.loading import LORA, load_pipeline
+from finetune.params import Archive, Base
+from stages.export import MADE_FROM, WEIGHTS
+from tests.app.test_sampling import tiny_checker
+from tests.builders.tiny_export import TinyRun, make_tiny_run
+
+STRANGER = """
+import sys
+sys.modules["torchvision"] = None  # optional to diffusers; its usual wheel cannot be imported beside a CPU-only torch
+import torch
+from diffusers import StableDiffusionPipeline
+pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+picture = pipeline("a star", generator=torch.Generator().manual_seed(5), num_inference_steps=2).images[0]
+assert "finetune" not in sys.modules
+print(picture.size, pipeline.unet.dtype, pipeline.text_encoder.dtype, pipeline.vae.dtype)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return make_tiny_run(tiny_base, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def tiny_export(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.export_to(tmp_path_factory.mktemp("models") / "export")
+
+
+def test_a_process_without_this_repository_draws_from_the_folder(tiny_export: Path, tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(tiny_export)],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "(64, 64) torch.float32 torch.float32 torch.float32"
+
+
+def test_weights_are_the_tuned_unet_and_the_base_for_the_rest_in_fp16(tiny_export: Path, tiny_run: TinyRun) -> None:
+    sources = {
+        "unet": tiny_run.tuned / "unet",
+        "vae": tiny_run.base / "vae",
+        "text_encoder": tiny_run.base / "text_encoder",
+    }
+    for part, source in sources.items():
+        exported, original = (load_file(folder / WEIGHTS[part]) for folder in (tiny_export / part, source))
+        assert exported.keys() == original.keys()
+        for name, tensor in exported.items():
+            assert tensor.dtype == torch.float16
+            assert torch.equal(tensor, original[name].half()), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pictures_are_those_of_the_fp32_weights_but_for_rounding(
+    tiny_export: Path, tiny_run: TinyRun, dtype: torch.dtype
+) -> None:
+    """No pixel by more than 4 of 255 levels, and by less than half a level on average."""
+
+    def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
+        generator = torch.Generator().manual_seed(5)
+        return np.asarray(pipeline("a star", generator=generator, num_inference_steps=4).images[0], dtype=float)
+
+    exported = draw(StableDiffusionPipeline.from_pretrained(tiny_export, dtype=dtype))
+    difference = np.abs(exported - draw(load_pipeline(tiny_run.base, tiny_run.tuned)))
+    assert difference.max() <= 4
+    assert difference.mean() < 0.5
+
+
+def test_a_tuned_text_encoder_and_the_lora_go_along(tiny_run: TinyRun, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    shutil.copytree(tiny_run.tuned, tuned)
+    shutil.copytree(tiny_run.base / "text_encoder", tuned / "text_encoder")
+    weights = load_file(tuned / "text_encoder" / WEIGHTS["text_encoder"])
+    doubled = {name: tensor * 2 for name, tensor in weights.items()}
+    save_file(doubled, tuned / "text_encoder" / WEIGHTS["text_encoder"], {"format": "pt"})
+    save_file({"unet.lora": torch.ones(2)}, tuned / LORA)
+    replace(tiny_run, tuned=tuned).export_to(tmp_path / "export")
+    exported = load_file(tmp_path / "export/text_encoder" / WEIGHTS["text_encoder"])
+    assert all(torch.equal(exported[name], tensor.half()) for name, tensor in doubled.items())
+    assert load_file(tmp_path / "export" / LORA)["unet.lora"].tolist() == [1.0, 1.0]
+    check_manifest(tmp_path / "export", remedy="none is needed")
+
+
+def test_the_same_run_exports_the_same_bytes(tiny_export: Path, tiny_run: TinyRun, tmp_path: Path) -> None:
+    tiny_run.export_to(tmp_path / "again")
+    assert (tmp_path / "again" / MANIFEST).read_bytes() == (tiny_export / MANIFEST).read_bytes()
+
+
+def test_the_manifest_lists_every_other_file_with_its_hash(tiny_export: Path) -> None:
+    listed = json.loads((tiny_export / MANIFEST).read_text())
+    files = [path for path in tiny_export.rglob("*") if path.is_file() and path.name != MANIFEST]
+    assert {path.relative_to(tiny_export).as_posix() for path in files} == set(listed)
+    for path in files:
+        entry = listed[path.relative_to(tiny_export).as_posix()]
+        assert entry == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    check_manifest(tiny_export, remedy="none is needed")
+
+
+def test_no_file_tells_where_it_was_made(tiny_export: Path, tiny_run: TinyRun) -> None:
+    for path in tiny_export.rglob("*"):
+        if path.is_file():
+            assert str(tiny_run.base).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (-70000.0, "reaches 70000")]
+)
+def test_a_weight_that_fp16_cannot_hold_stops_the_export_by_name(
+    tiny_run: TinyRun, tmp_path: Path, value: float, fault: str
+) -> None:
+    weights = load_file(tiny_run.tuned / "unet" / WEIGHTS["unet"])
+    weights["conv_in.bias"][0] = value
+    broken = tmp_path / "tuned"
+    (broken / "unet").mkdir(parents=True)
+    save_file(weights, broken / "unet" / WEIGHTS["unet"])
+    with pytest.raises(InputError, match=rf"conv_in\.bias .*{fault}"):
+        replace(tiny_run, tuned=broken).export_to(tmp_path / "export")
+    assert not list(tmp_path.glob("*export*"))
+
+
+def test_a_base_models_safety_checker_looks_at_every_picture(tiny_run: TinyRun, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_run.base, base)
+    tiny_checker(threshold=-2.0).save_pretrained(base / "safety_checker")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        base / "feature_extractor"
+    )
+    replace(tiny_run, base=base).export_to(tmp_path / "export")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    assert pipeline("a star", num_inference_steps=1).nsfw_content_detected == [True]
+    check_manifest(tmp_path / "export", remedy="none is needed")
+
+
+def test_the_demo_finds_curves_styles_and_the_output_of_dvc_lock(tiny_export: Path, tiny_run: TinyRun) -> None:
+    serving = json.loads((tiny_export / "prompts.json").read_text())
+    assert serving["styles"] == tiny_run.recipe.export.styles
+    assert serving["keywords"] == tiny_run.recipe.export.keywords
+    assert serving["lock_md5"] == tiny_run.evidence.made_from["metrics/fid.json"]
+    assert serving["headline"] == "kid"
+    for name, file in tiny_run.curves.items():
+        assert (tiny_export / "curves" / f"{name}.csv").read_bytes() == file.read_bytes()
+
+
+def test_the_hub_reads_the_card(tiny_export: Path) -> None:
+    card = ModelCard.load(tiny_export / "README.md")
+    assert card.data.license == "mit"
+    assert card.data.library_name == "diffusers"
+    assert "text-to-image" in card.data.tags
+    assert card.data.base_model is None  # a local base has no page to link to
+
+
+def test_the_card_holds_the_run_and_its_results(tiny_export: Path, tiny_run: TinyRun) -> None:
+    card = (tiny_export / "README.md").read_text()
+    assert f"| train.lr | {tiny_run.recipe.train.lr:.5g} |" in card
+    assert "\n### Pictures\n\n| coco | 3 |\n\n### Captions\n" in card
+    assert "A page." not in card
+    assert "| kid | 0.0625 | 0.125 | 0.5 | 0.25 |" in card
+
+
+def test_the_card_tells_what_the_model_was_made_from_by_the_hashes_of_dvc_lock(
+    tiny_export: Path, tiny_run: TinyRun
+) -> None:
+    card = (tiny_export / "README.md").read_text()
+    for path, md5 in tiny_run.evidence.made_from.items():
+        assert f"| `{path}` | `{md5}` |" in card
+    assert "names the commit that first recorded its evaluation" in card  # which exports of other names share
+    assert f"git log --oneline -S{tiny_run.evidence.made_from['metrics/fid.json']} -- dvc.lock" in card
+
+
+def test_the_card_is_the_same_where_text_is_not_utf_8_by_default(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = replace(tiny_run, evidence=replace(tiny_run.evidence, data="café (12)"))
+    expected = (words.export_to(tmp_path / "here") / "README.md").read_bytes()
+    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
+    assert (words.export_to(tmp_path / "there") / "README.md").read_bytes() == expected
+
+
+def test_the_hashes_are_of_all_data_that_the_stage_depends_on_but_curves_which_lie_in_the_folder() -> None:
+    stage = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["export"]
+    data = {path for path in stage["deps"] if not path.endswith((".py", ".csv"))}
+    assert {path.as_posix() for path in MADE_FROM} == data
+
+
+def test_a_figure_that_one_rung_lacks_leaves_a_gap(tiny_run: TinyRun) -> None:
+    """CLIPScore needs captions, which reconstructions lack; the floor has no infinity."""
+    fid = json.loads(json.dumps(tiny_run.evidence.fid))
+    for rung in ("floor", "base", "tuned"):
+        fid[rung]["clip_score"] = 25.5
+    fid["base"]["fd_infinity"] = fid["tuned"]["fd_infinity"] = 9.0
+    card = model_card(tiny_run.recipe, replace(tiny_run.evidence, fid=fid), "a star", 1)
+    assert "| clip_score | 25.5 |  | 25.5 | 25.5 |" in card
+    assert "| fd_infinity |  |  | 9 | 9 |" in card
+
+
+def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: TinyRun) -> None:
+    def card_of(base: Base) -> ModelCard:
+        fetch = tiny_run.recipe.fetch.model_copy(update={"base": base})
+        recipe = type(tiny_run.recipe)(tiny_run.recipe.export, fetch, tiny_run.recipe.train, tiny_run.recipe.generate)
+        return ModelCard(model_card(recipe, tiny_run.evidence, "a star", 1))
+
+    hashes = {f"{part}/{file}": "0" * 64 for part, file in WEIGHTS.items()}
+    hub = card_of(Base(location="hf://somebody/some-model", revision="a" * 40, sha256=hashes))
+    assert hub.data.base_model == "somebody/some-model"
+    assert "a" * 40 in hub.text
+    assert (
+        "/home/somebody" not in card_of(Base(location="/home/somebody/my-base", revision=None, sha256=hashes)).content
+    )
+
+
+def test_every_address_of_an_archive_is_told(tiny_run: TinyRun) -> None:
+    mirrors = ["http://host/train2017.zip", "https://mirror/train2017.zip"]
+    archive = Archive(location=mirrors, checksum=f"sha256:{'0' * 64}", bytes=None)
+    fetch = tiny_run.recipe.fetch.model_copy(update={"coco": {"train2017.zip": archive}})
+    recipe = type(tiny_run.recipe)(tiny_run.recipe.export, fetch, tiny_run.recipe.train, tiny_run.recipe.generate)
+    assert f"| coco | train2017.zip | {', '.join(mirrors)} |" in model_card(recipe, tiny_run.evidence, "a star", 1)

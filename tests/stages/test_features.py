@@ -1,0 +1,107 @@
+"""The stage features: what the extractor sees, beside what the comparison has to know of each picture."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.nn import functional as F
+
+from finetune.data.shards import read_images, read_index
+from finetune.errors import InputError
+from finetune.evaluation.feature_set import FeatureSet, read_feature_set
+from finetune.evaluation.features import Extractor
+from finetune.params import Fid, load_params
+from stages.features import Part, drawn_pictures, features, real_pictures
+from tests.builders.image_sets import folders, shapes, write_drawn, write_generated, write_token_table
+
+PARAMS = load_params()
+FID = PARAMS.fid.model_copy(update={"floor_splits": 2})
+GENERATE = PARAMS.generate.model_copy(update={"images": 6})
+
+
+@pytest.fixture
+def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Features that cost nothing: the means of 16 tiles."""
+    quick = Extractor("fd_quick", "kid_quick", 32, lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1))
+    monkeypatch.setattr("stages.features.load_extractor", lambda *_, **__: quick)
+    (tmp_path / "quick.pth").write_bytes(b"weights")
+    return tmp_path / "quick.pth"
+
+
+def real(images: Path, tmp_path: Path, fid: Fid = FID) -> list[Part]:
+    if not (tmp_path / "tokens").exists():
+        write_token_table(tmp_path / "tokens", folders(images))
+    return real_pictures(folders(images), tmp_path / "tokens", fid, GENERATE)
+
+
+def run(pictures: list[Part], extractor: Path, tmp_path: Path) -> FeatureSet:
+    features(pictures, tmp_path / "source", extractor, tmp_path / "features", batch_size=4)
+    return read_feature_set(tmp_path / "features")
+
+
+def test_all_validation_images_and_as_many_training_images_as_the_floor_needs(
+    images: Path, extractor: Path, tmp_path: Path
+) -> None:
+    made = run(real(images, tmp_path), extractor, tmp_path)
+    assert len(made.of_split("validation").rows) == 12
+    assert len(made.of_split("train").rows) == 2 * 6
+    assert {row["dataset"] for row in made.rows if row["split"] == "train"} == {"coco", "flickr8k"}
+
+
+def test_rows_and_features_are_in_one_order(images: Path, extractor: Path, tmp_path: Path) -> None:
+    parts = real(images, tmp_path)
+    made = run(parts, extractor, tmp_path)
+    pictures = [picture for part in parts for picture in read_images(part.folder, part.rows)]
+    assert [row["id"] for row in made.rows] == [row["id"] for row, _ in pictures]
+    assert [row["sha256"] for row in made.rows] == [hashlib.sha256(p.tobytes()).hexdigest() for _, p in pictures]
+    tiles = [p.reshape(4, 16, 4, 16, 3).mean(axis=(1, 3)) for _, p in pictures]
+    colors = made.features.reshape(-1, 3, 4, 4).transpose(0, 2, 3, 1)
+    assert colors == pytest.approx(np.array(tiles), abs=20)  # resized on the way
+
+
+def test_the_protocol_names_network_weights_and_resizing(images: Path, extractor: Path, tmp_path: Path) -> None:
+    assert run(real(images, tmp_path), extractor, tmp_path).protocol == {
+        "extractor": "quick.pth",
+        "extractor_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "features": 48,
+        "frechet_key": "fd_quick",
+        "kid_key": "kid_quick",
+        "precision": "float32, TF32 off",
+        "resize": "clean, 32 px",
+    }
+
+
+def test_drawn_pictures_carry_their_model_s_name(images: Path, extractor: Path, tmp_path: Path) -> None:
+    write_generated(tmp_path / "tuned", images, shapes(8, 12))
+    made = run(drawn_pictures(tmp_path / "tuned", "tuned"), extractor, tmp_path)
+    assert [(row["id"], row["split"]) for row in made.rows] == [
+        (row["id"], "tuned") for row in read_index(tmp_path / "tuned")
+    ]
+
+
+def test_the_same_pictures_give_the_same_bytes(images: Path, extractor: Path, tmp_path: Path) -> None:
+    contents = []
+    for _ in range(2):
+        run(real(images, tmp_path), extractor, tmp_path)
+        contents.append([path.read_bytes() for path in sorted((tmp_path / "features").iterdir())])
+    assert contents[0] == contents[1]
+
+
+def test_pictures_of_one_color_are_refused(images: Path, extractor: Path, tmp_path: Path) -> None:
+    write_generated(tmp_path / "tuned", images, [*shapes(8, 11), np.zeros((64, 64, 3), np.uint8)])
+    with pytest.raises(InputError, match="source: 1 of 12 pictures are of one color, more than 1%"):
+        run(drawn_pictures(tmp_path / "tuned", "tuned"), extractor, tmp_path)
+    assert not (tmp_path / "features").exists()
+
+
+def test_one_picture_of_one_color_in_a_hundred_is_let_pass(extractor: Path, tmp_path: Path) -> None:
+    rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(100)]
+    write_drawn(tmp_path / "tuned", rows, [*shapes(8, 99), np.zeros((64, 64, 3), np.uint8)])
+    assert len(run(drawn_pictures(tmp_path / "tuned", "tuned"), extractor, tmp_path).rows) == 100
+
+
+def test_a_floor_of_more_images_than_there_are_is_refused_by_key(images: Path, tmp_path: Path) -> None:
+    many = FID.model_copy(update={"floor_splits": 5})
+    with pytest.raises(InputError, match=r"fid\.floor_splits is 5, .* needs 30 of 24 training images; lower"):
+        real(images, tmp_path, many)

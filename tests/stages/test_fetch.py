@@ -1,0 +1,193 @@
+"""fetch: what the parameters name is there whole and verified, or nothing is and the next run goes on."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune.errors import InputError
+from finetune.fetch.download import PartialDownload
+from finetune.params import Archive, Base
+from stages.fetch import fetch_base, fetch_files
+from tests.builders.archives import ROOT
+from tests.builders.http_server import Fault, Site
+
+SCENES = "scenes:coco?train=2&validation=1"
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+HALF = len(CONTENT) // 2
+SECONDS = 600  # that a stage may take to start
+
+
+def archive(location: str, checksum: str | None = None) -> Archive:
+    return Archive(location=location, checksum=checksum, bytes=None)
+
+
+def start_stage(folder: Path, source: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.fetch", source],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_drawn_and_copied_archives_land_side_by_side(tmp_path: Path) -> None:
+    source = tmp_path / "source.zip"
+    source.write_bytes(b"content")
+    fetch_files(
+        {"val2017.zip": archive(SCENES), "train2017.zip": archive(str(source), f"sha256:{sha256_of(source)}")},
+        tmp_path / "coco",
+    )
+    assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == ["train2017.zip", "val2017.zip"]
+    assert (tmp_path / "coco" / "train2017.zip").read_bytes() == b"content"
+
+
+def test_a_drawn_archive_is_verified_when_its_sha256_is_given(tmp_path: Path) -> None:
+    fetch_files({"val2017.zip": archive(SCENES)}, tmp_path / "first")
+    sha256 = sha256_of(tmp_path / "first" / "val2017.zip")
+    fetch_files({"val2017.zip": archive(SCENES, f"sha256:{sha256}")}, tmp_path / "second")
+    with pytest.raises(InputError, match=f"its sha256 is {sha256}, not the expected {'0' * 64}"):
+        fetch_files({"val2017.zip": archive(SCENES, f"sha256:{'0' * 64}")}, tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_folder_becomes_an_archive_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "metadata.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="its sha256 is") as raised:
+        fetch_files({"own.zip": archive(f"{tmp_path}/photos", f"sha256:{'0' * 64}")}, tmp_path / "own")
+    (digest,) = re.findall(r"sha256 is (\w{64})", str(raised.value))
+    fetch_files({"own.zip": archive(f"{tmp_path}/photos", f"sha256:{digest}")}, tmp_path / "own")
+    with zipfile.ZipFile(tmp_path / "own" / "own.zip") as fetched:
+        assert fetched.read("metadata.jsonl") == b"{}\n"
+
+
+def test_one_fault_keeps_what_was_there_before_and_nothing_new(tmp_path: Path) -> None:
+    fetch_files({"val2017.zip": archive(SCENES)}, tmp_path / "coco")
+    with pytest.raises(InputError, match="no such file"):
+        fetch_files(
+            {"train2017.zip": archive(SCENES), "val2017.zip": archive("nowhere", f"sha256:{'0' * 64}")},
+            tmp_path / "coco",
+        )
+    assert [path.name for path in tmp_path.rglob("*.zip")] == ["val2017.zip"]
+
+
+def test_the_base_model_is_brought_with_its_weights_verified(tmp_path: Path, tiny_base: Path) -> None:
+    model = shutil.copytree(tiny_base, tmp_path / "model")
+    (model / "model_index.json").write_text("{}")
+    weights = {path.relative_to(model).as_posix(): sha256_of(path) for path in model.rglob("*.safetensors")}
+    fetch_base(Base(location=str(model), revision=None, sha256=weights), tmp_path / "base")
+    assert {path.parent.name for path in (tmp_path / "base").rglob("*.safetensors")} == {"unet", "vae", "text_encoder"}
+    assert (tmp_path / "base" / "tokenizer" / "tokenizer_config.json").exists()
+
+
+def test_a_base_that_cannot_be_trained_is_refused_before_anything_is_made_with_it(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    shutil.copytree(tiny_base, tmp_path / "own")
+    (tmp_path / "own" / "model_index.json").write_text("{}")
+    (tmp_path / "own" / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "sample"}')
+    weights = {path.relative_to(tiny_base).as_posix(): sha256_of(path) for path in tiny_base.rglob("*.safetensors")}
+    with pytest.raises(InputError, match=r"base/scheduler: prediction_type 'sample'"):
+        fetch_base(Base(location=str(tmp_path / "own"), revision=None, sha256=weights), tmp_path / "base")
+
+
+def test_flickr8k_in_one_archive_of_one_s_own_is_brought_like_its_two_original_ones(tmp_path: Path) -> None:
+    (tmp_path / "downloaded.zip").write_bytes(CONTENT)
+    checksum = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+    fetch_files({"archive.zip": archive(str(tmp_path / "downloaded.zip"), checksum)}, tmp_path / "flickr8k")
+    assert (tmp_path / "flickr8k" / "archive.zip").read_bytes() == CONTENT
+
+
+@pytest.fixture
+def default_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remote that lies in the repository."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
+
+
+@pytest.mark.usefixtures("default_remote")
+@pytest.mark.parametrize("name", ["own.zip", "photos"])
+def test_large_archives_and_folders_of_one_s_own_need_a_remote_of_one_s_own(tmp_path: Path, name: str) -> None:
+    large = tmp_path / name / "1.jpg" if name == "photos" else tmp_path / name
+    large.parent.mkdir(exist_ok=True)
+    large.touch()
+    os.truncate(large, 2**30)  # without a block on the disk
+    with pytest.raises(InputError, match="dvc remote add --local --default"):
+        fetch_files({"own.zip": archive(str(tmp_path / name), f"sha256:{'0' * 64}")}, tmp_path / "own")
+
+
+@pytest.mark.usefixtures("default_remote")
+def test_a_full_size_base_needs_a_remote_of_one_s_own_as_well(tmp_path: Path) -> None:
+    weights = {f"{part}.safetensors": "0" * 64 for part in ("text_encoder/model", "unet/diffusion_pytorch_model")}
+    weights["vae/diffusion_pytorch_model.safetensors"] = "0" * 64
+    for name in ("model_index.json", *weights):
+        (tmp_path / "base" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "base" / name).touch()
+        os.truncate(tmp_path / "base" / name, 2**30)  # without a block on the disk
+    with pytest.raises(InputError, match="dvc remote add --local --default"):
+        fetch_base(Base(location=str(tmp_path / "base"), revision=None, sha256=weights), tmp_path / "models" / "base")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("signum", "said"),
+    [(signal.SIGKILL, ""), (signal.SIGINT, "interrupted: what is finished is kept; run the same command again")],
+)
+def test_a_run_that_was_ended_while_its_server_was_silent_goes_on(
+    tmp_path: Path, site: Site, signum: signal.Signals, said: str
+) -> None:
+    checksum = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name in params["fetch"]["flickr8k"]:
+        site.files[f"/{name}"] = CONTENT
+        entry = {"location": f"{site.url}/{name}", "checksum": checksum, "bytes": None}
+        params["fetch"]["flickr8k"][name] = entry
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    site.faults["/Flickr8k_Dataset.zip"] = [Fault(cut=HALF, hang=True)]
+    images, text = (PartialDownload(f"{site.url}/{name}", checksum) for name in params["fetch"]["flickr8k"])
+
+    process = start_stage(tmp_path, "flickr8k")
+    deadline = time.monotonic() + SECONDS
+    while not (text.whole and images.size == HALF):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=30)  # the server's silence would be waited for 60 s
+    assert process.returncode != 0
+    assert said in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "data" / "raw" / "flickr8k").exists()
+
+    site.asked.clear()
+    assert start_stage(tmp_path, "flickr8k").wait(SECONDS) == 0
+    assert site.asked == [("/Flickr8k_Dataset.zip", f"bytes={HALF}-")]
+    for name in params["fetch"]["flickr8k"]:
+        assert (tmp_path / "data" / "raw" / "flickr8k" / name).read_bytes() == CONTENT
+
+
+def test_the_command_tells_a_mistake_in_one_line(tmp_path: Path) -> None:
+    committed = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(committed.replace("scenes:flickr8k?train=", "scenes:flickr8k?trains="))
+    process = start_stage(tmp_path, "flickr8k")
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert errors.startswith("error: scenes:flickr8k?trains=")
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "data" / "raw" / "flickr8k").exists()

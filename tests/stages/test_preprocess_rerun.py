@@ -1,0 +1,194 @@
+"""What a second run of preprocess-512 does anew: after a kill, with other pictures, with other captions."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.data.transforms import to_square
+from finetune.datasets.catalog import Original
+from tests.builders.archives import ROOT, picture, write_coco
+from tests.builders.preprocessed import (
+    PARAMS,
+    TOLERANT,
+    TRAIN,
+    VALIDATION,
+    contents,
+    drops,
+    forget,
+    replace_train,
+    run,
+    shard_of,
+    write_archives,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS", "1")
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    return write_archives(tmp_path / "raw")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the originals whose bytes were read, in order: what a run really did."""
+    ids: list[str] = []
+    read = Original.read
+
+    def noted(original: Original) -> bytes:
+        ids.append(original.id.lstrip("0"))
+        return read(original)
+
+    monkeypatch.setattr(Original, "read", noted)
+    return ids
+
+
+def test_nothing_changed_nothing_is_decoded(coco: Path, decoded: list[str]) -> None:
+    before = contents(run(coco)[0])
+    decoded.clear()
+    shutil.rmtree(coco.parent / "images")  # as DVC does before it runs a stage again
+    assert contents(run(coco)[0]) == before
+    assert decoded == []
+
+
+def test_another_scipy_which_makes_the_perceptual_hashes_takes_nothing_over(
+    coco: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(coco)
+    first = list(decoded)
+    decoded.clear()
+    monkeypatch.setattr(
+        "finetune.data.shard_cache.version", lambda package: "another" if package == "scipy" else version(package)
+    )
+    run(coco)
+    assert decoded == first
+
+
+def test_a_killed_run_goes_on_with_the_next_shard(
+    coco: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = contents(run(coco)[0])
+    order = list(decoded)
+    forget(coco)
+    decoded.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.preprocess.to_square", kill_after(7))
+        with pytest.raises(KeyboardInterrupt):
+            run(coco)
+    assert decoded == order[:8]
+    decoded.clear()
+    assert contents(run(coco)[0]) == straight
+    assert 0 < len(decoded) < len(order)
+    assert decoded == order[-len(decoded) :]
+
+
+def kill_after(calls: int) -> Any:
+    def work() -> Iterator[None]:
+        yield from [None] * calls
+        raise KeyboardInterrupt
+
+    left = work()
+
+    def square(*arguments: Any) -> Any:
+        next(left)
+        return to_square(*arguments)
+
+    return square
+
+
+def test_pictures_more_cost_only_the_shards_that_they_go_to(coco: Path, decoded: list[str]) -> None:
+    run(coco)
+    decoded.clear()
+    more = {i: picture(i) for i in (*TRAIN, 99)}
+    write_coco(coco, more, {i: picture(i) for i in VALIDATION})
+    _, rows = run(coco)
+    assert len(rows) == 12
+    assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in rows if row["shard"] == shard_of(rows, 99))
+
+
+def test_a_picture_that_changed_is_decoded_again_and_its_shard_with_it(coco: Path, decoded: list[str]) -> None:
+    _, before = run(coco)
+    decoded.clear()
+    replace_train(coco, {3: picture(33)})
+    _, after = run(coco)
+    assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in after if row["shard"] == shard_of(after, 3))
+    assert [a["id"] for a, b in zip(before, after, strict=True) if a["sha256"] != b["sha256"]] == ["000000000003"]
+
+
+def test_a_corrected_caption_costs_nothing_and_arrives(coco: Path, decoded: list[str]) -> None:
+    run(coco)
+    decoded.clear()
+    archive = coco / "annotations_trainval2017.zip"
+    archive.write_bytes(archive.read_bytes())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tests.builders.archives.coco_json", corrected)
+        write_coco(coco, {i: picture(i) for i in TRAIN}, {i: picture(i) for i in VALIDATION})
+    _, rows = run(coco)
+    assert decoded == []
+    assert {tuple(row["captions"]) for row in rows} == {("corrected",)}
+
+
+def corrected(captions: dict[int, list[str]]) -> bytes:
+    content = {
+        "images": [{"id": image, "file_name": f"{image:012d}.jpg"} for image in captions],
+        "annotations": [{"id": image, "image_id": image, "caption": "corrected"} for image in captions],
+    }
+    return json.dumps(content).encode()
+
+
+def test_a_mended_archive_is_read_again(coco: Path) -> None:
+    """Its table of contents is the same as before, so the drop must not be remembered."""
+    archive = coco / "train2017.zip"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole.replace(picture(1), picture(1)[:-20] + bytes(20)))
+    images, _ = run(coco, TOLERANT)
+    assert drops(images)["dropped"] == {"damaged_in_archive": ["000000000001.jpg"]}
+    archive.write_bytes(whole)
+    assert drops(run(coco)[0]) == {"kept": 11, "dropped": {}}
+
+
+PREPROCESS_AND_DIE = """
+import os, signal
+from pathlib import Path
+from finetune.data.shard_cache import Finished
+from finetune.params import PreprocessDataset
+from stages.preprocess import preprocess
+
+root, keep = Path({root!r}), Finished.keep
+
+def keep_and_die(*shard):
+    keep(*shard)
+    if len(list((root / "finished").glob("*.json"))) == {finished}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Finished.keep = keep_and_die
+preprocess(
+    "coco", root / "raw", root / "images", root / "metrics.json", PreprocessDataset(**{params}),
+    Finished(root / "finished"),
+)
+"""
+
+
+def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_coco(raw, {i: picture(i, 200, 200) for i in range(60)}, {100: picture(100)})
+    params = PARAMS.model_copy(update={"shards": 12})
+    straight = contents(run(raw, params)[0])
+    forget(raw)
+    for finished in (1, 4, 9):
+        call = PREPROCESS_AND_DIE.format(root=str(tmp_path), finished=finished, params=params.model_dump())
+        assert subprocess.run([sys.executable, "-c", call], cwd=ROOT).returncode == -signal.SIGKILL
+        assert not (tmp_path / "images").exists()
+    assert contents(run(raw, params)[0]) == straight
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "images", "finished", "metrics.json"}

@@ -1,0 +1,92 @@
+"""An output is whole or absent."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune.artifacts import intact, load_json, whole_directory, whole_file, write_json
+from finetune.errors import InputError
+
+
+def test_a_directory_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with whole_directory(target) as folder:
+        (folder / "a").write_text("a")
+        assert not target.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (target / "a").read_text() == "a"
+
+
+def test_a_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    with whole_directory(tmp_path / "out") as folder:
+        (folder / "new").touch()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_nothing_is_left_of_a_directory_that_failed(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), whole_directory(tmp_path / "out") as folder:
+        (folder / "a").touch()
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_failed_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    with pytest.raises(RuntimeError), whole_directory(tmp_path / "out"):
+        raise RuntimeError
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["old"]
+
+
+def test_what_a_killed_run_left_behind_does_not_get_in(tmp_path: Path) -> None:
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "stale").touch()
+    with whole_directory(tmp_path / "out") as folder:
+        (folder / "new").touch()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
+
+
+def test_a_file_that_failed_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("old")
+    with pytest.raises(RuntimeError), whole_file(tmp_path / "out") as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_equal_json_is_equal_bytes(tmp_path: Path) -> None:
+    write_json(tmp_path / "new" / "a.json", {"b": 1, "a": [0.1, None]})
+    write_json(tmp_path / "new" / "b.json", {"a": [0.1, None], "b": 1})
+    assert (tmp_path / "new" / "a.json").read_bytes() == (tmp_path / "new" / "b.json").read_bytes()
+    assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"a": [0.1, None], "b": 1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_without_a_number_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b'{"half', bytes(20), b"\xff"])
+def test_json_that_is_not_whole_is_named_with_the_remedy(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "drops.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"drops\.json: damaged \(.*\); remove it and run `dvc repro`$"):
+        load_json(tmp_path / "drops.json")
+
+
+def test_what_is_whole_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": [1]}')
+    assert load_json(tmp_path / "a.json") == {"a": [1]}
+
+
+def test_a_file_that_is_missing_or_on_a_failing_disk_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_json(tmp_path / "none.json")
+    with pytest.raises(OSError, match="Input/output error"), intact(tmp_path):
+        raise OSError(errno.EIO, "Input/output error")

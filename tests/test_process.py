@@ -1,0 +1,61 @@
+"""Signals wait for the end of the block and then do what they always did."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from finetune.process import stop_requests
+
+
+def test_ctrl_c_is_noted_and_comes_at_the_end() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), stop_requests() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(stop.requested)
+    assert done == [True]
+
+
+def test_sigterm_goes_to_who_handled_it_before() -> None:
+    received = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        with stop_requests():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert received == []
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_a_block_that_fails_raises_its_own_error() -> None:
+    with pytest.raises(ValueError, match="own"), stop_requests():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError("own")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+MEASURE = """
+import resource
+from finetune.process import keep_freed_memory
+{call}
+def step():
+    for _ in range(20):
+        bytearray(64 << 20)  # zeroed, so every page is touched
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(call: str) -> int:
+    return int(subprocess.check_output([sys.executable, "-c", MEASURE.format(call=call)], text=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has mallopt")
+def test_a_second_step_takes_its_memory_from_the_first() -> None:
+    assert page_faults("keep_freed_memory()") * 10 < page_faults("")

@@ -1,0 +1,43 @@
+"""torchvision's package-index wheel imports beside a CPU-only torch as beside its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune import torchvision_compat
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import finetune, torchvision",
+        "import finetune; from diffusers import StableDiffusionPipeline",
+        "import finetune; from cleanfid import fid",
+        "import torch, finetune, torchvision.transforms.v2",
+        "import finetune, importlib, torchvision; import finetune; from torchvision.ops import nms",
+    ],
+)
+def test_an_import_after_finetune_works_in_a_fresh_process(statement: str) -> None:
+    result = subprocess.run([sys.executable, "-c", statement], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_matching_builds_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = list(sys.meta_path)
+    for torch, torchvision in (("2.13.0", "0.28.0"), ("2.13.0+cpu", "0.28.0+cpu"), ("2.13.0+cu130", "0.28.0")):
+        versions = {"torch": torch, "torchvision": torchvision}
+        monkeypatch.setattr(torchvision_compat, "version", versions.__getitem__)
+        torchvision_compat.declare_when_needed()
+    assert sys.meta_path == before
+
+
+def test_asking_twice_watches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [])
+    monkeypatch.setattr(torchvision_compat, "version", {"torch": "2.13.0+cpu", "torchvision": "0.28.0"}.__getitem__)
+    torchvision_compat.declare_when_needed()
+    torchvision_compat.declare_when_needed()
+    assert len(sys.meta_path) == 1

@@ -1,0 +1,106 @@
+"""kill -9 at any moment, then the same command: the same bytes."""
+
+import itertools
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from finetune import paths
+from tests.builders.tiny_training import results, write_params
+
+KILLS = 3  # of each kind
+
+
+def train_in(root: Path, tracking_uri: str, dies_at_write: int | None = None) -> None:
+    """The stage's command in `root`, in a process of its own; killed when so many checkpoints are written but for
+    their names.
+    """
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
+    os.environ.pop("DVC_ROOT", None)
+    os.chdir(root)
+    from stages.train import main  # here: whoever only collects the tests is spared the import
+
+    if dies_at_write is not None:
+        die_at_write(dies_at_write)
+    main()
+
+
+def die_at_write(count: int) -> None:
+    replace, checkpoints = os.replace, itertools.count(1)
+
+    def replace_or_die(source: Path, target: Path) -> None:
+        if ".dvc/tmp/resume" in str(source) and next(checkpoints) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = replace_or_die
+
+
+@pytest.fixture(scope="module")
+def server() -> multiprocessing.context.ForkServerContext:
+    """Makes processes that have imported everything already, without the threads that a fork of this one would lose."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stages.train"])
+    return context
+
+
+def copy_of(training_root: Path, root: Path) -> Path:
+    shutil.copytree(training_root, root)
+    # a checkpoint after every step, so that much of the time goes into writing them
+    write_params(root, checkpoint_steps=1, gradient_accumulation_steps=2)
+    return root
+
+
+def weights(root: Path) -> dict[str, bytes]:
+    return {name: content for name, content in results(root).items() if name.startswith(str(paths.TUNED))}
+
+
+def seconds_of_training(process: BaseProcess, root: Path) -> float:
+    wait_for_the_first_step(process, root)
+    begun = time.monotonic()
+    process.join()
+    return time.monotonic() - begun
+
+
+def wait_for_the_first_step(process: BaseProcess, root: Path) -> None:
+    while process.is_alive() and not (root / ".dvc/tmp/resume").exists():
+        time.sleep(0.01)
+
+
+def test_a_killed_run_ends_in_the_bytes_of_one_that_was_not(
+    training_root: Path, tracking_uri: str, tmp_path: Path, server: multiprocessing.context.ForkServerContext
+) -> None:
+    def start(root: Path, dies_at_write: int | None = None) -> BaseProcess:
+        process = server.Process(target=train_in, args=(root, tracking_uri, dies_at_write))
+        process.start()
+        return process
+
+    straight, killed = (copy_of(training_root, tmp_path / name) for name in ("straight", "killed"))
+    whole = start(straight)
+    usual = seconds_of_training(whole, straight)
+    assert whole.exitcode == 0
+    dice = random.Random(0)
+    for _ in range(KILLS):
+        process = start(killed, dies_at_write=2)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert any((killed / ".dvc/tmp/resume").rglob(".*.partial")), "a checkpoint was being written"
+    for _ in range(KILLS):
+        process = start(killed)
+        wait_for_the_first_step(process, killed)
+        process.join(dice.uniform(0, usual / (2 * KILLS)))
+        process.kill()
+        process.join()
+        # a kill after the weights are in place and before the process has ended
+        assert not (killed / paths.TUNED).exists() or weights(killed) == weights(straight)
+    last = start(killed)
+    last.join()
+    assert last.exitcode == 0
+    assert results(killed) == results(straight)
