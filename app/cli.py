@@ -26,7 +26,7 @@ from app.server.serve import Address, serve
 from app.ui.page import make_page
 from app.ui.session import Limits
 from finetune import paths
-from finetune.artifacts import whole_file
+from finetune.artifacts import atomic_write
 from finetune.errors import InputError
 
 MANY = 1_000_000  # requests, more than any server would get through
@@ -73,7 +73,7 @@ def _write(picture: Picture, request: Request, model: Model, file: Path) -> None
         raise InputError(f"{file}: not written: the safety checker withheld it (--no-safety-checker switches it off)")
     picture.image.info[png_metadata.KEY] = png_metadata.describe(request, model.digest)
     try:
-        with whole_file(file) as partial:
+        with atomic_write(file) as partial:
             png_metadata.save(picture.image, partial)
     except OSError as error:
         raise InputError(f"{file}: cannot be written: {error.strerror or error}") from None

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from app.preview import Preview
 from app.request import GUIDANCE, SCHEDULERS, STEPS
 from app.sampling import enough_memory
-from finetune.artifacts import read_json, sha256_of
+from finetune.artifacts import read_json, sha256_file
 from finetune.errors import InputError
 from finetune.export.manifest import MANIFEST, check_manifest
 from finetune.model.loading import load_pipeline
@@ -36,7 +36,7 @@ class Serving(BaseModel):
     styles: dict[str, str]
     keywords: list[str]
     headline: str
-    lock_md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    dvc_md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def load_model(folder: Path, base: Path, safety: bool = True) -> Model:
     ).to(device)
     return Model(
         folder=folder,
-        digest=sha256_of(folder / MANIFEST),
+        digest=sha256_file(folder / MANIFEST),
         pipeline=pipeline,
         preview=Preview(pipeline.vae),
         serving=read_json(folder / "prompts.json", Serving),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-from finetune.data.shard_cache import Finished
+from finetune.data.shard_cache import ShardCache
 from finetune.data.shards import read_index
 from finetune.params import PreprocessDataset, Tokenize
 from stages.preprocess import preprocess
@@ -44,7 +44,7 @@ def run_data_stages(raw: Path, folder: Path) -> Measured:
     images, tokens, metrics = folder / "images" / "coco", folder / "tokens", folder / "metrics.json"
     seconds = {
         "preprocess-512": seconds_of(
-            lambda: preprocess("coco", raw, images, metrics, PREPROCESS, Finished(folder / "kept"))
+            lambda: preprocess("coco", raw, images, metrics, PREPROCESS, ShardCache(folder / "kept"))
         ),
         "tokenize": seconds_of(lambda: tokenize({"coco": images}, BASE / "tokenizer", tokens, metrics, TOKENIZE)),
     }

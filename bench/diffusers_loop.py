@@ -64,12 +64,12 @@ def train_steps(
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     vae.requires_grad_(False).to(accelerator.device, half)
     text_encoder.requires_grad_(False).to(accelerator.device, half)
-    averaged = EMAModel(unet.parameters(), model_cls=UNet2DConditionModel, model_config=unet.config)
+    ema = EMAModel(unet.parameters(), model_cls=UNet2DConditionModel, model_config=unet.config)
     optimizer = torch.optim.AdamW(unet.train().parameters(), lr=1e-5)
     loader = DataLoader(data, batch_size, shuffle=True, num_workers=workers, drop_last=True)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=0, num_training_steps=100_000)
     unet, optimizer, loader, schedule = accelerator.prepare(unet, optimizer, loader, schedule)
-    averaged.to(accelerator.device)
+    ema.to(accelerator.device)
     while True:
         for pixels, ids in loader:
             with accelerator.accumulate(unet):
@@ -87,5 +87,5 @@ def train_steps(
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-            averaged.step(unet.parameters())
+            ema.step(unet.parameters())
             yield loss.detach().item()

@@ -22,7 +22,7 @@ from PIL import Image
 from bench.data_stages import bytes_below
 from bench.harness import ROOT, measured, write_result
 from finetune import paths
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.datasets.scene_archives import draw_archive
 from finetune.datasets.scenes import draw, make_scene
 
@@ -66,7 +66,7 @@ def write_archives(folder: Path, images: int, params: dict[str, Any]) -> None:
         list(pool.map(partial(_write_archive, folder), jobs))
     for _, dataset, name in jobs:
         path = folder / name
-        checksum = f"sha256:{sha256_of(path)}"
+        checksum = f"sha256:{sha256_file(path)}"
         params["fetch"][dataset][name] = {"location": str(path), "checksum": checksum, "bytes": path.stat().st_size}
 
 

@@ -28,7 +28,7 @@ from bench.harness import ratio, write_result
 from bench.inputs import write_pictures, write_training_inputs
 from bench.models import NOISE, SCALING_FACTOR, SD15, SMALL, Shape, flops, make_text_encoder, make_unet, make_vae
 from bench.train_speed import our_steps
-from finetune.model.determinism import choose_kernels
+from finetune.model.determinism import set_determinism
 from finetune.params import Train, load_params
 from finetune.progress import peak_memory
 from finetune.training.batches import CaptionedLatents
@@ -114,12 +114,12 @@ def compare(
 
     def ours(changes: dict[str, Any]) -> Iterator[float]:
         params = preset.model_copy(update=PLAIN | changes)
-        choose_kernels(params.deterministic)
+        set_determinism(params.deterministic)
         return our_steps(make_trainer(Accelerator(**half), shape, data, params))
 
     def theirs() -> Iterator[float]:
         parts = make_unet(shape), make_vae(shape), make_text_encoder(shape)
-        choose_kernels(deterministic=False)
+        set_determinism(deterministic=False)
         pictures = Pictures(folder / "pictures", ids, side)
         return train_steps(Accelerator(**half), *parts, DDPMScheduler(**NOISE), pictures, preset.batch_size, workers=4)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 
 from bench.harness import write_result
 from bench.photographs import photos
-from finetune.data.transforms import SIDE, decode, perceptual_hash, to_square
+from finetune.data.transforms import SIDE, crop_and_resize, decode, perceptual_hash
 
 EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "JPEG of quality 30": lambda image: _compressed(image, 30),
@@ -40,7 +40,7 @@ def _compressed(image: Image.Image, quality: int) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
-    squares = [to_square(decode(content, 1), "center") for content in photos(parser.parse_args().photos)]
+    squares = [crop_and_resize(decode(content, 1), "center") for content in photos(parser.parse_args().photos)]
     hashes = [perceptual_hash(square) for square in squares]
     result = {
         "photographs": len(squares),

@@ -22,7 +22,7 @@ from PIL import Image
 
 from bench.harness import ROOT, measured, write_result
 from finetune import paths
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.data.shards import INDEX, index_writer, shard_name, write_shard
 from finetune.evaluation.features import EFFICIENTNET
 from stages.generate import SCHEMA as GENERATED
@@ -62,7 +62,7 @@ def write_images(folder: Path, count: int, shards: int, schema: pa.Schema) -> No
             path = folder / shard_name(shard)
             numbers = range(shard * count // shards, (shard + 1) * count // shards)
             write_shard(path, members(numbers))
-            rows = [_row(number, path.name, sha256_of(path)) for number in numbers]
+            rows = [_row(number, path.name, sha256_file(path)) for number in numbers]
             write_rows([{name: row[name] for name in schema.names} for row in rows])
 
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from bench.harness import interleaved, ratio, write_result
 from bench.photographs import MIN_SIDE, photos
-from finetune.data.shard_cache import Finished
+from finetune.data.shard_cache import ShardCache
 from finetune.data.transforms import SIDE, crop_box
 from finetune.params import PreprocessDataset
 from finetune.process import keep_freed_memory
@@ -49,8 +49,8 @@ def stage(folder: Path) -> Callable[[], None]:
 
     def run() -> None:
         fresh = folder / f"round-{next(rounds)}"  # nothing to take over from an earlier one
-        finished = Finished(fresh / "finished")
-        preprocess("photos", folder / "raw", fresh / "images", fresh / "metrics.json", PARAMS, finished)
+        cache = ShardCache(fresh / "finished")
+        preprocess("photos", folder / "raw", fresh / "images", fresh / "metrics.json", PARAMS, cache)
 
     return run
 

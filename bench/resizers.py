@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 
 from bench.harness import interleaved, ratio, write_result
 from bench.photographs import MIN_SIDE, photos
-from finetune.data.transforms import SIDE, crop_box, encode_jpeg, to_square
+from finetune.data.transforms import SIDE, crop_and_resize, crop_box, encode_jpeg
 from finetune.datasets.scenes import draw, make_scene
 from finetune.evaluation.features import Extractor, extract, load_extractor
 from finetune.evaluation.frechet import frechet_distance
@@ -121,7 +121,7 @@ def pillow(content: bytes, draft: int | None = None, reducing_gap: float | None 
 
 def torch_bytes(content: bytes, draft: int | None = None) -> Pixels:
     """As the stage does."""
-    return np.asarray(to_square(opened(content, draft), "center"))
+    return np.asarray(crop_and_resize(opened(content, draft), "center"))
 
 
 def torch_floats(content: bytes) -> Pixels:

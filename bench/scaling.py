@@ -20,7 +20,7 @@ from scipy.optimize import nnls
 from bench.data_stages import seconds_of
 from bench.full_size import STAGES, run
 from bench.harness import RESULTS, ROOT, write_result
-from finetune.data.deduplication import BITS, HeldOut
+from finetune.data.deduplication import BITS, DuplicateFinder
 from finetune.params import load_params
 from finetune.planning.architecture import architecture_of
 from finetune.planning.costs import DataCosts
@@ -76,7 +76,7 @@ def seconds_of_a_pair() -> float:
         [{"split": "train", "sha256": "", "perceptual_hash": rng.bytes(BITS // 8).hex()} for _ in range(count)]
         for count in COMPARED
     )
-    known = HeldOut(held_out, near=0)
+    known = DuplicateFinder(held_out, near=0)
     return seconds_of(lambda: known.reasons(training)) / math.prod(COMPARED)
 
 

@@ -22,7 +22,7 @@ from bench.harness import interleaved, ratio, write_result
 from bench.inputs import write_training_inputs
 from bench.models import NOISE, SCALING_FACTOR
 from finetune.model.loading import load_text_encoder, load_unet
-from finetune.params import dotted, load_params
+from finetune.params import flatten, load_params
 from finetune.tracking import Run, git_tags, tracked_run
 from finetune.training.denoiser import Denoiser
 from finetune.training.loop import LOG_STEPS
@@ -56,7 +56,7 @@ def compare(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
     with tracked_run({}, {}, None):
         pass  # a store takes seconds to make, once and for all runs
-    with tracked_run(dotted(params.model_dump()), git_tags(), None) as run:
+    with tracked_run(flatten(params.model_dump()), git_tags(), None) as run:
         contestants = {
             "off": lambda: train(lambda _: None),
             "on": lambda: train(lambda row: run.metric(int(row.pop("step")), **row)),

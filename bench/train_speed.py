@@ -25,9 +25,9 @@ from bench.diffusers_loop import Pictures, train_steps
 from bench.harness import interleaved, ratio, write_result
 from bench.inputs import write_pictures, write_training_inputs
 from bench.models import NOISE, SCALING_FACTOR, SMALL, SMALL_SIDE, flops, write_model
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.data.latents import encode_moments
-from finetune.model.determinism import one_thread_each
+from finetune.model.determinism import map_single_threaded
 from finetune.model.loading import load_text_encoder, load_unet, load_vae
 from finetune.model.tokenizer import load_tokenizer
 from finetune.params import Train, load_params
@@ -100,7 +100,7 @@ def prepare(pictures: Path, count: int, model: Path) -> Iterator[Any]:
             pixels = np.asarray(image.convert("RGB").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.LANCZOS))
         return encode_moments(vae, pixels)
 
-    return one_thread_each(encode, sorted(pictures.glob("*.jpg"))[:count], torch.device("cpu"))
+    return map_single_threaded(encode, sorted(pictures.glob("*.jpg"))[:count], torch.device("cpu"))
 
 
 def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[
     cold = [EPOCHS * warm + once for warm, once in zip(seconds["ours"], seconds["prepare"], strict=True)]
     work = flops(SMALL, SMALL_SIDE)
     return {
-        "peer": f"train_text_to_image.py, sha256 {sha256_of(script)}" if script else "bench/diffusers_loop.py",
+        "peer": f"train_text_to_image.py, sha256 {sha256_file(script)}" if script else "bench/diffusers_loop.py",
         "images_per_round": images,
         "batch_size": params.batch_size,
         "threads": torch.get_num_threads(),

@@ -18,7 +18,7 @@ from finetune.errors import InputError
 
 
 @contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty sibling to fill; it becomes `path` at the end, or nothing is left of it after an error."""
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -35,7 +35,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a sibling to write; it becomes `path` at the end, or nothing is left of it after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -48,13 +48,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Sorted keys and a final newline: equal content, equal bytes."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     """A line for each row, the same on every system."""
-    with whole_file(path) as partial, partial.open("w", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
@@ -87,7 +87,7 @@ def load_json(path: Path) -> Any:
     return content
 
 
-def sha256_of(file: Path) -> str:
+def sha256_file(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

@@ -9,7 +9,7 @@ from finetune.errors import InputError
 from finetune.paths import repository_root
 
 
-def refuse_full_disk(folder: Path, needed: int) -> None:
+def require_free_space(folder: Path, needed: int) -> None:
     """Raises InputError that tells how much is missing when `needed` bytes do not fit on the disk of `folder`."""
     missing = needed - shutil.disk_usage(folder).free
     if missing > 0:
@@ -40,7 +40,7 @@ def local_bytes(location: str) -> int | None:
 LIMIT = 256 * 2**20  # bytes of sources; the sample draws about 10 MB
 
 
-def refuse_large_run(size: int) -> None:
+def require_own_remote(size: int) -> None:
     """Raise InputError where `size` bytes of sources would be followed by a `dvc push` into the repository's folder.
 
     Before the first download, so that whatever a run leads to has a place to be pushed to.

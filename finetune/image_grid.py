@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from finetune.artifacts import whole_file
+from finetune.artifacts import atomic_write
 
 THUMBNAIL = 192  # pixels, both sides
 GAP = 6  # pixels between the pictures of a strip
@@ -56,7 +56,7 @@ def grid(
 
 
 def save_small(page: Image.Image, path: Path) -> None:
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         page.quantize(COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
 
 

@@ -167,7 +167,7 @@ class Fid(Section):
     clip: Name | None
     batch_size: Positive
     floor_splits: Annotated[int, Field(ge=2)]
-    sd_draws: Annotated[int, Field(ge=2)]
+    std_resamples: Annotated[int, Field(ge=2)]
     precision_neighbors: Positive
     density_neighbors: Positive
     seed: Seed
@@ -258,12 +258,12 @@ def load_params(path: Path = PARAMS) -> Params:
         raise InputError(*(f"{path}: {fault}" for fault in faults)) from None
 
 
-def dotted(content: dict[str, Any]) -> dict[str, Any]:
+def flatten(content: dict[str, Any]) -> dict[str, Any]:
     """Nested keys as DVC names them on its command line, `train.lr` and so on."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
-            flat |= {f"{key}.{name}": leaf for name, leaf in dotted(value).items()}
+            flat |= {f"{key}.{name}": leaf for name, leaf in flatten(value).items()}
         else:
             flat[key] = value
     return flat

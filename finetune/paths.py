@@ -35,7 +35,7 @@ GROUNDING = Path("metrics/grounding.png")  # where the word for a thing looks
 GRID = Path("metrics/grid.png")  # base | tuned | real, same captions
 
 
-def of_datasets(parent: Path, datasets: Sequence[str]) -> dict[str, Path]:
+def dataset_dirs(parent: Path, datasets: Sequence[str]) -> dict[str, Path]:
     """What `parent` holds for each data set, in their order.
 
     Raises InputError for anything else in it: DVC takes all of `parent` for the stage's input.

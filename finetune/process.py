@@ -17,7 +17,7 @@ from finetune.errors import InputError
 LINE = "interrupted: what is finished is kept; run the same command again to go on"
 
 
-def say_it_in_a_line() -> None:
+def install_interrupt_handler() -> None:
     """From now on a KeyboardInterrupt that nothing handles ends in one line on stderr instead of a traceback.
 
     The process ends by SIGINT, which a shell calls 130, when all that is due at exit is done. Python itself ends it so,

@@ -41,7 +41,7 @@ class _DeclareBeforeImport(MetaPathFinder):
         return None
 
 
-def declare_when_needed() -> None:
+def install_torchvision_shim() -> None:
     """Watch for the import of torchvision, if its build cannot match the installed torch."""
     try:
         mismatch = version("torch").endswith("+cpu") and not version("torchvision").endswith("+cpu")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from finetune.artifacts import require_writable, whole_file
+from finetune.artifacts import atomic_write, require_writable
 from finetune.errors import InputError
 from finetune.params import load_params
 from finetune.stage import run_stage
@@ -18,7 +18,7 @@ def main() -> None:
         raise InputError(f"{out}: is a folder; name a file with --out, such as report.html")
     require_writable(out)
     text = page(load_params())
-    with whole_file(out) as partial:
+    with atomic_write(out) as partial:
         partial.write_text(text, encoding="utf-8")
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MB")
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from importlib.metadata import metadata
 from pathlib import Path
 
-from finetune.artifacts import table, whole_file
+from finetune.artifacts import atomic_write, table
 
 NOTICE = Path("NOTICE.md")
 LOCK = Path("requirements.lock")
@@ -43,7 +43,7 @@ def with_packages(notice: str, lock: str) -> str:
 
 def main() -> None:
     text = with_packages(NOTICE.read_text(), LOCK.read_text())
-    with whole_file(NOTICE) as partial:
+    with atomic_write(NOTICE) as partial:
         partial.write_text(text)
 
 

@@ -169,24 +169,24 @@ def make_data(tokenizer: CLIPTokenizer, text: CLIPTextModel) -> tuple[Tensor, Te
 
 def shared_twin(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """A second network on the same weights, with gradients of its own."""
-    twin = copy.deepcopy(unet)
-    for mine, its in zip(unet.parameters(), twin.parameters(), strict=True):
+    clone_for_ema = copy.deepcopy(unet)
+    for mine, its in zip(unet.parameters(), clone_for_ema.parameters(), strict=True):
         its.data = mine.data
-    return twin
+    return clone_for_ema
 
 
 class HalvedBatches:
     """Gradients of a batch whose halves go through two networks on the same weights, a thread each."""
 
     def __init__(self, unet: UNet2DConditionModel, schedule: DDPMScheduler) -> None:
-        self.unet, self.twin, self.schedule = unet, shared_twin(unet), schedule
+        self.unet, self.clone_for_ema, self.schedule = unet, shared_twin(unet), schedule
         self.pool = ThreadPoolExecutor(1)
 
     def backward(self, batch: tuple[Tensor, ...]) -> float:
         """Leave the gradients in the first network; the mean loss."""
-        other = self.pool.submit(self._half, self.twin, batch, slice(BATCH // 2, None))
+        other = self.pool.submit(self._half, self.clone_for_ema, batch, slice(BATCH // 2, None))
         loss = self._half(self.unet, batch, slice(0, BATCH // 2)) + other.result()
-        for mine, its in zip(self.unet.parameters(), self.twin.parameters(), strict=True):
+        for mine, its in zip(self.unet.parameters(), self.clone_for_ema.parameters(), strict=True):
             mine.grad.add_(its.grad)
             its.grad = None
         return loss

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune import paths
-from finetune.artifacts import load_json, whole_directory, write_json
+from finetune.artifacts import atomic_directory, load_json, write_json
 from finetune.data.card import data_card
 from finetune.data.reference import used_captions
 from finetune.data.shards import read_images
-from finetune.data.statistics import Census
+from finetune.data.statistics import DatasetStatistics
 from finetune.image_grid import grid
 from finetune.params import load_params
 from finetune.stage import run_stage
@@ -27,19 +27,19 @@ def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
     images: data set -> its folder. Numbers, by data set: `pictures` and `captions` of its index, `used` by split,
     `dropped` by preprocess-512 and `left_out` by tokenize with reasons; and how many captions were `truncated`.
     """
-    censuses = {dataset: Census() for dataset in images}
+    censuses = {dataset: DatasetStatistics() for dataset in images}
     for row, used in used_captions(images, tokens, COLUMNS):
         censuses[row["dataset"]].add(row, used)
     left_out = _left_out(tokens)
     numbers: dict[str, Any] = {
         "truncated": load_json(tokens / "manifest.json")["truncated"],
         "datasets": {
-            dataset: census.numbers()
+            dataset: dataset_statistics.numbers()
             | {"dropped": _dropped(images[dataset]), "left_out": dict(left_out.get(dataset, {}))}
-            for dataset, census in censuses.items()
+            for dataset, dataset_statistics in censuses.items()
         },
     }
-    with whole_directory(output) as folder:
+    with atomic_directory(output) as folder:
         write_json(folder / "numbers.json", numbers)
         (folder / "card.md").write_text(data_card(numbers), encoding="utf-8")
         trained = {dataset: one["used"]["train"] for dataset, one in numbers["datasets"].items()}
@@ -77,7 +77,7 @@ def _write_contact_sheet(images: Mapping[str, Path], tokens: Path, trained: Mapp
 
 def main() -> None:
     params = load_params()
-    datacard(paths.of_datasets(paths.IMAGES, params.datasets), paths.TOKENS, paths.DATA_CARD)
+    datacard(paths.dataset_dirs(paths.IMAGES, params.datasets), paths.TOKENS, paths.DATA_CARD)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune import paths
-from finetune.artifacts import sha256_of, whole_directory, write_json
+from finetune.artifacts import atomic_directory, sha256_file, write_json
 from finetune.data.shards import read_images, read_index, spread
-from finetune.export.fp16 import write_half
-from finetune.export.manifest import MANIFEST, lock_md5, write_manifest
-from finetune.export.model_card import Evidence, Recipe, license_note, model_card, read_evidence
+from finetune.export.fp16 import write_fp16
+from finetune.export.manifest import MANIFEST, dvc_md5, write_manifest
+from finetune.export.model_card import CardConfig, CardResults, license_note, model_card, read_card_results
 from finetune.image_grid import grid
 from finetune.model.loading import LORA, WEIGHTS, load_scheduler, tuned_part
 from finetune.params import load_params
@@ -37,16 +37,16 @@ def export(
     generated: Path,
     curves: Mapping[str, Path],
     output: Path,
-    recipe: Recipe,
-    evidence: Evidence,
+    recipe: CardConfig,
+    evidence: CardResults,
 ) -> None:
     """`curves`: name -> CSV. Raises InputError if a weight is not finite or does not fit fp16."""
     rows = spread(read_index(generated), recipe.export.preview_images)
-    with whole_directory(output) as folder:
+    with atomic_directory(output) as folder:
         for part, weights in WEIGHTS.items():
             _write_part(tuned_part(base, tuned, part), folder / part, weights)
         if (tuned / LORA).is_file():
-            write_half(tuned / LORA, folder / LORA)
+            write_fp16(tuned / LORA, folder / LORA)
         shutil.copytree(base / "tokenizer", folder / "tokenizer", copy_function=shutil.copyfile)
         # the sampler that the metrics were measured with, whatever the base came with
         load_scheduler(base / "scheduler").save_pretrained(folder / "scheduler")
@@ -69,7 +69,7 @@ def export(
 
 def _write_part(source: Path, target: Path, weights: str) -> None:
     target.mkdir()
-    write_half(source / weights, target / weights)
+    write_fp16(source / weights, target / weights)
     config = json.loads((source / "config.json").read_text())
     config.pop("_name_or_path", None)  # where the weights lay on the machine that wrote them
     write_json(target / "config.json", config)
@@ -90,7 +90,7 @@ def _model_index(checked: bool) -> dict[str, Any]:
     }
 
 
-def _serving(rows: list[dict[str, Any]], recipe: Recipe, evidence: Evidence) -> dict[str, Any]:
+def _serving(rows: list[dict[str, Any]], recipe: CardConfig, evidence: CardResults) -> dict[str, Any]:
     """What a page before this model shows beside its pictures."""
     return {
         "name": recipe.export.name,
@@ -100,7 +100,7 @@ def _serving(rows: list[dict[str, Any]], recipe: Recipe, evidence: Evidence) -> 
         "styles": recipe.export.styles,
         "keywords": recipe.export.keywords,
         "headline": evidence.fid["protocol"]["headline"],
-        "lock_md5": evidence.run_md5,
+        "dvc_md5": evidence.run_md5,
     }
 
 
@@ -113,16 +113,16 @@ def main() -> None:
         paths.GENERATED / "tuned",
         {"ladder": paths.LADDER, **{name: paths.TRAIN_CURVES / f"{name}.csv" for name in ("loss", "validation")}},
         paths.EXPORT,
-        Recipe(params.export, params.fetch, params.train, params.generate),
-        read_evidence(
+        CardConfig(params.export, params.fetch, params.train, params.generate),
+        read_card_results(
             DATA_CARD,
             paths.TRAIN_METRICS,
             paths.FID_METRICS,
-            {path.as_posix(): lock_md5(path) for path in MADE_FROM},
+            {path.as_posix(): dvc_md5(path) for path in MADE_FROM},
         ),
     )
-    trained = sha256_of(tuned / "unet" / WEIGHTS["unet"])
-    exported = {"export": str(paths.EXPORT), "sha256.export.manifest": sha256_of(paths.EXPORT / MANIFEST)}
+    trained = sha256_file(tuned / "unet" / WEIGHTS["unet"])
+    exported = {"export": str(paths.EXPORT), "sha256.export.manifest": sha256_file(paths.EXPORT / MANIFEST)}
     tag_run(f"sha256.tuned.{params.export.weights}", trained, exported)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.data.reference import real_rows
 from finetune.data.shards import read_images, read_index
 from finetune.errors import InputError
@@ -48,7 +48,7 @@ class Networks:
     batch_size: int
 
 
-def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: Generate) -> list[Part]:
+def reference_images(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: Generate) -> list[Part]:
     """All validation images, and the training images for the floor: `fid.floor_splits` sets as large as generated."""
     training = sum(row["split"] == "train" for row in real_rows(images, tokens))
     wanted = fid.floor_splits * generate.images
@@ -67,7 +67,7 @@ def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: 
     ]
 
 
-def drawn_pictures(folder: Path, model: str) -> list[Part]:
+def generated_images(folder: Path, model: str) -> list[Part]:
     return _parts(folder, [row | {"split": model} for row in read_index(folder)])
 
 
@@ -94,12 +94,12 @@ def features(
         )
     protocol = whole.protocol | {
         "extractor": extractor.name,
-        "extractor_sha256": sha256_of(extractor),
+        "extractor_sha256": sha256_file(extractor),
         "features": whole.features.shape[1],
         "precision": PRECISION,
     }
     if clip:
-        protocol |= {"clip": clip.name, "clip_sha256": sha256_of(clip / "model.safetensors")}
+        protocol |= {"clip": clip.name, "clip_sha256": sha256_file(clip / "model.safetensors")}
     write_feature_set(out, replace(whole, protocol=protocol))
 
 
@@ -152,11 +152,11 @@ def main() -> None:
     name = parser.parse_args().pictures
     params = load_params()
     if name == "real":
-        source, images = paths.IMAGES, paths.of_datasets(paths.IMAGES, params.datasets)
-        pictures = real_pictures(images, paths.TOKENS, params.fid, params.generate)
+        source, images = paths.IMAGES, paths.dataset_dirs(paths.IMAGES, params.datasets)
+        pictures = reference_images(images, paths.TOKENS, params.fid, params.generate)
     else:
         source = paths.GENERATED / name
-        pictures = drawn_pictures(source, name)
+        pictures = generated_images(source, name)
     clip = paths.EXTRACTOR / params.fid.clip if params.fid.clip else None
     extractor = paths.EXTRACTOR / params.fid.extractor
     features(pictures, source, extractor, paths.FEATURES / name, params.fid.batch_size, clip)

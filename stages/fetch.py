@@ -6,12 +6,12 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from finetune import paths
-from finetune.artifacts import whole_directory
+from finetune.artifacts import atomic_directory
 from finetune.datasets.folder_zip import archive_folder
 from finetune.datasets.scene_archives import SCENES, draw_archive
-from finetune.disk import local_bytes, local_mode, refuse_large_run
+from finetune.disk import local_bytes, local_mode, require_own_remote
 from finetune.fetch.source import Source
-from finetune.fetch.transfer import bring
+from finetune.fetch.transfer import fetch_all
 from finetune.model.config import check_base
 from finetune.model.hub_files import model_files
 from finetune.params import Archive, Base, load_params
@@ -31,10 +31,10 @@ def fetch_base(base: Base, folder: Path) -> None:
 
 
 def _fetch(sources: list[Source], folder: Path) -> None:
-    refuse_large_run(sum(source.size or local_bytes(source.locations[0]) or 0 for source in sources))
-    with whole_directory(folder) as partial:
+    require_own_remote(sum(source.size or local_bytes(source.locations[0]) or 0 for source in sources))
+    with atomic_directory(folder) as partial:
         made = [source for source in sources if _make(source, partial / source.name)]
-        bring([source for source in sources if source not in made], partial)
+        fetch_all([source for source in sources if source not in made], partial)
         for source in sources:
             log.info("%s: %d bytes", folder / source.name, (partial / source.name).stat().st_size)
 

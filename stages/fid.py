@@ -24,7 +24,7 @@ from finetune.evaluation.checks import (
     check_rank,
     check_same_task,
 )
-from finetune.evaluation.feature_set import FeatureSet, random_halves, read_feature_set
+from finetune.evaluation.feature_set import FeatureSet, random_half_splits, read_feature_set
 from finetune.evaluation.frechet import fid_infinity, frechet_distance, is_extrapolable, is_rank_deficient
 from finetune.evaluation.mmd import clip_score, cmmd, kid
 from finetune.evaluation.prdc import coverage, density, precision, recall
@@ -95,7 +95,7 @@ def _protocol(sets: dict[str, FeatureSet], params: Fid) -> dict[str, Any]:
     }
     digest = hashlib.sha256(json.dumps([protocol, reference], sort_keys=True).encode()).hexdigest()
     deficient = is_rank_deficient(protocol["n"], protocol["features"])
-    if sets["base"].few_features is not None:
+    if sets["base"].early_features is not None:
         protocol["fid_64"] = NO_FID
     return protocol | {
         "headline": protocol["kid_key"] if deficient else protocol["frechet_key"],
@@ -106,8 +106,8 @@ def _protocol(sets: dict[str, FeatureSet], params: Fid) -> dict[str, Any]:
 
 def _report(sets: dict[str, FeatureSet], protocol: dict[str, Any], params: Fid) -> dict[str, Figures]:
     """Every figure with its standard deviation, by rung."""
-    reference = sets["real"].of_split("validation")
-    training = sets["real"].of_split("train")
+    reference = sets["real"].rows_in_split("validation")
+    training = sets["real"].rows_in_split("train")
     rungs = {name: each for name, each in sets.items() if name != "real"}
 
     def measure(pictures: FeatureSet, real: FeatureSet) -> Figures:
@@ -120,8 +120,8 @@ def _report(sets: dict[str, FeatureSet], protocol: dict[str, Any], params: Fid) 
             "density": density(theirs, ours, params.density_neighbors),
             "coverage": coverage(theirs, ours, params.density_neighbors),
         }
-        if pictures.few_features is not None and real.few_features is not None:
-            figures["fid_64"] = frechet_distance(pictures.few_features, real.few_features)
+        if pictures.early_features is not None and real.early_features is not None:
+            figures["fid_64"] = frechet_distance(pictures.early_features, real.early_features)
         if pictures.clip_pictures is not None and real.clip_pictures is not None:
             figures["cmmd"] = cmmd(pictures.clip_pictures, real.clip_pictures)
             if pictures.clip_captions is not None:
@@ -134,7 +134,7 @@ def _report(sets: dict[str, FeatureSet], protocol: dict[str, Any], params: Fid) 
     whole = {name: measure(each, reference) for name, each in rungs.items()}
     halves = [
         {name: measure(each.take(mine), reference.take(theirs)) for name, each in rungs.items()}
-        for mine, theirs in random_halves(params.sd_draws, params.seed, protocol["n"], len(reference.rows))
+        for mine, theirs in random_half_splits(params.std_resamples, params.seed, protocol["n"], len(reference.rows))
     ]
     report = {"floor": _with_sd(_mean(floor), floor, ddof=1)}
     for name, figures in whole.items():
@@ -179,8 +179,8 @@ def _write_ladder(path: Path, report: dict[str, Figures]) -> None:
 
 def _write_by_n(path: Path, sets: dict[str, FeatureSet], params: Fid) -> None:
     """With as many of the validation images as pictures: what falls with their number is the number's own part."""
-    reference = sets["real"].of_split("validation").features
-    rungs = {"floor": sets["real"].of_split("train").features}
+    reference = sets["real"].rows_in_split("validation").features
+    rungs = {"floor": sets["real"].rows_in_split("train").features}
     rungs |= {name: each.features for name, each in sets.items() if name != "real"}
     most = min(map(len, (reference, *rungs.values())))
     sizes = sorted({max(2, most * part // SIZES) for part in range(1, SIZES + 1)})
@@ -212,7 +212,7 @@ def _grid(
 def main() -> None:
     params = load_params()
     fid(
-        paths.of_datasets(paths.IMAGES, params.datasets),
+        paths.dataset_dirs(paths.IMAGES, params.datasets),
         paths.TOKENS,
         paths.GENERATED,
         paths.FEATURES,

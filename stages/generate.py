@@ -15,9 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.artifacts import sha256_of, whole_directory
+from finetune.artifacts import atomic_directory, sha256_file
 from finetune.data import shards
-from finetune.data.shard_cache import Finished, finished_key
+from finetune.data.shard_cache import ShardCache, finished_key
 from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
 from finetune.model import determinism, loading, sampling, tokenizer
@@ -54,23 +54,23 @@ class Job:
     images: int  # in all shards
     folder: Path
     params: Generate
-    finished: Finished
+    cache: ShardCache
 
 
 def generate(
-    images: Mapping[str, Path], base: Path, tuned: Path | None, generated: Path, params: Generate, finished: Finished
+    images: Mapping[str, Path], base: Path, tuned: Path | None, generated: Path, params: Generate, cache: ShardCache
 ) -> None:
     """Fill `generated` with lossless pictures by `base`, or by `base` with the parts in `tuned` for its own.
 
     images: data set -> its folder. Shards that an earlier run finished, before it was killed, are taken over.
     """
     rows = _plan(images, params)
-    with whole_directory(generated) as folder, model_pool() as ordered_map:
-        job = Job(base, tuned, model_sha256(base, tuned), len(rows), folder, params, finished)
+    with atomic_directory(generated) as folder, model_pool() as ordered_map:
+        job = Job(base, tuned, model_sha256(base, tuned), len(rows), folder, params, cache)
         of_shards = [rows[start : start + SHARD_IMAGES] for start in range(0, len(rows), SHARD_IMAGES)]
         keys = list(ordered_map(partial(draw_shard, job), of_shards))
         write_index(folder / INDEX, rows, SCHEMA)
-    finished.keep_until_next(keys)
+    cache.keep_until_next(keys)
 
 
 def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
@@ -79,7 +79,7 @@ def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
     file = job.folder / rows[0]["shard"]
     drawn_by = job.params.model_dump(exclude={"images", "seed"})  # each row has its seed
     key = finished_key({"device": device, "model": job.sha256, "params": drawn_by, "rows": rows}, MAKERS, PACKAGES)
-    if job.finished.take(key, file) is None:
+    if job.cache.take(key, file) is None:
         pictures = sample_images(
             load_pipeline_once(job.base, job.tuned, job.sha256, device),
             prompts=[row["prompt"] for row in rows],
@@ -91,7 +91,7 @@ def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
         first = SHARD_IMAGES * int(file.stem)
         with tqdm(desc="generate", initial=first, total=job.images, unit="image", disable=None) as bar:
             write_shard(file, _members(rows, pictures, bar))
-        job.finished.keep(key, file, {"sha256": sha256_of(file)})
+        job.cache.keep(key, file, {"sha256": sha256_file(file)})
     return key
 
 
@@ -132,9 +132,9 @@ def main() -> None:
     model = parser.parse_args().model
     params = load_params()
     tuned = paths.TUNED / params.export.weights if model == "tuned" else None
-    images = paths.of_datasets(paths.IMAGES, params.datasets)
-    finished = Finished.of_stage("generate", model)
-    generate(images, paths.BASE, tuned, paths.GENERATED / model, params.generate, finished)
+    images = paths.dataset_dirs(paths.IMAGES, params.datasets)
+    cache = ShardCache.of_stage("generate", model)
+    generate(images, paths.BASE, tuned, paths.GENERATED / model, params.generate, cache)
 
 
 if __name__ == "__main__":

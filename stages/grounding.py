@@ -19,7 +19,7 @@ from finetune.data.shards import INDEX, read_images, read_rows, spread
 from finetune.evaluation.coco_masks import Mask, read_masks
 from finetune.evaluation.grounding import area_under_curve, points_at, positions_of, word_map
 from finetune.image_grid import grid, save_small
-from finetune.model.determinism import generator, one_thread_each
+from finetune.model.determinism import generator, map_single_threaded
 from finetune.model.loading import load_pipeline
 from finetune.params import Grounding, PreprocessDataset, load_params
 from finetune.stage import run_stage
@@ -74,7 +74,7 @@ def grounding(
             part.to(device)
         return [_look(model, case, params) for case in cases]
 
-    maps = dict(zip(models, one_thread_each(look_at_all, models.values(), device), strict=True))
+    maps = dict(zip(models, map_single_threaded(look_at_all, models.values(), device), strict=True))
     figures = {name: _figures(each, cases) for name, each in maps.items()}
     report: dict[str, Any] = {"images": len(cases), "timestep": params.timestep}
     if cases:
@@ -161,8 +161,8 @@ def main() -> None:
     params = load_params()
     grounding(
         {dataset: paths.RAW / dataset for dataset in params.datasets},
-        paths.of_datasets(paths.IMAGES, params.datasets),
-        paths.of_datasets(paths.LATENTS, params.datasets),
+        paths.dataset_dirs(paths.IMAGES, params.datasets),
+        paths.dataset_dirs(paths.LATENTS, params.datasets),
         paths.BASE,
         paths.TUNED / params.export.weights,
         paths.GROUNDING_METRICS,

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.artifacts import sha256_of, whole_directory, write_json
+from finetune.artifacts import atomic_directory, sha256_file, write_json
 from finetune.data import arrays, shards
 from finetune.data import latents as encoding
 from finetune.data.arrays import array_writer
 from finetune.data.latents import MANIFEST, encode_moments, load_encoder, shard_name, vae_sha256
-from finetune.data.shard_cache import Finished, finished_key
+from finetune.data.shard_cache import ShardCache, finished_key
 from finetune.data.shards import INDEX, read_rows, read_shard
 from finetune.errors import InputError
 from finetune.model import determinism, loading
-from finetune.model.determinism import one_thread_each
+from finetune.model.determinism import map_single_threaded
 from finetune.parallel import model_pool
 from finetune.stage import run_stage
 
@@ -41,7 +41,7 @@ class Job:
     vae: Path
     vae_sha256: str
     folder: Path
-    finished: Finished
+    cache: ShardCache
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ImageShard:
     images: int
 
 
-def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> None:
+def latents(images: Path, vae_folder: Path, out: Path, cache: ShardCache) -> None:
     """Encode every image of the index and its mirror image, one .npy file per tar shard, in index order.
 
     Shards that an earlier run finished, before it was killed or before others changed, are taken over.
@@ -59,8 +59,8 @@ def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> No
     """
     listed = list(image_shards(images / INDEX))
     keys, files = [], []
-    with whole_directory(out) as folder:
-        job = Job(images, vae_folder, vae_sha256(vae_folder), folder, finished)
+    with atomic_directory(out) as folder:
+        job = Job(images, vae_folder, vae_sha256(vae_folder), folder, cache)
         with (
             model_pool() as ordered_map,
             tqdm(
@@ -72,12 +72,12 @@ def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> No
                 files.append({"file": shard_name(shard.name), "images": shard.images, "sha256": digest})
                 bar.update(shard.images)
         manifest = {
-            "index_sha256": sha256_of(images / INDEX),
+            "index_sha256": sha256_file(images / INDEX),
             "shards": files,
             "vae_sha256": job.vae_sha256,
         }
         write_json(folder / MANIFEST, manifest)
-    finished.keep_only(keys)
+    cache.keep_only(keys)
 
 
 def image_shards(index: Path) -> Iterator[ImageShard]:
@@ -91,18 +91,18 @@ def encode_shard(job: Job, shard: ImageShard) -> tuple[str, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     file = job.folder / shard_name(shard.name)
     key = finished_key({"device": device.type, "images": shard.sha256, "vae": job.vae_sha256}, MAKERS, PACKAGES)
-    note = job.finished.take(key, file)
+    note = job.cache.take(key, file)
     if note is None:
-        if sha256_of(job.images / shard.name) != shard.sha256:
+        if sha256_file(job.images / shard.name) != shard.sha256:
             raise InputError(
                 f"{job.images / shard.name}: not the shard that {INDEX} lists; run `dvc repro preprocess-512`"
             )
         encode = partial(_encode, load_encoder(job.vae, job.vae_sha256, device), job.images / shard.name)
         with array_writer(file, np.float16) as write:
-            for moments in one_thread_each(encode, read_shard(job.images / shard.name), device):
+            for moments in map_single_threaded(encode, read_shard(job.images / shard.name), device):
                 write(moments[None])
-        note = {"sha256": sha256_of(file)}
-        job.finished.keep(key, file, note)
+        note = {"sha256": sha256_file(file)}
+        job.cache.keep(key, file, note)
     return key, note["sha256"]
 
 
@@ -119,7 +119,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset")
     dataset = parser.parse_args().dataset
-    latents(paths.IMAGES / dataset, paths.BASE / "vae", paths.LATENTS / dataset, Finished.of_stage("latents", dataset))
+    latents(
+        paths.IMAGES / dataset, paths.BASE / "vae", paths.LATENTS / dataset, ShardCache.of_stage("latents", dataset)
+    )
 
 
 if __name__ == "__main__":

@@ -16,15 +16,15 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.artifacts import sha256_of, whole_directory, write_json
+from finetune.artifacts import atomic_directory, sha256_file, write_json
 from finetune.data import shards, transforms
-from finetune.data.shard_cache import Finished, Note, finished_key
+from finetune.data.shard_cache import Note, ShardCache, finished_key
 from finetune.data.shards import INDEX, encode_png, index_writer, shard_name, write_shard
-from finetune.data.transforms import decode, encode_jpeg, perceptual_hash, to_square
+from finetune.data.transforms import crop_and_resize, decode, encode_jpeg, perceptual_hash
 from finetune.datasets import catalog as reading
 from finetune.datasets import zip_reader
-from finetune.datasets.catalog import DroppedError, Listing, Original, Split
-from finetune.datasets.formats import LISTS
+from finetune.datasets.catalog import Catalog, DroppedError, Original, Split
+from finetune.datasets.formats import FORMATS
 from finetune.errors import InputError
 from finetune.parallel import worker_pool
 from finetune.params import PreprocessDataset, load_params
@@ -57,7 +57,7 @@ class Job:
     listing: Path
     folder: Path
     params: PreprocessDataset
-    finished: Finished
+    cache: ShardCache
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ class Shard:
 
 
 def preprocess(
-    dataset: str, raw: Path, images: Path, metrics: Path, params: PreprocessDataset, finished: Finished
+    dataset: str, raw: Path, images: Path, metrics: Path, params: PreprocessDataset, cache: ShardCache
 ) -> None:
     """Write shards, index and drop report to `images`, and the counts to `metrics`.
 
     Raises InputError for archives that cannot be read and when more than `max_dropped` of the pictures fall out.
     """
-    with whole_directory(images) as folder:
+    with atomic_directory(images) as folder:
         listing = folder / "listing.sqlite"
         wanted, dropped = _list(raw, listing, params)
-        job = Job(dataset, listing, folder, params, finished)
+        job = Job(dataset, listing, folder, params, cache)
         kept = {"train": 0, "validation": 0}
         keys = set()
         with (
@@ -96,23 +96,23 @@ def preprocess(
         _check_dropped(raw, dataset, sum(kept.values()), dropped, params.max_dropped)
         report = {reason: sorted(names) for reason, names in dropped.items()}
         write_json(folder / "drops.json", {"kept": sum(kept.values()), "dropped": report})
-    finished.keep_only(keys)
+    cache.keep_only(keys)
     write_json(metrics, kept | {"dropped": sum(map(len, dropped.values()))})
 
 
 def make_shard(job: Job, which: tuple[Split, int]) -> Shard:
     """Write one shard, or take it over from an earlier run; no file where none of its pictures can be used."""
     split, number = which
-    listing = Listing(job.listing)
+    listing = Catalog(job.listing)
     originals = listing.originals(split, number)
     listing.close()
     path = job.folder / f"{split}-{shard_name(number)}"
     key = finished_key(_determinants(split, originals, job.params), MAKERS, PACKAGES)
-    note = job.finished.take(key, path)
+    note = job.cache.take(key, path)
     if note is None:
         note = _write(path, split, originals, job.params)
         if "damaged_in_archive" not in note["dropped"]:  # a mended archive has the same table of contents
-            job.finished.keep(key, path, note)
+            job.cache.keep(key, path, note)
     if not note["rows"]:
         path.unlink()
     by_id = {original.id: original for original in originals}
@@ -123,9 +123,9 @@ def make_shard(job: Job, which: tuple[Split, int]) -> Shard:
 
 def _list(raw: Path, file: Path, params: PreprocessDataset) -> tuple[list[tuple[Split, int]], dict[str, list[str]]]:
     """The shards to make, and what is already left out."""
-    listing = Listing(file)
-    LISTS[params.format](raw, listing)
-    listing.settle(params.shards)
+    listing = Catalog(file)
+    FORMATS[params.format](raw, listing)
+    listing.finalize(params.shards)
     result = listing.shards(), listing.dropped()
     listing.close()
     return result
@@ -155,12 +155,12 @@ def _write(path: Path, split: Split, originals: list[Original], params: Preproce
             yield row["member"], content
 
     write_shard(path, converted())
-    return {"rows": rows, "dropped": dropped, "sha256": sha256_of(path)}
+    return {"rows": rows, "dropped": dropped, "sha256": sha256_file(path)}
 
 
 def _convert(original: Original, split: Split, params: PreprocessDataset) -> tuple[dict[str, Any], bytes]:
     picture = decode(original.read(), params.min_side)
-    square = to_square(picture, params.crop)
+    square = crop_and_resize(picture, params.crop)
     held_out = split == "validation"
     row = {
         "id": original.id,
@@ -195,7 +195,7 @@ def main() -> None:
         paths.IMAGES / dataset,
         paths.PREPROCESS_METRICS / f"{dataset}.json",
         params[dataset],
-        Finished.of_stage("preprocess", dataset),
+        ShardCache.of_stage("preprocess", dataset),
     )
 
 

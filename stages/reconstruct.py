@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.artifacts import whole_directory
+from finetune.artifacts import atomic_directory
 from finetune.data.latents import LatentCache
 from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
-from finetune.model.determinism import one_thread_each
+from finetune.model.determinism import map_single_threaded
 from finetune.model.loading import load_vae
 from finetune.params import load_params
 from finetune.stage import run_stage
@@ -48,14 +48,14 @@ def reconstruct(
     ]
     moments = (cache.moments(position, mirrored=False) for _, cache, position in chosen)
     pictures = tqdm(
-        one_thread_each(partial(_decode, vae), moments, vae.device),
+        map_single_threaded(partial(_decode, vae), moments, vae.device),
         "reconstruct",
         len(rows),
         unit="image",
         disable=None,
     )
     members = ((row["member"], encode_png(picture)) for row, picture in zip(rows, pictures, strict=True))
-    with whole_directory(out) as folder:
+    with atomic_directory(out) as folder:
         for number in range(-(-len(rows) // SHARD_IMAGES)):
             write_shard(folder / shard_name(number), islice(members, SHARD_IMAGES))
         write_index(folder / INDEX, rows, SCHEMA)
@@ -90,8 +90,8 @@ def _decode(vae: AutoencoderKL, moments: Tensor) -> Image.Image:
 
 def main() -> None:
     params = load_params()
-    images = paths.of_datasets(paths.IMAGES, params.datasets)
-    latents = paths.of_datasets(paths.LATENTS, params.datasets)
+    images = paths.dataset_dirs(paths.IMAGES, params.datasets)
+    latents = paths.dataset_dirs(paths.LATENTS, params.datasets)
     out = paths.GENERATED / "reconstructed"
     reconstruct(images, latents, paths.BASE / "vae", out, params.generate.images)
 

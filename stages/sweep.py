@@ -11,7 +11,7 @@ from tqdm import tqdm
 from finetune import paths
 from finetune.artifacts import write_csv
 from finetune.data.shards import read_index, spread
-from finetune.evaluation.feature_set import random_halves, read_feature_set
+from finetune.evaluation.feature_set import random_half_splits, read_feature_set
 from finetune.evaluation.features import extract, load_extractor
 from finetune.evaluation.mmd import kid
 from finetune.model.loading import load_pipeline
@@ -37,7 +37,7 @@ def sweep(
     pictures. real: the features of the validation images.
     """
     rows = spread(read_index(drawn), params.images)
-    reference = read_feature_set(real).of_split("validation").features
+    reference = read_feature_set(real).rows_in_split("validation").features
     network = load_extractor(extractor)
     pipeline = load_pipeline(base, tuned).to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -54,7 +54,7 @@ def sweep(
     table: list[tuple[object, ...]] = [("guidance_scale", "kid", "sd", "key")]
     for scale in tqdm(params.guidance_scales, "sweep", unit="scale", disable=None):
         features = extract(network, pictures(scale), fid.batch_size)
-        halves = random_halves(fid.sd_draws, fid.seed, len(features), len(reference))
+        halves = random_half_splits(fid.std_resamples, fid.seed, len(features), len(reference))
         deviation = np.std([kid(features[mine], reference[theirs]) for mine, theirs in halves])
         table.append((scale, f"{kid(features, reference):.6g}", f"{deviation:.6g}", network.kid_key))
     write_csv(out, table)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 
 from finetune import paths
-from finetune.artifacts import sha256_of, whole_directory, write_json
+from finetune.artifacts import atomic_directory, sha256_file, write_json
 from finetune.data.arrays import array_writer
-from finetune.data.deduplication import HeldOut
+from finetune.data.deduplication import DuplicateFinder
 from finetune.data.shards import INDEX, index_writer, read_batches, read_rows
 from finetune.errors import InputError
 from finetune.model.tokenizer import load_tokenizer
@@ -48,7 +48,7 @@ def tokenize(images: Mapping[str, Path], tokenizer: Path, tokens: Path, metrics:
     held_out = _held_out(images, params.near_duplicate_bits)
     counts = {"captions": 0, "too_short": 0, "truncated": 0, "train": 0, "validation": 0}
     dropped: dict[str, list[str]] = {reason: [] for reason in REASONS}
-    with whole_directory(tokens) as folder:
+    with atomic_directory(tokens) as folder:
         with (
             array_writer(folder / "ids.npy", np.uint16) as write_ids,
             index_writer(folder / "images.parquet", SCHEMA) as write_rows,
@@ -76,7 +76,7 @@ def tokenize(images: Mapping[str, Path], tokenizer: Path, tokens: Path, metrics:
         write_json(folder / "drops.json", dropped)
         manifest = {
             "empty": token_ids(clip, [""])[0].tolist(),
-            "indexes": {dataset: sha256_of(images[dataset] / INDEX) for dataset in images},
+            "indexes": {dataset: sha256_file(images[dataset] / INDEX) for dataset in images},
             "truncated": counts["truncated"],
             "vocab_size": len(clip),
         }
@@ -108,10 +108,10 @@ def count_truncated(clip: CLIPTokenizer, captions: Sequence[str], ids: NDArray[n
     return sum(len(clip(caption, verbose=False)["input_ids"]) > LENGTH for caption in full)
 
 
-def _held_out(images: Mapping[str, Path], near_duplicate_bits: int | None) -> HeldOut:
+def _held_out(images: Mapping[str, Path], near_duplicate_bits: int | None) -> DuplicateFinder:
     columns = ("split", "sha256", "perceptual_hash")
     rows = (row for folder in images.values() for row in read_rows(folder / INDEX, columns))
-    return HeldOut((row for row in rows if row["split"] == "validation"), near_duplicate_bits)
+    return DuplicateFinder((row for row in rows if row["split"] == "validation"), near_duplicate_bits)
 
 
 def _check_dropped(kept: int, dropped: dict[str, list[str]], most: float) -> None:
@@ -127,7 +127,7 @@ def _check_dropped(kept: int, dropped: dict[str, list[str]], most: float) -> Non
 def main() -> None:
     params = load_params()
     tokenize(
-        paths.of_datasets(paths.IMAGES, params.datasets),
+        paths.dataset_dirs(paths.IMAGES, params.datasets),
         paths.BASE / "tokenizer",
         paths.TOKENS,
         paths.TOKENIZE_METRICS,

@@ -11,14 +11,14 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from finetune import paths
-from finetune.artifacts import require_writable, sha256_of, whole_directory, whole_file, write_csv, write_json
+from finetune.artifacts import atomic_directory, atomic_write, require_writable, sha256_file, write_csv, write_json
 from finetune.data.shards import spread
 from finetune.errors import InputError
 from finetune.image_grid import grid
-from finetune.model.determinism import choose_kernels, derive_seed
+from finetune.model.determinism import derive_seed, set_determinism
 from finetune.model.loading import WEIGHTS, load_pipeline, load_unet
 from finetune.model.sampling import sample_images
-from finetune.params import Train, dotted, load_params
+from finetune.params import Train, flatten, load_params
 from finetune.stage import run_stage
 from finetune.tracking import Run, git_tags, tracked_run
 from finetune.training.batches import CaptionedLatents, check_match
@@ -50,7 +50,7 @@ def train(
     experiment: all of params.yaml by dotted key, for the MLflow record alone.
     """
     require_writable(tuned, metrics, curves, samples)
-    choose_kernels(params.deterministic)
+    set_determinism(params.deterministic)
     torch.set_num_threads(params.cpu_threads)
     accelerator = accelerator_of(params)
     main = accelerator.is_main_process
@@ -81,23 +81,23 @@ def train(
             run_steps(trainer, history, first, watch)
             if not history.losses:
                 raise InputError("train: every step overflowed in fp16; set train.mixed_precision to bf16")
-            with whole_directory(tuned) as partial:
-                save_weights(trainer.averaged, base, params, partial / "last")
-                trainer.averaged.load_learned(checkpoints.load_best(history.best_step))
-                save_weights(trainer.averaged, base, params, partial / "best")
+            with atomic_directory(tuned) as partial:
+                save_weights(trainer.ema, base, params, partial / "last")
+                trainer.ema.load_trainable(checkpoints.load_best(history.best_step))
+                save_weights(trainer.ema, base, params, partial / "best")
                 unets = {name: partial / name / "unet" / WEIGHTS["unet"] for name in ("last", "best")}
-                run.tag({f"sha256.tuned.{name}": sha256_of(file) for name, file in unets.items()})
+                run.tag({f"sha256.tuned.{name}": sha256_file(file) for name, file in unets.items()})
             write_records(trainer, history, grids, metrics, curves, samples)
         checkpoints.finish()
 
 
 def bytes_on_disk(denoiser: Denoiser, params: Train) -> int:
     """Of the checkpoints, and of `save_weights` for last and best."""
-    learned = denoiser.learned().values()
-    states = sum(optimizer_bytes(weight.numel(), params.optimizer) for weight in learned)
+    trainable_parameters = denoiser.trainable_parameters().values()
+    states = sum(optimizer_bytes(weight.numel(), params.optimizer) for weight in trainable_parameters)
     written = [denoiser.unet] if params.text_encoder_lr is None else [denoiser.unet, denoiser.text_encoder]
     weights = sum(4 * weight.numel() for part in written for weight in part.parameters())
-    return checkpoint_bytes(sum(weight.nbytes for weight in learned), states) + 2 * weights
+    return checkpoint_bytes(sum(weight.nbytes for weight in trainable_parameters), states) + 2 * weights
 
 
 def accelerator_of(params: Train) -> Accelerator:
@@ -113,16 +113,16 @@ def looks(
 ) -> Callable[[int], dict[str, float]]:
     """What is done between steps: a sheet of pictures by the averaged weights, and their held-out scores."""
     params, data = trainer.params, trainer.data
-    pipeline.unet, pipeline.text_encoder = trainer.averaged.unet, trainer.averaged.text_encoder
+    pipeline.unet, pipeline.text_encoder = trainer.ema.unet, trainer.ema.text_encoder
     pipeline.to(trainer.accelerator.device)
-    rows = spread(data.of_split("validation"), params.sample_images)
+    rows = spread(data.rows_in_split("validation"), params.sample_images)
     captions = pipeline.tokenizer.batch_decode([data.caption_ids(row, 0) for row in rows], skip_special_tokens=True)
 
     def look(step: int) -> dict[str, float]:
         sheet = grids / f"step_{step:06d}.png"
         draw_samples(pipeline, captions, params, sheet)
         run.picture("samples", step, sheet)
-        return validate(trainer, trainer.averaged, params.validation_images)
+        return validate(trainer, trainer.ema, params.validation_images)
 
     return look
 
@@ -131,7 +131,7 @@ def input_tags(tokens: Path, latents: dict[str, Path]) -> dict[str, str]:
     """sha256 of what was learned from; the latents' manifests list the hash of every shard."""
     files = {f"tokens.{name}": tokens / name for name in ("ids.npy", "images.parquet")}
     files |= {f"latents.{dataset}": folder / "manifest.json" for dataset, folder in latents.items()}
-    return {f"sha256.{name}": sha256_of(file) for name, file in files.items()}
+    return {f"sha256.{name}": sha256_file(file) for name, file in files.items()}
 
 
 def go_on(trainer: Trainer, checkpoints: Checkpoints) -> tuple[History, int, str | None]:
@@ -141,7 +141,7 @@ def go_on(trainer: Trainer, checkpoints: Checkpoints) -> tuple[History, int, str
     """
     saved, accelerator = checkpoints.load_latest(), trainer.accelerator
     first = saved[1]["step"] if saved else 0
-    if trainer.agree(first) != first or -trainer.agree(-first) != first:
+    if trainer.all_reduce_max(first) != first or -trainer.all_reduce_max(-first) != first:
         raise InputError(f"{checkpoints.folder}: not the same in every process; share that folder between the machines")
     if saved is None:
         return History(), 0, None
@@ -164,28 +164,28 @@ def draw_samples(pipeline: StableDiffusionPipeline, captions: list[str], params:
     pictures = sample_images(
         pipeline, captions, seeds, params.sample_inference_steps, params.sample_guidance_scale, batch_size=len(captions)
     )
-    with whole_file(out) as partial:
+    with atomic_write(out) as partial:
         grid([[picture] for picture in pictures], [], captions, across=len(captions)).save(partial, "PNG")
 
 
-def save_weights(averaged: Denoiser, base: Path, params: Train, folder: Path) -> None:
+def save_weights(ema: Denoiser, base: Path, params: Train, folder: Path) -> None:
     """The parts that were trained, in diffusers layout; LoRA's matrices both on their own and in a U-Net."""
-    unet = averaged.unet
+    unet = ema.unet
     if params.lora_rank is not None:
         save_lora(unet, folder)
         unet = merged(unet, load_unet(base / "unet"), params.lora_rank)
     unet.save_pretrained(folder / "unet")
     if params.text_encoder_lr is not None:
-        averaged.text_encoder.save_pretrained(folder / "text_encoder")
+        ema.text_encoder.save_pretrained(folder / "text_encoder")
 
 
 def write_records(trainer: Trainer, history: History, grids: Path, metrics: Path, curves: Path, samples: Path) -> None:
     first, last = history.validations[0], history.validations[-1]
     best = next(row for row in history.validations if row["step"] == history.best_step)
-    with whole_directory(samples) as partial:
+    with atomic_directory(samples) as partial:
         for sheet in sorted(grids.iterdir()):
             (partial / sheet.name).write_bytes(sheet.read_bytes())
-    with whole_directory(curves) as partial:
+    with atomic_directory(curves) as partial:
         for name, rows in (("loss", history.losses), ("validation", history.validations)):
             write_csv(partial / f"{name}.csv", [rows[0], *([row[key] for key in rows[0]] for row in rows)])
     precision = trainer.accelerator.mixed_precision
@@ -206,14 +206,14 @@ def main() -> None:
     params = load_params()
     train(
         tokens=paths.TOKENS,
-        latents=paths.of_datasets(paths.LATENTS, params.datasets),
+        latents=paths.dataset_dirs(paths.LATENTS, params.datasets),
         base=paths.BASE,
         tuned=paths.TUNED,
         metrics=paths.TRAIN_METRICS,
         curves=paths.TRAIN_CURVES,
         samples=paths.SAMPLES,
         params=params.train,
-        experiment=dotted(params.model_dump()),
+        experiment=flatten(params.model_dump()),
     )
 
 

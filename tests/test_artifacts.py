@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from finetune.artifacts import intact, load_json, whole_directory, whole_file, write_json
+from finetune.artifacts import atomic_directory, atomic_write, intact, load_json, write_json
 from finetune.errors import InputError
 
 
 def test_a_directory_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with whole_directory(target) as folder:
+    with atomic_directory(target) as folder:
         (folder / "a").write_text("a")
         assert not target.exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -22,14 +22,14 @@ def test_a_directory_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 def test_a_directory_replaces_the_old_one_whole(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
-    with whole_directory(tmp_path / "out") as folder:
+    with atomic_directory(tmp_path / "out") as folder:
         (folder / "new").touch()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_nothing_is_left_of_a_directory_that_failed(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), whole_directory(tmp_path / "out") as folder:
+    with pytest.raises(error), atomic_directory(tmp_path / "out") as folder:
         (folder / "a").touch()
         raise error
     assert list(tmp_path.iterdir()) == []
@@ -38,7 +38,7 @@ def test_nothing_is_left_of_a_directory_that_failed(tmp_path: Path, error: type[
 def test_a_directory_that_failed_leaves_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
-    with pytest.raises(RuntimeError), whole_directory(tmp_path / "out"):
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "out"):
         raise RuntimeError
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["old"]
 
@@ -46,14 +46,14 @@ def test_a_directory_that_failed_leaves_the_old_one(tmp_path: Path) -> None:
 def test_what_a_killed_run_left_behind_does_not_get_in(tmp_path: Path) -> None:
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "stale").touch()
-    with whole_directory(tmp_path / "out") as folder:
+    with atomic_directory(tmp_path / "out") as folder:
         (folder / "new").touch()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
 
 
 def test_a_file_that_failed_leaves_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("old")
-    with pytest.raises(RuntimeError), whole_file(tmp_path / "out") as partial:
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "out") as partial:
         partial.write_text("half")
         raise RuntimeError
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]

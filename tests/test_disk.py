@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.disk import refuse_large_run
+from finetune.disk import require_own_remote
 from finetune.errors import InputError
 
 GIGABYTE = 10**9
@@ -22,18 +22,18 @@ def dvc_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("dvc_folder")
 def test_a_large_run_is_refused_with_the_command_that_helps() -> None:
     with pytest.raises(InputError, match=r"20.0 GB .*dvc remote add --local --default"):
-        refuse_large_run(20 * GIGABYTE)
+        require_own_remote(20 * GIGABYTE)
 
 
 def test_the_sample_may_use_the_repository(dvc_folder: Path) -> None:
-    refuse_large_run(10**7)
+    require_own_remote(10**7)
     assert (dvc_folder / "config").exists()
 
 
 def test_a_remote_of_ones_own_lifts_the_refusal(dvc_folder: Path) -> None:
     local = dvc_folder / "config.local"
     local.write_text("[core]\n    remote = storage\n")
-    refuse_large_run(20 * GIGABYTE)
+    require_own_remote(20 * GIGABYTE)
     local.unlink()
     with pytest.raises(InputError):
-        refuse_large_run(20 * GIGABYTE)
+        require_own_remote(20 * GIGABYTE)

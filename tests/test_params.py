@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from finetune.errors import InputError
-from finetune.params import Params, dotted, load_params
+from finetune.params import Params, flatten, load_params
 
 COMMITTED = (Path(__file__).parents[1] / "params.yaml").read_text()
 
@@ -215,7 +215,7 @@ def test_a_data_set_s_name_is_a_plain_word(file: Path, listed: str) -> None:
 
 
 def test_keys_are_dotted_as_dvc_has_them() -> None:
-    assert dotted({"train": {"lr": 1.0, "a": {"b": None}}, "datasets": ["coco"], "empty": {}}) == {
+    assert flatten({"train": {"lr": 1.0, "a": {"b": None}}, "datasets": ["coco"], "empty": {}}) == {
         "train.lr": 1.0,
         "train.a.b": None,
         "datasets": ["coco"],

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.data.shard_cache import Finished
+from finetune.data.shard_cache import ShardCache
 from finetune.evaluation.features import EFFICIENTNET
 from stages import latents as latents_stage
 from stages import preprocess as preprocess_stage
@@ -59,7 +59,7 @@ def test_a_worker_killed_in_the_middle_of_preprocess_costs_its_shard_alone(
         folder.mkdir()
         (folder / "moment").write_text("half-written")
         preprocess_stage.preprocess(
-            "coco", raw, folder / "images", folder / "metrics.json", PARAMS, Finished(folder / "finished")
+            "coco", raw, folder / "images", folder / "metrics.json", PARAMS, ShardCache(folder / "finished")
         )
 
     monkeypatch.setenv("WORKERS", "1")
@@ -79,7 +79,7 @@ def test_a_worker_killed_at_the_end_of_a_shard_of_latents_costs_that_alone(
     def run(folder: Path) -> None:
         folder.mkdir()
         (folder / "moment").write_text("kept")
-        latents_stage.latents(images / "coco", tiny_base / "vae", folder / "out", Finished(folder / "finished"))
+        latents_stage.latents(images / "coco", tiny_base / "vae", folder / "out", ShardCache(folder / "finished"))
 
     run(tmp_path / "here")
     monkeypatch.setenv("RAY_ADDRESS", ray_address)

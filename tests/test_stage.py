@@ -113,10 +113,10 @@ def test_a_signal_stops_a_stage_with_one_line_and_runs_its_clean_up(
 ) -> None:
     script = f"""
 import pathlib, time
-from finetune.artifacts import whole_directory
+from finetune.artifacts import atomic_directory
 from finetune.stage import run_stage
 def work():
-    with whole_directory(pathlib.Path({str(tmp_path / "out")!r})) as folder:
+    with atomic_directory(pathlib.Path({str(tmp_path / "out")!r})) as folder:
         (folder / "half").touch()
         print("ready", flush=True)
         time.sleep(600)

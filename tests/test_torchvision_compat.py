@@ -31,13 +31,13 @@ def test_matching_builds_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
     for torch, torchvision in (("2.13.0", "0.28.0"), ("2.13.0+cpu", "0.28.0+cpu"), ("2.13.0+cu130", "0.28.0")):
         versions = {"torch": torch, "torchvision": torchvision}
         monkeypatch.setattr(torchvision_compat, "version", versions.__getitem__)
-        torchvision_compat.declare_when_needed()
+        torchvision_compat.install_torchvision_shim()
     assert sys.meta_path == before
 
 
 def test_asking_twice_watches_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", [])
     monkeypatch.setattr(torchvision_compat, "version", {"torch": "2.13.0+cpu", "torchvision": "0.28.0"}.__getitem__)
-    torchvision_compat.declare_when_needed()
-    torchvision_compat.declare_when_needed()
+    torchvision_compat.install_torchvision_shim()
+    torchvision_compat.install_torchvision_shim()
     assert len(sys.meta_path) == 1

@@ -89,7 +89,7 @@ def read_ladder(file: Path, headline: str) -> pd.DataFrame:
 
 
 def served(model: Model) -> str:
-    commit = commit_of(model.serving["lock_md5"])
+    commit = commit_of(model.serving["dvc_md5"])
     found = f"evaluated in commit `{commit}`" if commit else "evaluated in a commit that its card tells how to find"
     pipeline = model.pipeline
     where = "a GPU in fp16" if pipeline.device.type == "cuda" else "a CPU in fp32"

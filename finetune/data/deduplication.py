@@ -14,7 +14,7 @@ BITS = 256  # of a perceptual hash
 BLOCK = 1000  # validation images compared with at once, so that memory does not grow with them
 
 
-class HeldOut:
+class DuplicateFinder:
     """The validation images of all data sets, by the hashes that their indexes hold."""
 
     def __init__(self, rows: Iterable[dict[str, Any]], near: int | None) -> None:

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.artifacts import load_json, sha256_of
+from finetune.artifacts import load_json, sha256_file
 from finetune.data.arrays import read_array
 from finetune.errors import InputError
 from finetune.model.loading import load_vae
@@ -29,7 +29,7 @@ def shard_name(images: str) -> str:
 def vae_sha256(folder: Path) -> str:
     """Of all that decides on latents: weights and configuration."""
     files = ("config.json", "diffusion_pytorch_model.safetensors")
-    return sha256("".join(sha256_of(folder / name) for name in files).encode()).hexdigest()
+    return sha256("".join(sha256_file(folder / name) for name in files).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from finetune.artifacts import sha256_of, whole_file, write_json
+from finetune.artifacts import atomic_write, sha256_file, write_json
 from finetune.paths import repository_root
 
 PLACED = ".placed"  # beside a file that a complete run used
@@ -27,20 +27,20 @@ def finished_key(determinants: dict[str, Any], code: Sequence[str], packages: Co
     """32 hexadecimal digits that differ when a determinant, a source file or a package's version differs."""
     content = {
         "determinants": determinants,
-        "code": [sha256_of(Path(file)) for file in code],
+        "code": [sha256_file(Path(file)) for file in code],
         "packages": {package: version(package) for package in packages},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-class Finished:
+class ShardCache:
     """Files with a note each, by a key of all that determines both. Two runs at once do not harm each other."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @classmethod
-    def of_stage(cls, stage: str, dataset: str) -> "Finished":
+    def of_stage(cls, stage: str, dataset: str) -> "ShardCache":
         return cls(repository_root().absolute() / ".dvc" / "tmp" / "shards" / stage / dataset)
 
     def take(self, key: str, path: Path) -> Note | None:
@@ -54,14 +54,14 @@ class Finished:
             _link(self._folder / key, path)
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        if sha256_of(path) != note["sha256"]:
+        if sha256_file(path) != note["sha256"]:
             path.unlink()
             return None
         return note
 
     def keep(self, key: str, path: Path, note: Note) -> None:
         with suppress(FileNotFoundError, FileExistsError):  # another run is just keeping the same
-            with whole_file(self._folder / key) as partial:
+            with atomic_write(self._folder / key) as partial:
                 partial.unlink(missing_ok=True)
                 _link(path, partial)
             write_json(self._note(key), note)

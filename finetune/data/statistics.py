@@ -17,7 +17,7 @@ FREQUENT = 30  # words
 ASPECT_STEPS = 100  # aspect ratios are told apart by hundredths
 
 
-class Census:
+class DatasetStatistics:
     """Of one data set; `numbers` at the end, plain values for JSON."""
 
     def __init__(self) -> None:

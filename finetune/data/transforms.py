@@ -47,7 +47,7 @@ def decode(content: bytes, min_side: int) -> Image.Image:
         return image
 
 
-def to_square(image: Image.Image, crop: Crop) -> Image.Image:
+def crop_and_resize(image: Image.Image, crop: Crop) -> Image.Image:
     """512x512 in 8-bit sRGB on white: the middle square (`center`) or the whole with its sides made equal (`squash`).
 
     Raises DroppedError as `to_rgb` does.

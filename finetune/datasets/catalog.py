@@ -24,7 +24,7 @@ CREATE TABLE caption (archive, name, number, text);
 CREATE TABLE dropped (reason, name);
 """
 # Indexes come last: sorting once takes less time, and less memory, than keeping them in order meanwhile.
-SETTLE = """
+FINALIZE = """
 CREATE INDEX member_name ON member (archive, name);
 CREATE INDEX split_name ON split (archive, name);
 CREATE INDEX caption_name ON caption (archive, name, number);
@@ -86,7 +86,7 @@ class Original:
             raise DroppedError("unknown_compression") from None
 
 
-class Listing:
+class Catalog:
     """The usable originals of a data set by shard, and the others by reason: a database in a file, for the memory that
     it takes does not grow with the number of pictures, and any process may read it.
     """
@@ -130,13 +130,13 @@ class Listing:
             "INSERT INTO caption VALUES (?, ?, ?, ?)", ((number, *row) for row in captions if row[-1].strip())
         )
 
-    def settle(self, shards: int) -> None:
+    def finalize(self, shards: int) -> None:
         """All archives are added: spread their originals over `shards` shards per split.
 
         An id alone decides on the shard, so that a picture more or less moves no other one.
         """
         self._db.create_function("shard_of", 1, lambda id_: _hash(id_) % shards, deterministic=True)
-        self._db.executescript(SETTLE)
+        self._db.executescript(FINALIZE)
 
     def shards(self) -> list[tuple[Split, int]]:
         """Those that hold anything, train first."""

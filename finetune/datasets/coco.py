@@ -10,7 +10,7 @@ import ijson
 from ijson.common import JSONError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from finetune.datasets.catalog import Caption, Listing, Split, file_name
+from finetune.datasets.catalog import Caption, Catalog, Split, file_name
 from finetune.datasets.zip_reader import open_text
 from finetune.errors import InputError
 
@@ -39,7 +39,7 @@ class _Annotation(_Entry):
 Entry = TypeVar("Entry", bound=BaseModel)
 
 
-def list_coco(folder: Path, listing: Listing) -> None:
+def index_coco(folder: Path, listing: Catalog) -> None:
     """train2017 trains; val2017 validates. Raises InputError for a fault of an archive as a whole."""
     for half, split in HALVES.items():
         listing.add(

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune.datasets.catalog import Listing, Split, file_name
+from finetune.datasets.catalog import Catalog, Split, file_name
 from finetune.datasets.zip_reader import read_lines
 from finetune.errors import InputError
 
 TEXT = "Flickr8k_text.zip"
 TOKENS = "Flickr8k.token.txt"
-LISTS: dict[str, Split] = {
+FORMATS: dict[str, Split] = {
     "Flickr_8k.trainImages.txt": "train",
     "Flickr_8k.devImages.txt": "validation",
     "Flickr_8k.testImages.txt": "validation",
@@ -18,9 +18,9 @@ LISTS: dict[str, Split] = {
 LINE = re.compile(r"(?P<name>[^\t]+)#(?P<number>\d{1,9})\t(?P<caption>.{0,10000})")
 
 
-def list_flickr8k(folder: Path, listing: Listing) -> None:
+def index_flickr8k(folder: Path, listing: Catalog) -> None:
     """The training list trains; the dev and test lists validate; a picture in no list is left out."""
-    splits = ((name, split) for member, split in LISTS.items() for _, name in read_lines(folder / TEXT, member))
+    splits = ((name, split) for member, split in FORMATS.items() for _, name in read_lines(folder / TEXT, member))
     listing.add(folder / "Flickr8k_Dataset.zip", file_name, splits, _captions(folder / TEXT))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finetune.datasets.catalog import Caption, Listing, Split
+from finetune.datasets.catalog import Caption, Catalog, Split
 from finetune.datasets.zip_reader import members, read_lines
 from finetune.errors import InputError
 
@@ -28,7 +28,7 @@ class _Picture(BaseModel):
     text: Caption | list[Caption]
 
 
-def list_imagefolder(folder: Path, listing: Listing) -> None:
+def index_imagefolder(folder: Path, listing: Catalog) -> None:
     """Every zip of the folder, each with one metadata.jsonl or several, at any depth.
 
     Raises InputError that names the archive and the line at fault.

@@ -49,14 +49,14 @@ Seeds = dict[Split, range]
 Member = tuple[str, bytes]
 
 
-def scene_picture(seed: int) -> bytes:
+def scene_image(seed: int) -> bytes:
     """JPEG."""
     file = io.BytesIO()
     draw(_scene(seed)).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
     return file.getvalue()
 
 
-def draw_archive(location: str, name: str, path: Path, picture: Callable[[int], bytes] = scene_picture) -> None:
+def draw_archive(location: str, name: str, path: Path, picture: Callable[[int], bytes] = scene_image) -> None:
     """Write the archive `name` of the data set that `location` describes, with the `picture` of each seed.
 
     Raises InputError for a location or a name that stands for nothing.

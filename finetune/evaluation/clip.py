@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from finetune.errors import InputError
-from finetune.model.determinism import full_precision, one_thread_each
+from finetune.model.determinism import full_precision, map_single_threaded
 
 FILES = ("config.json", "merges.txt", "model.safetensors", "vocab.json")
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the colors that OpenAI's CLIP was trained on, and their
@@ -48,13 +48,13 @@ class Clip:
         waiting, self._waiting = self._waiting, []
         batches = (waiting[start : start + self._batch_size] for start in range(0, len(waiting), self._batch_size))
         with full_precision():
-            return np.concatenate(list(one_thread_each(self._of_pictures, batches, self._device)))
+            return np.concatenate(list(map_single_threaded(self._of_pictures, batches, self._device)))
 
     def read(self, captions: list[str]) -> NDArray[np.float32]:
         """Captions longer than CLIP's 77 tokens are cut."""
         batches = (captions[start : start + self._batch_size] for start in range(0, len(captions), self._batch_size))
         with full_precision():
-            return np.concatenate(list(one_thread_each(self._of_captions, batches, self._device)))
+            return np.concatenate(list(map_single_threaded(self._of_captions, batches, self._device)))
 
     @torch.no_grad()
     def _of_pictures(self, batch: list[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -10,13 +10,13 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from finetune.artifacts import load_json, whole_directory, write_json
+from finetune.artifacts import atomic_directory, load_json, write_json
 from finetune.data.arrays import read_array
 from finetune.data.shards import INDEX, read_index, write_index
 from finetune.model.determinism import generator
 
 FEATURES = "features.npy"
-OPTIONAL = ("clip_pictures.npy", "clip_captions.npy", "few_features.npy")
+OPTIONAL = ("clip_pictures.npy", "clip_captions.npy", "early_features.npy")
 PROTOCOL = "protocol.json"
 SCHEMA = pa.schema(
     [
@@ -37,13 +37,13 @@ class FeatureSet:
     protocol: dict[str, Any]
     clip_pictures: NDArray[np.float32] | None = None  # [n, e] of length 1, where CLIP is given
     clip_captions: NDArray[np.float32] | None = None  # [n, e], where there are captions too
-    few_features: NDArray[np.float32] | None = None  # [n, 64] of Inception's first layers, where they can be seen
+    early_features: NDArray[np.float32] | None = None  # [n, 64] of Inception's first layers, where they can be seen
 
     @property
     def optional(self) -> tuple[NDArray[np.float32] | None, ...]:
-        return self.clip_pictures, self.clip_captions, self.few_features
+        return self.clip_pictures, self.clip_captions, self.early_features
 
-    def of_split(self, split: str) -> "FeatureSet":
+    def rows_in_split(self, split: str) -> "FeatureSet":
         return self.take(np.array([i for i, row in enumerate(self.rows) if row["split"] == split], int))
 
     def take(self, positions: NDArray[np.int64]) -> "FeatureSet":
@@ -62,7 +62,7 @@ def joined(parts: Sequence[FeatureSet]) -> FeatureSet:
 
 
 def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
-    with whole_directory(folder) as partial:
+    with atomic_directory(folder) as partial:
         for name, array in zip((FEATURES, *OPTIONAL), (feature_set.features, *feature_set.optional), strict=True):
             if array is not None:
                 with (partial / name).open("wb") as file:  # np.save by name hides a full disk's errno
@@ -76,7 +76,7 @@ def read_feature_set(folder: Path) -> FeatureSet:
     return FeatureSet(read_index(folder), read_array(folder / FEATURES), load_json(folder / PROTOCOL), *optional)
 
 
-def random_halves(draws: int, seed: int, *sizes: int) -> Iterator[list[NDArray[np.int64]]]:
+def random_half_splits(draws: int, seed: int, *sizes: int) -> Iterator[list[NDArray[np.int64]]]:
     """`draws` times the positions of a random half of each sample, the larger half of an odd one.
 
     The standard deviation of a figure over these is that of the figure from whole samples: drawn without

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models import Inception3
 
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.errors import InputError
 from finetune.evaluation import efficientnet_lite
-from finetune.model.determinism import full_precision, one_thread_each
+from finetune.model.determinism import full_precision, map_single_threaded
 
 EFFICIENTNET = "efficientnet-lite0.pth"
 TORCHSCRIPT = "inception-2015-12-05.pt"  # clean-fid's
@@ -30,7 +30,7 @@ PUBLISHED = {  # sha256: nothing but these weights makes a FID
 }
 INCEPTION_SIZE = 299  # pixels
 FIRST_LAYERS = 4  # of Inception, up to its first pooling
-FEW = 64  # their channels
+NUM_EARLY_FEATURES = 64  # their channels
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def load_extractor(path: Path, few: bool = False) -> Extractor:
     if path.name == EFFICIENTNET:
         network = efficientnet_lite.load_efficientnet_lite(path)
         return Extractor("fd_effnetlite0", "kid_effnetlite0", efficientnet_lite.INPUT_SIZE, network.to(_device()))
-    if sha256_of(path) != PUBLISHED.get(path.name):
+    if sha256_file(path) != PUBLISHED.get(path.name):
         raise InputError(f"{path}: not the published Inception, by its sha256; check fetch.extractor")
     few = few and path.name == STATE_DICT
     inception = InceptionV3W(str(path.parent), download=False) if path.name == TORCHSCRIPT else _Inception(path, few)
     inception.requires_grad_(False).eval().to(_device())
-    return Extractor("fid", "kid", INCEPTION_SIZE, inception, FEW if few else 0)
+    return Extractor("fid", "kid", INCEPTION_SIZE, inception, NUM_EARLY_FEATURES if few else 0)
 
 
 class _Inception(nn.Module):
@@ -115,7 +115,7 @@ def extract(extractor: Extractor, images: Iterable[NDArray[np.uint8]], batch_siz
 
     batches = iter(lambda: list(islice(remaining, batch_size)), [])
     with full_precision():
-        features = np.concatenate(list(one_thread_each(look, batches, _device())))
+        features = np.concatenate(list(map_single_threaded(look, batches, _device())))
     if not np.isfinite(features).all():
         raise InputError("the extractor's features are not finite; fetch models/extractor again")
     return features

@@ -10,7 +10,7 @@ from torch import Tensor
 from finetune.errors import InputError
 
 
-def write_half(source: Path, target: Path) -> None:
+def write_fp16(source: Path, target: Path) -> None:
     """Copy a safetensors file under the same tensor names, floats as fp16, integers as they are.
 
     Raises InputError that names the first tensor which is not finite or beyond fp16's 65504.

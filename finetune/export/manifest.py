@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from finetune.artifacts import read_json, sha256_of, write_json
+from finetune.artifacts import read_json, sha256_file, write_json
 from finetune.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -22,7 +22,7 @@ def write_manifest(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     write_json(
         folder / MANIFEST,
-        {f.relative_to(folder).as_posix(): {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in files},
+        {f.relative_to(folder).as_posix(): {"bytes": f.stat().st_size, "sha256": sha256_file(f)} for f in files},
     )
 
 
@@ -33,7 +33,7 @@ def check_manifest(folder: Path, remedy: str) -> None:
         file = folder / name
         if not file.is_file():
             raise InputError(f"{file}: no such file; {remedy}")
-        if file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
+        if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
             raise InputError(f"{file}: not the bytes that {MANIFEST} lists; {remedy}")
     known = {folder / name for name in (*listed, MANIFEST)}
     for path in sorted(folder.rglob("*")):
@@ -47,7 +47,7 @@ def _may_be_loaded(path: Path, folder: Path) -> bool:
     return not hidden and (path.is_symlink() or not path.is_dir())
 
 
-def lock_md5(path: Path) -> str:
+def dvc_md5(path: Path) -> str:
     """Of a file, or of a folder, whose md5 ends in `.dir`: that of the list of its files.
 
     Raises FileNotFoundError where there is neither.

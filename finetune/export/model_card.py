@@ -8,13 +8,13 @@ from typing import Any
 from finetune import paths
 from finetune.artifacts import Ladder, read_json, read_text, table
 from finetune.model.loading import LORA
-from finetune.params import Export, Fetch, Generate, Train, dotted
+from finetune.params import Export, Fetch, Generate, Train, flatten
 
 HUB = "hf://"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CardConfig:
     """The sections of params.yaml that a card tells of."""
 
     export: Export
@@ -24,7 +24,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class CardResults:
     """What the pipeline measured, and what the model was made from."""
 
     data: str  # Markdown, the sections of the data card
@@ -38,10 +38,12 @@ class Evidence:
         return self.made_from[paths.FID_METRICS.as_posix()]
 
 
-def read_evidence(data_card: Path, train_metrics: Path, fid_metrics: Path, made_from: dict[str, str]) -> Evidence:
+def read_card_results(
+    data_card: Path, train_metrics: Path, fid_metrics: Path, made_from: dict[str, str]
+) -> CardResults:
     """data_card: of stages/datacard.py. Raises InputError that names the file which is not as it should be."""
     _, heading, sections = read_text(data_card).partition("## ")  # what stands before is about a page of its own
-    return Evidence(
+    return CardResults(
         data=(heading + sections).strip().replace("## ", "### "),
         train=read_json(train_metrics, dict[str, Any]),
         fid=read_json(fid_metrics, Ladder),
@@ -49,7 +51,7 @@ def read_evidence(data_card: Path, train_metrics: Path, fid_metrics: Path, made_
     )
 
 
-def model_card(recipe: Recipe, evidence: Evidence, prompt: str, seed: int) -> str:
+def model_card(recipe: CardConfig, evidence: CardResults, prompt: str, seed: int) -> str:
     """Markdown with YAML front matter; a function of its arguments alone, so that equal runs have equal cards.
 
     `prompt` and `seed` are those of the preview's first picture.
@@ -106,13 +108,13 @@ Do not take its pictures for photographs of fact.
 """
 
 
-def _checker_note(recipe: Recipe) -> str:
+def _checker_note(recipe: CardConfig) -> str:
     if any(name.startswith("safety_checker/") for name in recipe.fetch.base.sha256):
         return "The base model's safety checker is part of this folder: the pipeline runs it on every picture."
     return "There is no safety checker:\nput one before the public."
 
 
-def _provenance(evidence: Evidence) -> str:
+def _provenance(evidence: CardResults) -> str:
     return f"""\
 Made from these outputs of the pipeline:
 
@@ -134,7 +136,7 @@ def base_name(fetch: Fetch) -> str:
     return f"`{_local_name(fetch.base.location)}`"
 
 
-def license_note(recipe: Recipe) -> str:
+def license_note(recipe: CardConfig) -> str:
     return (
         f"Weights: `{recipe.export.license}`. They derive from {base_name(recipe.fetch)}, whose license goes on "
         "applying, restrictions of use included: pass it on with every copy. The pictures and captions of the training "
@@ -153,7 +155,7 @@ def _weights_note(train: Train) -> str:
     return f"{note} `{LORA}` holds what was trained on its own, for the base model."
 
 
-def _front_matter(recipe: Recipe) -> str:
+def _front_matter(recipe: CardConfig) -> str:
     fields: dict[str, Any] = {
         "license": recipe.export.license,
         "library_name": "diffusers",
@@ -191,7 +193,7 @@ def _ladder(fid: dict[str, Any]) -> str:
 
 
 def _pairs(nested: dict[str, Any]) -> list[list[str]]:
-    return [[key, _show(value)] for key, value in sorted(dotted(nested).items())]
+    return [[key, _show(value)] for key, value in sorted(flatten(nested).items())]
 
 
 def _archives(fetch: Fetch) -> list[list[str]]:

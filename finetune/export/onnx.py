@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import paths
-from finetune.artifacts import whole_directory, write_json
+from finetune.artifacts import atomic_directory, write_json
 from finetune.errors import InputError
 from finetune.export.manifest import check_manifest
 from finetune.model.loading import load_text_encoder, load_unet, load_vae
@@ -47,7 +47,7 @@ def onnx_export(source: Path, target: Path) -> None:
     channels, side, width = unet.config.in_channels, unet.config.sample_size, unet.config.cross_attention_dim
     # two of each: a dimension of one is taken for a constant
     latents = torch.zeros(2, channels, side, side)
-    with whole_directory(target) as folder:
+    with atomic_directory(target) as folder:
         text_encoder = load_text_encoder(source / "text_encoder")
         tokens = text_encoder.config.max_position_embeddings
         ids = {"input_ids": (torch.zeros(2, tokens, dtype=torch.int32), {0: ANY})}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finetune import paths
-from finetune.artifacts import whole_file
+from finetune.artifacts import atomic_write
 from finetune.errors import InputError
 from finetune.export.manifest import check_manifest
 from finetune.model.loading import LORA, WEIGHTS
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _save(tensors: dict[str, Tensor], output: Path) -> None:
-    with whole_file(output) as partial:
+    with atomic_write(output) as partial:
         save_file(tensors, partial, {"format": "pt"})
     output.chmod(0o644)
     print(output)

@@ -21,7 +21,7 @@ from urllib3.exceptions import InvalidHeader, MaxRetryError, ProtocolError
 from urllib3.util import Retry
 
 from finetune.artifacts import write_json
-from finetune.disk import refuse_full_disk
+from finetune.disk import require_free_space
 from finetune.fetch.source import Source, UnavailableError
 from finetune.paths import repository_root
 from finetune.process import exclusive_lock
@@ -88,7 +88,7 @@ class PartialDownload:
         return exclusive_lock(self.folder / "lock", f"{self.url}: another process is downloading it")
 
 
-def forget_placed(keep: Collection[PartialDownload]) -> None:
+def prune_published(keep: Collection[PartialDownload]) -> None:
     """Delete the downloads that have become outputs, but for `keep`; DVC has stored them by now."""
     for marker in _folder().glob(f"*/{PLACED}"):
         if marker.parent not in {partial.folder for partial in keep}:
@@ -175,7 +175,7 @@ def _receive(partial: PartialDownload, source: Source, wait: Wait) -> None:
     with requests.get(partial.url, stream=True, timeout=TIMEOUT, headers=headers) as response:
         version = _prepare(partial, source, response)
         total = version["bytes"]
-        refuse_full_disk(partial.folder, (total or 0) - partial.size)
+        require_free_space(partial.folder, (total or 0) - partial.size)
         progress = tqdm(
             desc=source.name, total=total, initial=partial.size, unit="B", unit_scale=True, leave=False, disable=None
         )

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from urllib3.util import Retry
 
-from finetune.disk import local_mode, refuse_full_disk
+from finetune.disk import local_mode, require_free_space
 from finetune.errors import InputError
-from finetune.fetch.download import RETRIES, PartialDownload, download, forget_placed
+from finetune.fetch.download import RETRIES, PartialDownload, download, prune_published
 from finetune.fetch.source import Source
 from finetune.paths import repository_root
 
@@ -27,7 +27,7 @@ HTTP = ("http://", "https://")
 PACKAGE = "package:"
 
 
-def bring(sources: list[Source], folder: Path, retries: Retry = RETRIES) -> None:
+def fetch_all(sources: list[Source], folder: Path, retries: Retry = RETRIES) -> None:
     """Put every file under its name into `folder`.
 
     Those on this machine come first, so that a wrong path is told before hours of downloading. Downloads become
@@ -49,7 +49,7 @@ def _copy(source: Source, destination: Path) -> None:
     with _open(location) as (size, content):
         if size is not None:
             source.check_size(location, size)
-            refuse_full_disk(destination.parent, size)
+            require_free_space(destination.parent, size)
         with (
             destination.open("wb") as file,
             tqdm.wrapattr(content, "read", size, desc=source.name, leave=False, disable=None) as reading,
@@ -90,8 +90,8 @@ def _open_packaged(location: str) -> IO[bytes]:
 def _download_all(sources: list[Source], retries: Retry) -> list[PartialDownload]:
     """In the order of `sources`. The first that fails stops the others; all keep what has arrived."""
     partials = [[PartialDownload(url, source.checksum) for url in source.locations] for source in sources]
-    forget_placed(keep=list(chain.from_iterable(partials)))
-    refuse_full_disk(
+    prune_published(keep=list(chain.from_iterable(partials)))
+    require_free_space(
         repository_root(),
         sum(source.size - first.size for source, (first, *_) in zip(sources, partials, strict=True) if source.size),
     )
@@ -110,8 +110,8 @@ def _download_all(sources: list[Source], retries: Retry) -> list[PartialDownload
             # a daemon never keeps the command from ending, however long its server says nothing
             threading.Thread(target=work, args=pair, daemon=True).start()
         try:
-            for finished in as_completed(downloads):
-                finished.result()
+            for cache in as_completed(downloads):
+                cache.result()
         finally:
             stop.set()
-    return [finished.result() for finished in downloads]
+    return [cache.result() for cache in downloads]

@@ -26,7 +26,7 @@ T = TypeVar("T")
 Result = TypeVar("Result")
 
 
-def one_thread_each(work: Callable[[T], Result], items: Iterable[T], device: torch.device) -> Iterator[Result]:
+def map_single_threaded(work: Callable[[T], Result], items: Iterable[T], device: torch.device) -> Iterator[Result]:
     """Like `map`; on a CPU for as many items at once as torch has threads there, a GPU takes one after another.
 
     The sums of a convolution depend on how many threads share it; an item of its own for each does not, and is
@@ -39,7 +39,7 @@ def one_thread_each(work: Callable[[T], Result], items: Iterable[T], device: tor
             yield from pool.map(work, group)
 
 
-def choose_kernels(deterministic: bool) -> None:
+def set_determinism(deterministic: bool) -> None:
     """For the whole process, before its first matrix product.
 
     By PyTorch's notes on reproducibility, https://docs.pytorch.org/docs/stable/notes/randomness.html. An operation

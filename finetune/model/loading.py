@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
 
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.errors import InputError
 from finetune.model.tokenizer import load_tokenizer
 
 
-def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+def first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor that holds an infinity or a nan."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -92,7 +92,7 @@ def model_sha256(base: Path, tuned: Path | None = None) -> str:
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise InputError(f"{missing[0]}: no such folder; run `dvc repro`")
     files = [file for folder in folders for file in sorted(folder.iterdir())]
-    return sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
+    return sha256("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode()).hexdigest()
 
 
 def _load(kind: Any, folder: Path, **options: Any) -> Any:
@@ -103,6 +103,6 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
         part = kind.from_pretrained(folder, local_files_only=True, **extra, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder}: not a {kind.__name__} in safetensors: {error}") from None
-    if isinstance(part, torch.nn.Module) and (name := first_not_finite(part.state_dict())):
+    if isinstance(part, torch.nn.Module) and (name := first_nonfinite(part.state_dict())):
         raise InputError(f"{folder}: the weight {name} holds values that are not finite; fetch or train it again")
     return part

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from finetune.errors import InputError
-from finetune.model.determinism import one_thread_each
+from finetune.model.determinism import map_single_threaded
 
 
 def sample_images(
@@ -37,7 +37,7 @@ def sample_images(
     def draw(batch: list[tuple[str, int]]) -> NDArray[np.uint8]:
         return _draw(own(pipeline), batch, num_inference_steps, guidance_scale)
 
-    for pictures in one_thread_each(draw, batches, pipeline.unet.device):
+    for pictures in map_single_threaded(draw, batches, pipeline.unet.device):
         yield from pictures
 
 

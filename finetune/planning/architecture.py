@@ -33,7 +33,7 @@ class Architecture:
         with torch.device("meta"):
             text_encoder = CLIPTextModel(CLIPTextConfig(**self.text_encoder)).requires_grad_(False).eval()
             denoiser = Denoiser(UNet2DConditionModel.from_config(self.unet), text_encoder, train)
-        if half := half_of(train):
+        if half := autocast_dtype(train):
             denoiser.store_frozen_unet_as(half)
         if train.gradient_checkpointing:
             denoiser.unet.enable_gradient_checkpointing(checkpoint_under(half))
@@ -66,6 +66,6 @@ def architecture_of(base: Base) -> Architecture:
     return Architecture(*(parts[part] for part in PARTS))
 
 
-def half_of(train: Train) -> torch.dtype | None:
+def autocast_dtype(train: Train) -> torch.dtype | None:
     """What a GPU computes in where it may; None for fp32 throughout."""
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(train.mixed_precision)

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from finetune.data.shards import INDEX, read_rows
-from finetune.datasets.catalog import Listing
+from finetune.datasets.catalog import Catalog
 from finetune.datasets.folder_zip import archive_folder
-from finetune.datasets.formats import LISTS
+from finetune.datasets.formats import FORMATS
 from finetune.datasets.scene_archives import SCENES, scene_seeds
 from finetune.disk import local_bytes, local_mode
 from finetune.errors import InputError
@@ -86,12 +86,12 @@ def _listed(archives: dict[str, Archive], kind: str) -> Images | None:
                 archive_folder(path, Path(folder) / name, texts_only=True)
             else:
                 (Path(folder) / name).symlink_to(path)
-        listing = Listing(Path(folder) / "listing.sqlite")
+        listing = Catalog(Path(folder) / "listing.sqlite")
         try:
-            LISTS[kind](Path(folder), listing)
+            FORMATS[kind](Path(folder), listing)
         except InputError as error:
             raise InputError(str(error).replace(f"{folder}/", "")) from None
-        listing.settle(shards=1)
+        listing.finalize(shards=1)
         counts = {split: len(listing.originals(split, shard)) for split, shard in listing.shards()}
         listing.close()
     return Images(counts.get("train", 0), counts.get("validation", 0), "photos", "archives")

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from finetune.params import Train
-from finetune.planning.architecture import Architecture, half_of
+from finetune.planning.architecture import Architecture, autocast_dtype
 from finetune.planning.tracing import Trace, trace_drawing, trace_training_step
 from finetune.training.denoiser import Denoiser
 from finetune.training.optim import optimizer_bytes
@@ -41,7 +41,7 @@ class Memory:
 def training_memory(architecture: Architecture, train: Train) -> tuple[Memory, Trace]:
     """And the trace of one optimizer step. torch.compile, which may need less, is not traced."""
     denoiser, vae = architecture.denoiser(train), architecture.autoencoder()
-    half, shape = half_of(train), architecture.latent_shape
+    half, shape = autocast_dtype(train), architecture.latent_shape
     step = trace_training_step(denoiser, shape, train.batch_size, train.gradient_accumulation_steps, half)
     look = trace_drawing(denoiser, vae, shape, train.sample_images, half)
     weights, optimizer, size = lasting_bytes(denoiser, vae, train)
@@ -61,9 +61,9 @@ def training_memory(architecture: Architecture, train: Train) -> tuple[Memory, T
 
 def lasting_bytes(denoiser: Denoiser, vae: AutoencoderKL, train: Train) -> tuple[int, int, int]:
     """Of all weights, of the optimizer's state, and of the weights that learn."""
-    learned = [*denoiser.learned().values()]
-    state = sum(optimizer_bytes(weight.numel(), train.optimizer) for weight in learned)
-    return size_of(denoiser) + size_of(vae), state, sum(weight.nbytes for weight in learned)
+    trainable_parameters = [*denoiser.trainable_parameters().values()]
+    state = sum(optimizer_bytes(weight.numel(), train.optimizer) for weight in trainable_parameters)
+    return module_bytes(denoiser) + module_bytes(vae), state, sum(weight.nbytes for weight in trainable_parameters)
 
 
 def remedies(train: Train) -> Iterator[dict[str, object]]:
@@ -103,5 +103,5 @@ def first_that_fits(architecture: Architecture, train: Train, limit: int) -> tup
     return None
 
 
-def size_of(module: torch.nn.Module) -> int:
+def module_bytes(module: torch.nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

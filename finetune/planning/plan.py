@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.disk import refuse_full_disk, refuse_large_run
+from finetune.disk import require_free_space, require_own_remote
 from finetune.errors import InputError
 from finetune.params import Params, load_params
 from finetune.paths import PARAMS
@@ -88,8 +88,8 @@ def plan(params: Params, device: Device) -> Plan:
 def warnings(planned: Plan, folder: Path) -> Iterator[str]:
     """What would stop the run on this machine, in the words of what would stop it."""
     checks = (
-        lambda: refuse_large_run(max(planned.fetched.values())),
-        lambda: refuse_full_disk(folder, planned.disk),
+        lambda: require_own_remote(max(planned.fetched.values())),
+        lambda: require_free_space(folder, planned.disk),
     )
     for check in checks:
         try:

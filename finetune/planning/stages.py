@@ -9,7 +9,7 @@ from finetune.params import Params
 from finetune.planning.architecture import Architecture
 from finetune.planning.costs import Cost, DataCosts
 from finetune.planning.counts import Images, archive_bytes
-from finetune.planning.memory import size_of
+from finetune.planning.memory import module_bytes
 from finetune.planning.tracing import Shape, Trace, trace_autoencoder, trace_forward
 from finetune.training.batches import Schedule
 from finetune.training.validation import BINS
@@ -65,7 +65,7 @@ def units_of(architecture: Architecture, params: Params) -> Units:
     plain = architecture.denoiser(params.train.model_copy(update={"lora_rank": None, "mixed_precision": "no"}))
     vae, shape = architecture.autoencoder(), architecture.latent_shape
     return Units(
-        {"text_encoder": size_of(plain.text_encoder), "unet": size_of(plain.unet), "vae": size_of(vae)},
+        {"text_encoder": module_bytes(plain.text_encoder), "unet": module_bytes(plain.unet), "vae": module_bytes(vae)},
         trace_forward(plain, shape, torch.float16).flops,
         *(trace_autoencoder(vae, shape, decode=decode).flops for decode in (False, True)),
     )

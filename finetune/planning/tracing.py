@@ -33,7 +33,7 @@ HALF: set[Callable[..., Any]] = {
 FULL: set[Callable[..., Any]] = {F.group_norm, F.layer_norm, F.softmax}
 
 
-class GpuRules(TorchFunctionMode):
+class AutocastEmulation(TorchFunctionMode):
     """`half` is autocast's type, None for no autocast. A weight is cast once and its copy kept until the end."""
 
     def __init__(self, half: torch.dtype | None) -> None:
@@ -73,7 +73,7 @@ def checkpoint_under(half: torch.dtype | None) -> Callable[..., Any]:
 
     def run(module: torch.nn.Module, *inputs: Any) -> Any:
         return checkpoint(
-            module.__call__, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), GpuRules(half))
+            module.__call__, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), AutocastEmulation(half))
         )
 
     return run
@@ -153,7 +153,7 @@ def trace_training_step(denoiser: Denoiser, shape: Shape, images: int, rounds: i
     def work() -> None:
         for _ in range(min(2, rounds)):  # the second finds the gradients of the first; a third needs no more
             latents = torch.empty(images, *shape, device="meta")
-            with GpuRules(half):
+            with AutocastEmulation(half):
                 prediction = denoiser(latents, *_conditions(images))
             loss_per_sample(prediction, latents).mean().backward()
             del latents, prediction
@@ -168,7 +168,7 @@ def trace_forward(denoiser: Denoiser, shape: Shape, half: torch.dtype | None) ->
     """Of one image, as drawing and validation do it many times."""
 
     def work() -> None:
-        with GpuRules(half):
+        with AutocastEmulation(half):
             denoiser(torch.empty(1, *shape, device="meta"), *_conditions(1))
 
     return _traced([denoiser], work)
@@ -179,7 +179,7 @@ def trace_drawing(denoiser: Denoiser, vae: AutoencoderKL, shape: Shape, images: 
     """`images` pictures at once in one step with guidance, which takes two forwards, and their decoding."""
 
     def work() -> None:
-        with GpuRules(half):
+        with AutocastEmulation(half):
             denoiser(torch.empty(2 * images, *shape, device="meta"), *_conditions(2 * images))
             vae.decode(torch.empty(images, *shape, device="meta"))
 
@@ -191,7 +191,7 @@ def trace_autoencoder(vae: AutoencoderKL, shape: Shape, decode: bool) -> Trace:
     """An image and its mirror image to moments, or one image from its latents; both in fp32, as the stages do."""
 
     def work() -> None:
-        with GpuRules(None):
+        with AutocastEmulation(None):
             if decode:
                 vae.decode(torch.empty(1, *shape, device="meta"))
             else:

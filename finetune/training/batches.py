@@ -51,7 +51,7 @@ class CaptionedLatents:
         self._caches = [LatentCache(folder) for folder in in_order]
         self._starts = np.cumsum([0, *map(len, self._caches)])
 
-    def of_split(self, split: str) -> list[int]:
+    def rows_in_split(self, split: str) -> list[int]:
         """Rows of a split that have a caption."""
         return [i for i, row in enumerate(self.rows) if row["split"] == split and row["captions"] > 0]
 
@@ -131,7 +131,7 @@ def training_batch(
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """`make(n)` for any n, with `make(n + 1)` already under way in a thread: a change of speed, not of values."""
 
     def __init__(self, make: Callable[[int], T]) -> None:

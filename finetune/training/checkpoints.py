@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from finetune.artifacts import sha256_of, whole_file
+from finetune.artifacts import atomic_write, sha256_file
 from finetune.errors import InputError
 from finetune.paths import repository_root
 from finetune.process import exclusive_lock
@@ -24,7 +24,7 @@ from finetune.process import exclusive_lock
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write `tensors` and the JSON-serialisable `state` so that `path` is either the old file or the new one."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         # to the CPU first: a file has no strides, and contiguous copies of channels_last weights would fill a GPU
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, partial, {"state": json.dumps(state)})
@@ -91,8 +91,8 @@ def run_key(determinants: dict[str, Any], files: list[Path]) -> str:
     content = {
         "versions": {package: _version(package) for package in PACKAGES},
         "determinants": determinants,
-        "code": {name: sha256_of(Path(file)) for name, file in sorted(loaded.items()) if file},
-        "files": {str(file): sha256_of(file) for file in sorted(files)},
+        "code": {name: sha256_file(Path(file)) for name, file in sorted(loaded.items()) if file},
+        "files": {str(file): sha256_file(file) for file in sorted(files)},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -103,9 +103,9 @@ def _version(package: str) -> str | None:
     return None
 
 
-def checkpoint_bytes(learned: int, optimizer: int) -> int:
+def checkpoint_bytes(trainable_parameters: int, optimizer: int) -> int:
     """Of what a training keeps here: two resume points (weights, averages, optimizer's state) and the best averages."""
-    return 2 * (2 * learned + optimizer) + learned
+    return 2 * (2 * trainable_parameters + optimizer) + trainable_parameters
 
 
 class Checkpoints:

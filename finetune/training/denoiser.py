@@ -38,13 +38,13 @@ class Denoiser(torch.nn.Module):
         text = self.text_encoder(token_ids).last_hidden_state
         return self.unet(noisy_latents, timesteps, text).sample
 
-    def learned(self) -> dict[str, Tensor]:
+    def trainable_parameters(self) -> dict[str, Tensor]:
         """The weights that learn, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @torch.no_grad()
-    def load_learned(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self.learned().items():
+    def load_trainable(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self.trainable_parameters().items():
             parameter.copy_(tensors[name])
 
     def store_frozen_unet_as(self, dtype: torch.dtype) -> None:
@@ -53,7 +53,7 @@ class Denoiser(torch.nn.Module):
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
 
-    def twin(self) -> "Denoiser":
+    def clone_for_ema(self) -> "Denoiser":
         """A copy to hold averages and to look at: it has its own learned weights and shares the frozen ones."""
         frozen = {id(parameter): parameter for parameter in self.parameters() if not parameter.requires_grad}
         return copy.deepcopy(self, frozen).eval()

@@ -41,7 +41,7 @@ class Watch:
         self.history.validations.append({"step": done} | scores)
         self.run.metric(done, **{f"validation_{name}": value for name, value in scores.items()})
         if done > 0 and self.history.best_step == done:
-            self.checkpoints.save_best(done, self.trainer.averaged.learned())
+            self.checkpoints.save_best(done, self.trainer.ema.trainable_parameters())
 
     def save(self, done: int) -> None:
         tensors, state = self.trainer.state()
@@ -61,7 +61,7 @@ def run_steps(trainer: Trainer, history: History, first: int, watch: Watch | Non
         with progress_bar("train", first, steps, shown=watch is not None) as bar:
             for done in range(first + 1, steps + 1):
                 trainer.step(done - 1, history)
-                stop.signum = trainer.agree(stop.signum)
+                stop.signum = trainer.all_reduce_max(stop.signum)
                 bar.update()
                 if (done % LOG_STEPS == 0 or done == steps) and (row := trainer.row(done)):
                     images_per_second = trainer.images_per_second()

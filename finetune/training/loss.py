@@ -6,7 +6,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 
-def target_of(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+def prediction_target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """What the network is asked for at `timesteps`: the noise (Ho et al., 2020) or v (Salimans & Ho, 2022)."""
     prediction_type = noise_scheduler.config.prediction_type
     if prediction_type == "epsilon":

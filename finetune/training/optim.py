@@ -48,7 +48,7 @@ def ema_decay(step: int, limit: float) -> float:
     return min(limit, (1 + step) / (10 + step))
 
 
-def made_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> bool:
+def optimizer_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> bool:
     """Step, and tell whether the weights moved: with a loss scale, a gradient that overflowed leaves them alone.
 
     The scale falls then and only then. A fused optimizer's own `step` is called and skips inside its kernel, so

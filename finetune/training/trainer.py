@@ -13,13 +13,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from finetune.data.latents import sample_latents
 from finetune.errors import InputError
-from finetune.model.loading import first_not_finite
+from finetune.model.loading import first_nonfinite
 from finetune.params import Train
-from finetune.training.batches import Ahead, Batch, CaptionedLatents, Schedule, training_batch
+from finetune.training.batches import Batch, CaptionedLatents, Prefetcher, Schedule, training_batch
 from finetune.training.checkpoints import optimizer_tensors, prefixed, restore_optimizer, unprefixed
 from finetune.training.denoiser import Denoiser
-from finetune.training.loss import loss_per_sample, loss_weights, target_of
-from finetune.training.optim import ema_decay, learning_rate, made_step, make_optimizer
+from finetune.training.loss import loss_per_sample, loss_weights, prediction_target
+from finetune.training.optim import ema_decay, learning_rate, make_optimizer, optimizer_step
 
 MAX_SKIPPED_IN_A_ROW = 20  # overflowed fp16 steps; the loss scale halves at each
 
@@ -57,7 +57,7 @@ class Trainer:
         """Raises InputError when processes or training images cannot fill a global batch, or too few the warm-up."""
         self.accelerator, self.params, self.data = accelerator, params, data
         self.noise_scheduler, self.scaling_factor = noise_scheduler, scaling_factor
-        self.rows = data.of_split("train")
+        self.rows = data.rows_in_split("train")
         if params.batch_size % accelerator.num_processes:
             raise InputError(
                 f"params.yaml: train.batch_size {params.batch_size} cannot be shared by {accelerator.num_processes} "
@@ -79,12 +79,12 @@ class Trainer:
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
         if half:
             denoiser.store_frozen_unet_as(half)
-        self.denoiser, self.averaged = denoiser, denoiser.twin()
+        self.denoiser, self.ema = denoiser, denoiser.clone_for_ema()
         if params.compile:
             denoiser.unet.compile()
         self.optimizer = make_optimizer(params.optimizer, self._groups(), params.adam_weight_decay)
         self.model = accelerator.prepare(denoiser)
-        self.batches = Ahead(self._batch)
+        self.batches = Prefetcher(self._batch)
         self.recent: list[Tensor] = []  # loss and gradient norm of the steps since the last row of the curve
         self.seconds: list[float] = []  # that the steps since then took, skipped ones included
         self.skipped_in_a_row = 0
@@ -103,7 +103,9 @@ class Trainer:
         noisy_latents = self.noise_scheduler.add_noise(latents, batch.noise, batch.timesteps)
         with self.accelerator.autocast():
             prediction = model(noisy_latents, batch.timesteps, batch.token_ids)
-        return loss_per_sample(prediction, target_of(self.noise_scheduler, latents, batch.noise, batch.timesteps))
+        return loss_per_sample(
+            prediction, prediction_target(self.noise_scheduler, latents, batch.noise, batch.timesteps)
+        )
 
     def step(self, step: int, history: History) -> None:
         """Learn from global batch `step`, or leave it out and count it where fp16 overflowed.
@@ -120,10 +122,10 @@ class Trainer:
         norm = self._clip()
         finite = bool(norm.isfinite())
         if not finite:
-            self._refuse_what_is_not_finite(step)
+            self._raise_if_nonfinite(step)
         if not finite and not scaler:
             raise InputError(f"train: the gradient of step {step} is {norm}, its loss {loss}; lower train.lr")
-        if made_step(self.optimizer, scaler):
+        if optimizer_step(self.optimizer, scaler):
             self._average(made)
             self.recent.append(torch.stack([loss, norm]))
             self.skipped_in_a_row = 0
@@ -158,10 +160,10 @@ class Trainer:
 
         As torch.nn.utils.clip_grad_norm_, which multiplies every gradient by 1 where there is nothing to shorten.
         """
-        learned = self.denoiser.learned().values()
-        norm = get_total_norm([parameter.grad for parameter in learned if parameter.grad is not None])
+        trainable_parameters = self.denoiser.trainable_parameters().values()
+        norm = get_total_norm([parameter.grad for parameter in trainable_parameters if parameter.grad is not None])
         if norm > self.params.max_grad_norm:
-            clip_grads_with_norm_(learned, self.params.max_grad_norm, norm)
+            clip_grads_with_norm_(trainable_parameters, self.params.max_grad_norm, norm)
         return norm
 
     def _batch(self, number: int) -> Batch:
@@ -184,11 +186,11 @@ class Trainer:
         interval = self.params.ema_interval
         if (made + 1) % interval == 0:
             weight = 1 - ema_decay(made, self.params.ema_decay) ** interval
-            averaged, learned = self.averaged.learned(), self.denoiser.learned()
-            torch._foreach_lerp_([*averaged.values()], [*learned.values()], weight)
+            ema, trainable_parameters = self.ema.trainable_parameters(), self.denoiser.trainable_parameters()
+            torch._foreach_lerp_([*ema.values()], [*trainable_parameters.values()], weight)
 
-    def _refuse_what_is_not_finite(self, step: int) -> None:
-        if name := first_not_finite(dict(self.denoiser.named_parameters())):
+    def _raise_if_nonfinite(self, step: int) -> None:
+        if name := first_nonfinite(dict(self.denoiser.named_parameters())):
             raise InputError(
                 f"train: the weight {name} holds values that are not finite at step {step}; lower train.lr"
             )
@@ -220,7 +222,7 @@ class Trainer:
         self.seconds.clear()
         return rate
 
-    def agree(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The greatest that any process has, for instance of the signals that asked it to stop."""
         if self.accelerator.num_processes == 1:
             return number
@@ -228,7 +230,9 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that `restore` needs: tensors, and what JSON can hold."""
-        tensors = prefixed("learned", self.denoiser.learned()) | prefixed("averaged", self.averaged.learned())
+        tensors = prefixed("learned", self.denoiser.trainable_parameters()) | prefixed(
+            "averaged", self.ema.trainable_parameters()
+        )
         tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
         if self.recent:
             tensors["recent"] = torch.stack(self.recent)
@@ -236,8 +240,8 @@ class Trainer:
         return tensors, {"scaler": scaler, "skipped_in_a_row": self.skipped_in_a_row}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        self.denoiser.load_learned(unprefixed("learned", tensors))
-        self.averaged.load_learned(unprefixed("averaged", tensors))
+        self.denoiser.load_trainable(unprefixed("learned", tensors))
+        self.ema.load_trainable(unprefixed("averaged", tensors))
         restore_optimizer(self.optimizer, unprefixed("optimizer", tensors))
         if "recent" in tensors:
             self.recent = list(tensors["recent"].to(self.accelerator.device))

@@ -35,7 +35,7 @@ def validate(trainer: Trainer, model: torch.nn.Module, images: int) -> dict[str,
     Raises InputError when there is none, or when a loss is not finite.
     """
     data, params = trainer.data, trainer.params
-    rows = spread(data.of_split("validation"), images)
+    rows = spread(data.rows_in_split("validation"), images)
     if not rows:
         raise InputError("data/tokens: no validation image has a caption; see the splits and drops of preprocess-512")
     timesteps = trainer.noise_scheduler.config.num_train_timesteps

@@ -25,7 +25,7 @@ def test_the_commit_is_that_of_the_evaluation(monkeypatch: pytest.MonkeyPatch, c
     pipeline: Any = SimpleNamespace(device=torch.device("cpu"), safety_checker=None)
     anything: Any = None
     monkeypatch.setattr(about_tab, "commit_of", lambda md5: commit if md5 == "a1" else pytest.fail(md5))
-    model = Model(Path("export"), "d16e57", pipeline, anything, {"lock_md5": "a1"}, Path("base"))
+    model = Model(Path("export"), "d16e57", pipeline, anything, {"dvc_md5": "a1"}, Path("base"))
     assert f"the model whose manifest has the sha256 `d16e57`, {said}" in served(model)
 
 

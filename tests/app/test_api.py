@@ -25,7 +25,7 @@ from app.server.serve import credentials
 from finetune.errors import InputError
 from finetune.params import load_params
 from tests.app.test_request import GOOD
-from tests.app.test_sampling import finished
+from tests.app.test_sampling import cache
 from tests.builders.app_server import AppServer
 from tests.builders.tiny_export import PROMPTS, make_tiny_run
 
@@ -67,7 +67,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_a_client_gets_the_picture_that_the_model_draws(client: Client, tiny_export: Path, tiny_base: Path) -> None:
     model = load_model(tiny_export, tiny_base)
     (got,) = drawn(client)
-    assert np.array_equal(pixels(got), np.asarray(finished(draw(model.pipeline, Request(**REQUEST))).image))
+    assert np.array_equal(pixels(got), np.asarray(cache(draw(model.pipeline, Request(**REQUEST))).image))
     assert png_metadata.read(got) == (Request(**REQUEST), model.digest)
 
 
@@ -88,7 +88,7 @@ def test_base_and_tuned_model_draw_the_same_request(client: Client, tiny_base: P
     base, tuned = drawn(client, "/compare")
     model = load_model(tiny_export, tiny_base)
     assert np.array_equal(pixels(tuned), pixels(drawn(client)[0]))
-    assert np.array_equal(pixels(base), np.asarray(finished(draw(model.base, Request(**REQUEST))).image))
+    assert np.array_equal(pixels(base), np.asarray(cache(draw(model.base, Request(**REQUEST))).image))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from app.ui.session import guard
 FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 
 
-async def size_of(request: Request) -> int:
+async def body_bytes(request: Request) -> int:
     return len(await request.body())
 
 
@@ -48,9 +48,9 @@ def client(places: Places) -> httpx.AsyncClient:
     app = FastAPI()
     app.add_middleware(Guard, waiting=places)
     app.add_api_route("/page", lambda: Response("the page", headers={"Access-Control-Allow-Origin": "http://a"}))
-    app.add_api_route("/login", size_of, methods=["POST"])
+    app.add_api_route("/login", body_bytes, methods=["POST"])
     app.add_api_route("/logout", query_of)
-    app.add_api_route("/gradio_api/{path:path}", size_of, methods=["GET", "POST", "PUT", "DELETE"])
+    app.add_api_route("/gradio_api/{path:path}", body_bytes, methods=["GET", "POST", "PUT", "DELETE"])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app")
 
 

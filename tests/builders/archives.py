@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.datasets.catalog import Listing, Original
+from finetune.datasets.catalog import Catalog, Original
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = Path(os.environ.get("PHOTOS", ROOT.parent / "shared" / "photos"))
@@ -31,12 +31,12 @@ class Listed:
     dropped: dict[str, list[str]]
 
 
-def listed(list_dataset: Callable[[Path, Listing], None], raw: Path) -> Listed:
+def listed(list_dataset: Callable[[Path, Catalog], None], raw: Path) -> Listed:
     """What a data set's parser finds in the folder `raw`."""
     with TemporaryDirectory() as folder:
-        listing = Listing(Path(folder) / "listing.sqlite")
+        listing = Catalog(Path(folder) / "listing.sqlite")
         list_dataset(raw, listing)
-        listing.settle(shards=1)
+        listing.finalize(shards=1)
         originals = [original for shard in listing.shards() for original in listing.originals(*shard)]
         dropped = listing.dropped()
         listing.close()

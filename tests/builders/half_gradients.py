@@ -15,7 +15,7 @@ class HalfGradients(Denoiser):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        for parameter in self.learned().values():
+        for parameter in self.trainable_parameters().values():
             parameter.register_hook(lambda gradient: gradient.half().float())
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.data.shards import INDEX, read_images, read_index, write_index, write_shard
 from finetune.data.transforms import SIDE, perceptual_hash
 from stages.generate import SCHEMA as GENERATED_SCHEMA
@@ -43,7 +43,7 @@ def write_image_set(folder: Path, dataset: str, splits: dict[str, list[NDArray[n
         shard = folder / f"{split}-00000.tar"
         names = [f"{dataset}-{split}-{i}" for i in range(len(pictures))]
         write_shard(shard, [(f"{name}.png", png(pixels)) for name, pixels in zip(names, pictures, strict=True)])
-        common = {"dataset": dataset, "split": split, "shard": shard.name, "shard_sha256": sha256_of(shard)}
+        common = {"dataset": dataset, "split": split, "shard": shard.name, "shard_sha256": sha256_file(shard)}
         for name, pixels in zip(names, pictures, strict=True):
             row = common | {"id": name, "member": f"{name}.png", "width": pixels.shape[1], "height": pixels.shape[0]}
             row |= {"sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from finetune.data.shard_cache import Finished
+from finetune.data.shard_cache import ShardCache
 from finetune.data.shards import read_index
 from finetune.params import PreprocessDataset
 from stages.preprocess import preprocess
@@ -28,7 +28,7 @@ def replace_train(coco: Path, changed: dict[int, bytes]) -> None:
 
 def run(raw: Path, params: PreprocessDataset = PARAMS, dataset: str = "coco") -> tuple[Path, list[dict[str, Any]]]:
     images = raw.parent / "images"
-    preprocess(dataset, raw, images, raw.parent / "metrics.json", params, Finished(raw.parent / "finished"))
+    preprocess(dataset, raw, images, raw.parent / "metrics.json", params, ShardCache(raw.parent / "finished"))
     return images, read_index(images)
 
 

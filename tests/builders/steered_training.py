@@ -40,7 +40,7 @@ def script_looks(monkeypatch: pytest.MonkeyPatch, *losses: float) -> list[dict[s
     seen: list[dict[str, Tensor]] = []
 
     def validate(trainer: Trainer, *_: Any) -> dict[str, float]:
-        seen.append({name: tensor.clone() for name, tensor in trainer.averaged.unet.state_dict().items()})
+        seen.append({name: tensor.clone() for name, tensor in trainer.ema.unet.state_dict().items()})
         return {"loss": losses[len(seen) - 1], "caption_gain": 0.0}
 
     monkeypatch.setattr(stage, "validate", validate)

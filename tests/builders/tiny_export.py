@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune.artifacts import write_json
 from finetune.data.shards import INDEX, shard_name, write_index, write_shard
-from finetune.export.model_card import Evidence, Recipe, read_evidence
+from finetune.export.model_card import CardConfig, CardResults, read_card_results
 from finetune.params import load_params
 from stages.export import WEIGHTS, export
 
@@ -24,8 +24,8 @@ class TinyRun:
     tuned: Path
     generated: Path
     curves: dict[str, Path]
-    recipe: Recipe
-    evidence: Evidence
+    recipe: CardConfig
+    evidence: CardResults
 
     def export_to(self, output: Path) -> Path:
         export(self.base, self.tuned, self.generated, self.curves, output, self.recipe, self.evidence)
@@ -35,7 +35,7 @@ class TinyRun:
 def make_tiny_run(base: Path, folder: Path) -> TinyRun:
     """A UNet a little off the base's, three pictures and the metrics of an imagined run, below `folder`."""
     params = load_params()
-    recipe = Recipe(params.export, params.fetch, params.train, params.generate)
+    recipe = CardConfig(params.export, params.fetch, params.train, params.generate)
     return TinyRun(
         base, _tune(base / "unet", folder / "tuned"), _draw(folder / "drawn"), _plot(folder), recipe, _measure(folder)
     )
@@ -78,11 +78,11 @@ def _plot(folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.csv" for name in content}
 
 
-def _measure(folder: Path) -> Evidence:
+def _measure(folder: Path) -> CardResults:
     (folder / "card.md").write_text("# Data card\n\nA page.\n\n## Pictures\n\n| coco | 3 |\n\n## Captions\n\n15\n")
     write_json(folder / "train.json", {"steps": 12, "validation": {"loss": 0.125}})
     scores = {"base": {"kid": 0.5, "n": 3}, "floor": {"kid": 0.0625, "n": 3}, "tuned": {"kid": 0.25, "n": 3}}
     scores["reconstructed"] = {"kid": 0.125, "n": 3}
     write_json(folder / "fid.json", scores | {"protocol": {"features": 64, "headline": "kid"}})
     made_from = {"models/tuned": "a" * 32 + ".dir", "metrics/fid.json": "b" * 32}
-    return read_evidence(folder / "card.md", folder / "train.json", folder / "fid.json", made_from)
+    return read_card_results(folder / "card.md", folder / "train.json", folder / "fid.json", made_from)

@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.deduplication import BITS, HeldOut
+from finetune.data.deduplication import BITS, DuplicateFinder
 
 HASH = random.Random(0).getrandbits(BITS)
 
@@ -19,23 +19,23 @@ def differing(bits: int) -> int:
 
 def test_equal_pixels_are_found_whatever_the_hash() -> None:
     for near in (None, 8):
-        held_out = HeldOut([image("validation", "a", HASH)], near)
+        held_out = DuplicateFinder([image("validation", "a", HASH)], near)
         training = [image("train", "a", differing(100)), image("train", "b", differing(100))]
         assert held_out.reasons(training) == ["same_as_validation", None]
 
 
 def test_near_is_up_to_and_with_the_given_number_of_bits() -> None:
-    held_out = HeldOut([image("validation", "x", differing(200)), image("validation", "a", HASH)], 8)
+    held_out = DuplicateFinder([image("validation", "x", differing(200)), image("validation", "a", HASH)], 8)
     training = [image("train", "b", differing(bits)) for bits in (0, 7, 8, 9, 128, 256)]
     assert held_out.reasons(training) == ["like_validation"] * 3 + [None] * 3
 
 
 def test_null_looks_for_equal_pixels_only() -> None:
-    assert HeldOut([image("validation", "a", HASH)], None).reasons([image("train", "b", HASH)]) == [None]
+    assert DuplicateFinder([image("validation", "a", HASH)], None).reasons([image("train", "b", HASH)]) == [None]
 
 
 def test_validation_images_stay_and_so_does_everything_without_any() -> None:
     both = [image("validation", "a", HASH), image("train", "b", HASH)]
-    assert HeldOut(both[:1], 8).reasons(both) == [None, "like_validation"]
-    assert HeldOut([], 8).reasons(both) == [None, None]
-    assert HeldOut(both[:1], 8).reasons([]) == []
+    assert DuplicateFinder(both[:1], 8).reasons(both) == [None, "like_validation"]
+    assert DuplicateFinder([], 8).reasons(both) == [None, None]
+    assert DuplicateFinder(both[:1], 8).reasons([]) == []

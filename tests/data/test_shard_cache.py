@@ -4,60 +4,60 @@ from typing import Any
 
 import pytest
 
-from finetune.artifacts import sha256_of
-from finetune.data.shard_cache import Finished, finished_key
+from finetune.artifacts import sha256_file
+from finetune.data.shard_cache import ShardCache, finished_key
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> Finished:
-    return Finished(tmp_path / "kept" / "here")
+def cache(tmp_path: Path) -> ShardCache:
+    return ShardCache(tmp_path / "kept" / "here")
 
 
 def make(path: Path, content: str) -> dict[str, Any]:
     path.write_text(content)
-    return {"sha256": sha256_of(path), "rows": [1, {"name": "ü"}]}
+    return {"sha256": sha256_file(path), "rows": [1, {"name": "ü"}]}
 
 
-def test_what_was_kept_comes_back_with_its_note(finished: Finished, tmp_path: Path) -> None:
+def test_what_was_kept_comes_back_with_its_note(cache: ShardCache, tmp_path: Path) -> None:
     note = make(tmp_path / "a", "content")
-    finished.keep("key", tmp_path / "a", note)
+    cache.keep("key", tmp_path / "a", note)
     (tmp_path / "a").unlink()  # as DVC does before it runs a stage
-    assert finished.take("key", tmp_path / "b") == note
+    assert cache.take("key", tmp_path / "b") == note
     assert (tmp_path / "b").read_text() == "content"
 
 
-def test_what_a_killed_process_left_there_is_replaced(finished: Finished, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_there_is_replaced(cache: ShardCache, tmp_path: Path) -> None:
     note = make(tmp_path / "a", "content")
-    finished.keep("key", tmp_path / "a", note)
-    assert finished.take("key", tmp_path / "a") == note, "killed after it kept its file"
-    assert finished.take("other", tmp_path / "a") is None
+    cache.keep("key", tmp_path / "a", note)
+    assert cache.take("key", tmp_path / "a") == note, "killed after it kept its file"
+    assert cache.take("other", tmp_path / "a") is None
     assert not (tmp_path / "a").exists(), "written in place, it would damage the kept file that it is a link to"
 
 
-def test_there_is_nothing_under_another_key(finished: Finished, tmp_path: Path) -> None:
-    finished.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
-    assert finished.take("other", tmp_path / "b") is None
+def test_there_is_nothing_under_another_key(cache: ShardCache, tmp_path: Path) -> None:
+    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
+    assert cache.take("other", tmp_path / "b") is None
     assert not (tmp_path / "b").exists()
 
 
-def test_a_kept_file_takes_no_space_of_its_own(finished: Finished, tmp_path: Path) -> None:
-    finished.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
+def test_a_kept_file_takes_no_space_of_its_own(cache: ShardCache, tmp_path: Path) -> None:
+    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
     assert (tmp_path / "a").stat().st_nlink == 2
 
 
-def test_without_hard_links_it_is_a_copy(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_it_is_a_copy(cache: ShardCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr("os.link", refuse)
     note = make(tmp_path / "a", "content")
-    finished.keep("key", tmp_path / "a", note)
+    cache.keep("key", tmp_path / "a", note)
     assert (tmp_path / "a").stat().st_nlink == 1
-    assert finished.take("key", tmp_path / "b") == note
+    assert cache.take("key", tmp_path / "b") == note
 
 
 def test_two_runs_that_keep_the_same_at_once_do_not_write_into_each_other_s_output(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: ShardCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = make(tmp_path / "a", "content")
     make(tmp_path / "b", "another run's")
@@ -68,54 +68,54 @@ def test_two_runs_that_keep_the_same_at_once_do_not_write_into_each_other_s_outp
         link(source, target)
 
     monkeypatch.setattr("os.link", link_second)
-    finished.keep("key", tmp_path / "a", note)
+    cache.keep("key", tmp_path / "a", note)
     assert (tmp_path / "b").read_text() == "another run's"
 
 
 @pytest.mark.parametrize("damage", ["", "c0ntent"])
-def test_a_damaged_file_is_not_taken(damage: str, finished: Finished, tmp_path: Path) -> None:
-    finished.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
+def test_a_damaged_file_is_not_taken(damage: str, cache: ShardCache, tmp_path: Path) -> None:
+    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
     (tmp_path / "kept" / "here" / "key").write_text(damage)
-    assert finished.take("key", tmp_path / "b") is None
+    assert cache.take("key", tmp_path / "b") is None
     assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("lost", ["key", "key.json"])
 def test_a_file_without_a_note_and_a_note_without_a_file_are_nothing(
-    lost: str, finished: Finished, tmp_path: Path
+    lost: str, cache: ShardCache, tmp_path: Path
 ) -> None:
-    finished.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
+    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
     (tmp_path / "kept" / "here" / lost).unlink()
-    assert finished.take("key", tmp_path / "b") is None
+    assert cache.take("key", tmp_path / "b") is None
 
 
-def test_a_note_that_was_cut_short_is_none(finished: Finished, tmp_path: Path) -> None:
-    finished.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
+def test_a_note_that_was_cut_short_is_none(cache: ShardCache, tmp_path: Path) -> None:
+    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
     (tmp_path / "kept" / "here" / "key.json").write_text('{"sha')
-    assert finished.take("key", tmp_path / "b") is None
+    assert cache.take("key", tmp_path / "b") is None
 
 
-def test_a_finished_run_leaves_only_what_it_used(finished: Finished, tmp_path: Path) -> None:
+def test_a_finished_run_leaves_only_what_it_used(cache: ShardCache, tmp_path: Path) -> None:
     for key in ("old", "new"):
-        finished.keep(key, tmp_path / key, make(tmp_path / key, key))
-    finished.keep_only({"new"})
-    assert finished.take("old", tmp_path / "a") is None
-    assert finished.take("new", tmp_path / "b") is not None
+        cache.keep(key, tmp_path / key, make(tmp_path / key, key))
+    cache.keep_only({"new"})
+    assert cache.take("old", tmp_path / "a") is None
+    assert cache.take("new", tmp_path / "b") is not None
 
 
 def test_a_complete_run_leaves_its_own_until_the_next_and_never_touches_what_was_killed(
-    finished: Finished, tmp_path: Path
+    cache: ShardCache, tmp_path: Path
 ) -> None:
     def taken() -> set[str]:
-        return {key for key in ("first", "second", "killed") if finished.take(key, tmp_path / "taken")}
+        return {key for key in ("first", "second", "killed") if cache.take(key, tmp_path / "taken")}
 
     for key in ("first", "second", "killed"):
-        finished.keep(key, tmp_path / key, make(tmp_path / key, key))
-    finished.keep_until_next({"first"})
+        cache.keep(key, tmp_path / key, make(tmp_path / key, key))
+    cache.keep_until_next({"first"})
     assert taken() == {"first", "second", "killed"}
-    finished.keep_until_next({"second"})
+    cache.keep_until_next({"second"})
     assert taken() == {"second", "killed"}
-    finished.keep_until_next({"first"})
+    cache.keep_until_next({"first"})
     assert [path.name for path in (tmp_path / "kept" / "here").iterdir() if path.stem == "second"] == []
 
 
@@ -123,7 +123,7 @@ def test_the_copies_that_dvc_experiments_run_in_share_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    Finished.of_stage("latents", "coco").keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
+    ShardCache.of_stage("latents", "coco").keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
     assert (tmp_path / ".dvc/tmp/shards/latents/coco/key").read_text() == "content"
 
 

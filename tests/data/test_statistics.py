@@ -3,21 +3,21 @@ from typing import Any
 
 import pytest
 
-from finetune.data.statistics import FREQUENT, Census, summary
+from finetune.data.statistics import FREQUENT, DatasetStatistics, summary
 
 
 def counted(*rows: dict[str, Any], used: int = 1) -> dict[str, Any]:
-    census = Census()
+    dataset_statistics = DatasetStatistics()
     for row in rows:
-        census.add({"split": "train", "width": 640, "height": 480, "captions": ["a star"]} | row, used)
-    return census.numbers()
+        dataset_statistics.add({"split": "train", "width": 640, "height": 480, "captions": ["a star"]} | row, used)
+    return dataset_statistics.numbers()
 
 
 def test_only_pictures_with_captions_in_use_count_as_used() -> None:
-    census = Census()
+    dataset_statistics = DatasetStatistics()
     for split, used in (("train", 5), ("train", 0), ("validation", 2)):
-        census.add({"split": split, "width": 9, "height": 9, "captions": ["a", "b", "c"]}, used)
-    numbers = census.numbers()
+        dataset_statistics.add({"split": split, "width": 9, "height": 9, "captions": ["a", "b", "c"]}, used)
+    numbers = dataset_statistics.numbers()
     assert numbers["used"] == {"train": 1, "validation": 1}
     assert (numbers["captions"]["used"], numbers["captions"]["count"]) == (7, 9)
     assert numbers["captions"]["per_picture"] == {"3": 3}

@@ -15,12 +15,12 @@ from finetune.data.transforms import (
     SIDE,
     Crop,
     _transform_to_srgb,
+    crop_and_resize,
     crop_box,
     decode,
     encode_jpeg,
     perceptual_hash,
     to_rgb,
-    to_square,
 )
 from finetune.datasets.catalog import DroppedError
 from tests.builders.archives import PHOTOS, ROOT, needs_photos
@@ -101,7 +101,7 @@ def test_the_profile_counts_whether_a_picture_shrinks_or_grows(side: int) -> Non
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exchanged = srgb.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
     image = Image.new("RGB", (side, side), (10, 200, 30))
-    assert colors(to_square(decode(saved(image, icc_profile=exchanged), 1), "center")) == {(30, 200, 10)}
+    assert colors(crop_and_resize(decode(saved(image, icc_profile=exchanged), 1), "center")) == {(30, 200, 10)}
 
 
 @pytest.mark.parametrize(("gain", "converted"), [(1.0, False), (0.9, True)])
@@ -159,8 +159,8 @@ def test_center_takes_the_middle_square_and_squash_takes_all() -> None:
     image = Image.new("RGB", (300, 100), GREEN)
     image.paste(RED, (0, 0, 90, 100))
     image.paste(BLUE, (210, 0, 300, 100))
-    assert colors(to_square(image, "center")) == {GREEN}
-    squashed = to_square(image, "squash")
+    assert colors(crop_and_resize(image, "center")) == {GREEN}
+    squashed = crop_and_resize(image, "squash")
     assert squashed.size == (SIDE, SIDE)
     assert {squashed.getpixel((x, 256)) for x in (5, 256, 506)} == {RED, GREEN, BLUE}
 
@@ -170,15 +170,15 @@ def test_center_takes_the_middle_square_and_squash_takes_all() -> None:
 def test_resizing_is_pillow_s_bicubic_filter_to_two_levels(size: tuple[int, int], crop: Crop) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
     expected = image.crop(crop_box(size, crop)).resize((SIDE, SIDE), Resampling.BICUBIC)
-    assert abs(np.asarray(to_square(image, crop)).astype(int) - np.asarray(expected)).max() <= 2
+    assert abs(np.asarray(crop_and_resize(image, crop)).astype(int) - np.asarray(expected)).max() <= 2
 
 
 NOISE = """
 import hashlib, numpy as np
 from PIL import Image
-from finetune.data.transforms import to_square
+from finetune.data.transforms import crop_and_resize
 pixels = np.random.default_rng(0).integers(0, 256, (900, 700, 3), np.uint8)
-squares = [to_square(Image.fromarray(pixels).crop((0, 0, *size)), "center") for size in ((300, 333), (700, 900))]
+squares = [crop_and_resize(Image.fromarray(pixels).crop((0, 0, *size)), "center") for size in ((300, 333), (700, 900))]
 print(hashlib.sha256(b"".join(square.tobytes() for square in squares)).hexdigest())
 """
 
@@ -195,13 +195,13 @@ def test_the_same_bytes_with_a_processor_s_vector_instructions_and_without() -> 
 
 def test_a_picture_of_the_right_size_keeps_its_pixels() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8))
-    assert to_square(image, "center").tobytes() == image.tobytes()
+    assert crop_and_resize(image, "center").tobytes() == image.tobytes()
 
 
 def test_shrinking_does_not_alias() -> None:
     checkers = np.indices((2048, 2048)).sum(0) % 2 * 255
     image = Image.fromarray(checkers.astype(np.uint8)).convert("RGB")
-    square = np.asarray(to_square(image, "center")).astype(int)
+    square = np.asarray(crop_and_resize(image, "center")).astype(int)
     assert abs(square - 127.5).max() <= 1
     nearest = np.asarray(image.resize((SIDE, SIDE), Resampling.NEAREST)).astype(int)
     assert abs(nearest - 127.5).max() > 100
@@ -228,7 +228,7 @@ def test_the_perceptual_hash_of_a_changed_picture_is_near_and_of_another_far(
 ) -> None:
     odd = PHOTOS / "odd"
     files = ("imageio/camera.png", "coco/000000431848_grayscale.jpg", "pillow/hopper.jpg")
-    pictures = [to_square(decode((odd / file).read_bytes(), 1), "center") for file in files]
+    pictures = [crop_and_resize(decode((odd / file).read_bytes(), 1), "center") for file in files]
     assert all(bits_apart(picture, change(picture)) <= 24 for picture in pictures)
     assert all(bits_apart(*pair) > 80 for pair in combinations(pictures, 2))
 
@@ -257,9 +257,9 @@ def test_odd_real_files_become_a_picture_or_a_drop(name: str) -> None:
     [path] = (PHOTOS / "odd").rglob(name)
     if name in DROPPED:
         with pytest.raises(DroppedError, match=DROPPED[name]):
-            to_square(decode(path.read_bytes(), 1), "center")
+            crop_and_resize(decode(path.read_bytes(), 1), "center")
     else:
-        square = to_square(decode(path.read_bytes(), 1), "center")
+        square = crop_and_resize(decode(path.read_bytes(), 1), "center")
         assert (square.mode, square.size) == ("RGB", (SIDE, SIDE))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.datasets.catalog import DroppedError, Listing, Original, Split, file_name
+from finetune.datasets.catalog import Catalog, DroppedError, Original, Split, file_name
 from finetune.datasets.zip_reader import members
 from tests.builders.archives import Listed, listed, write_zip
 
@@ -15,7 +15,7 @@ def match(archive: Path, captions: dict[str, list[str]], splits: Splits) -> List
     return listed(lambda _, listing: add(listing, archive, captions, splits), archive.parent)
 
 
-def add(listing: Listing, archive: Path, captions: dict[str, list[str]], splits: Splits) -> None:
+def add(listing: Catalog, archive: Path, captions: dict[str, list[str]], splits: Splits) -> None:
     texts = ((name, number, text) for name, texts in captions.items() for number, text in enumerate(texts))
     listing.add(archive, file_name, splits.items(), texts)
 
@@ -74,7 +74,7 @@ def test_of_two_pictures_of_one_name_the_held_out_one_stays_else_the_first(tmp_p
     write_zip(tmp_path / "a.zip", {"x/same.jpg": b"1", "y/same.jpg": b"2", "x/other.jpg": b"3", "x/other.png": b"4"})
     write_zip(tmp_path / "b.zip", {"x/same.jpg": b"5", "x/other.jpg": b"6"})
 
-    def fill(folder: Path, listing: Listing) -> None:
+    def fill(folder: Path, listing: Catalog) -> None:
         names: list[str] = ["same.jpg", "other.jpg", "other.png"]
         add(listing, folder / "a.zip", {name: ["of a"] for name in names}, dict.fromkeys(names, "train"))
         add(listing, folder / "b.zip", {"same.jpg": ["of b"], "other.jpg": ["of b"]}, {"same.jpg": "validation"})
@@ -88,10 +88,10 @@ def test_of_two_pictures_of_one_name_the_held_out_one_stays_else_the_first(tmp_p
 
 
 def shards(tmp_path: Path, names: list[str], count: int) -> dict[str, int]:
-    listing = Listing(tmp_path / f"{len(names)}-{count}.sqlite")
+    listing = Catalog(tmp_path / f"{len(names)}-{count}.sqlite")
     archive = write_zip(tmp_path / "a.zip", dict.fromkeys(names, b""))
     add(listing, archive, {name: ["text"] for name in names}, dict.fromkeys(names, "train"))
-    listing.settle(count)
+    listing.finalize(count)
     return {original.id: number for split, number in listing.shards() for original in listing.originals(split, number)}
 
 

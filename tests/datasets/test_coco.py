@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.datasets.coco import ANNOTATIONS, list_coco
+from finetune.datasets.coco import ANNOTATIONS, index_coco
 from finetune.errors import InputError
 from tests.builders.archives import PHOTOS, coco_json, listed, needs_photos, picture, write_coco, write_zip
 
@@ -20,7 +20,7 @@ def replace_captions(folder: Path, content: bytes) -> None:
 
 
 def test_train2017_trains_and_val2017_validates(folder: Path) -> None:
-    listing = listed(list_coco, folder)
+    listing = listed(index_coco, folder)
     assert [(original.id, original.split) for original in listing.originals] == [
         ("000000000003", "train"),
         ("000000000007", "train"),
@@ -33,14 +33,14 @@ def test_captions_keep_their_annotation_order_and_their_whitespace(folder: Path)
     content = json.loads(coco_json({3: ["first", " second\n"], 7: ["other"]}))
     content["annotations"].reverse()
     replace_captions(folder, json.dumps(content).encode())
-    assert listed(list_coco, folder).originals[0].captions == ("first", " second\n")
+    assert listed(index_coco, folder).originals[0].captions == ("first", " second\n")
 
 
 def test_captions_without_image_and_image_without_captions_are_left_out(folder: Path) -> None:
     content = json.loads(coco_json({3: ["text"], 9: ["text"]}))
     content["annotations"].append({"id": 99, "image_id": 11, "caption": "of an image that the list lacks"})
     replace_captions(folder, json.dumps(content).encode())
-    assert listed(list_coco, folder).dropped == {
+    assert listed(index_coco, folder).dropped == {
         "no_caption": ["000000000007.jpg"],
         "no_image": ["000000000009.jpg", "000000000011.jpg"],
     }
@@ -77,32 +77,32 @@ ENTRY = '"images": [{"id": 3, "file_name": "000000000003.jpg"}]'
 def test_a_captions_file_of_another_form_is_named(folder: Path, content: bytes, fault: str) -> None:
     replace_captions(folder, content)
     with pytest.raises(InputError, match=rf"{ANNOTATIONS}: {MEMBER}: .*{fault}"):
-        listed(list_coco, folder)
+        listed(index_coco, folder)
 
 
 def test_a_missing_captions_file_is_named(folder: Path) -> None:
     write_zip(folder / ANNOTATIONS, {"annotations/instances_train2017.json": b"{}"})
     with pytest.raises(InputError, match=f"{ANNOTATIONS}: holds no {MEMBER}"):
-        listed(list_coco, folder)
+        listed(index_coco, folder)
 
 
 def test_a_caption_that_no_encoding_can_hold_is_mended(folder: Path) -> None:
     """Half a surrogate pair: Python's strings hold it, neither SQLite nor Parquet do."""
     content = coco_json({3: ["half CAPTION"], 7: ["whole"]}).replace(b"CAPTION", b"\\ud83d")
     replace_captions(folder, content)
-    assert listed(list_coco, folder).originals[0].captions == ("half ?",)
+    assert listed(index_coco, folder).originals[0].captions == ("half ?",)
 
 
 def test_blank_captions_are_none(folder: Path) -> None:
     replace_captions(folder, coco_json({3: ["", "text", " \n"], 7: [" "]}))
-    found = listed(list_coco, folder)
+    found = listed(index_coco, folder)
     assert found.originals[0].captions == ("text",)
     assert found.dropped == {"no_caption": ["000000000007.jpg"]}
 
 
 @needs_photos
 def test_real_coco_is_listed_whole() -> None:
-    listing = listed(list_coco, PHOTOS / "coco")
+    listing = listed(index_coco, PHOTOS / "coco")
     assert [sum(original.split == split for original in listing.originals) for split in ("train", "validation")] == [
         40,
         80,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from finetune.datasets.coco import list_coco
-from finetune.datasets.flickr8k import list_flickr8k
+from finetune.datasets.coco import index_coco
+from finetune.datasets.flickr8k import index_flickr8k
 from finetune.datasets.scene_archives import FIRST_SEED, MOST, draw_archive
 from finetune.datasets.scenes import CATEGORIES
 from finetune.errors import InputError
@@ -73,20 +73,20 @@ def test_no_scene_is_in_two_splits_or_data_sets() -> None:
 
 
 def test_pictures_are_512_square_jpegs(coco: Path, flickr8k: Path) -> None:
-    for original in (*listed(list_coco, coco).originals, *listed(list_flickr8k, flickr8k).originals):
+    for original in (*listed(index_coco, coco).originals, *listed(index_flickr8k, flickr8k).originals):
         with Image.open(io.BytesIO(original.read())) as picture:
             assert (picture.format, picture.size) == ("JPEG", (512, 512))
 
 
 def test_the_parsers_of_the_originals_read_them_whole(coco: Path, flickr8k: Path) -> None:
-    for listing, train, validation in ((listed(list_coco, coco), 7, 3), (listed(list_flickr8k, flickr8k), 3, 5)):
+    for listing, train, validation in ((listed(index_coco, coco), 7, 3), (listed(index_flickr8k, flickr8k), 3, 5)):
         assert Counter(original.split for original in listing.originals) == {"train": train, "validation": validation}
         assert all(len(set(original.captions)) == 5 for original in listing.originals)
         assert listing.dropped == {}
 
 
 def test_the_wording_that_comes_first_changes(coco: Path) -> None:
-    first = [original.captions[0] for original in listed(list_coco, coco).originals]
+    first = [original.captions[0] for original in listed(index_coco, coco).originals]
     assert any(text.startswith("a picture of") for text in first)
     assert any(text.endswith("on the floor") for text in first)
 
@@ -95,7 +95,7 @@ def test_every_instance_is_an_object_of_its_picture(coco: Path) -> None:
     content = read_json(coco, "instances_val2017")
     names = {category["id"]: category["name"] for category in content["categories"]}
     assert list(names.values()) == list(CATEGORIES)
-    captions = {original.id: original.captions for original in listed(list_coco, coco).originals}
+    captions = {original.id: original.captions for original in listed(index_coco, coco).originals}
     counts = Counter(annotation["image_id"] for annotation in content["annotations"])
     for annotation in content["annotations"]:
         [text, *_] = captions[f"{annotation['image_id']:012d}"]

@@ -91,7 +91,7 @@ def test_an_interrupted_repro_goes_on_where_it_stopped(copy: Copy, signum: signa
     for archive in copy.params()["fetch"]["coco"]:
         copy.set_param("fetch", "coco", archive, "location", value="scenes:coco?train=150&validation=50")
     copy.dvc("repro", "fetch@flickr8k")
-    finished = (copy.root / "dvc.lock").read_text()
+    cache = (copy.root / "dvc.lock").read_text()
 
     process = subprocess.Popen(
         ["dvc", "repro", "fetch@coco"], cwd=copy.root, env=copy.environment, start_new_session=True, text=True,
@@ -110,7 +110,7 @@ def test_an_interrupted_repro_goes_on_where_it_stopped(copy: Copy, signum: signa
     if signum != signal.SIGKILL:
         assert half_done(copy) == []
         assert "Traceback" not in output
-    assert (copy.root / "dvc.lock").read_text() == finished
+    assert (copy.root / "dvc.lock").read_text() == cache
 
     rerun = copy.dvc("repro", "fetch@coco", "fetch@flickr8k").stdout
     assert "Running stage 'fetch@coco'" in rerun

@@ -13,7 +13,7 @@ from finetune.errors import InputError
 from finetune.evaluation.clip import DEVIATION, MEAN, Clip
 from finetune.evaluation.feature_set import read_feature_set
 from finetune.evaluation.features import Extractor
-from stages.features import drawn_pictures, features
+from stages.features import features, generated_images
 from stages.generate import SCHEMA as GENERATED_SCHEMA
 from stages.reconstruct import SCHEMA as RECONSTRUCTED_SCHEMA
 from tests.builders.image_sets import shapes, write_drawn
@@ -72,7 +72,7 @@ def test_the_feature_stage_keeps_what_clip_sees_and_reads(
     rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(5)]
     for name, schema in {"drawn": GENERATED_SCHEMA, "reconstructed": RECONSTRUCTED_SCHEMA}.items():
         write_drawn(tmp_path / "pictures" / name, rows, shapes(1, 5), schema)
-        parts = drawn_pictures(tmp_path / "pictures" / name, name)
+        parts = generated_images(tmp_path / "pictures" / name, name)
         features(parts, tmp_path, tmp_path / "quick.pth", tmp_path / name, 2, clip_folder)
     drawn, reconstructed = (read_feature_set(tmp_path / name) for name in ("drawn", "reconstructed"))
     assert drawn.clip_pictures is not None

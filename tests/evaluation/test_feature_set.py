@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from finetune.evaluation.feature_set import random_halves
+from finetune.evaluation.feature_set import random_half_splits
 from finetune.evaluation.mmd import kid
 
 
@@ -10,27 +10,27 @@ def normal(seed: int, n: int, d: int = 6) -> np.ndarray:
 
 
 def test_halves_are_as_many_different_positions() -> None:
-    for first, second in random_halves(10, 0, 8, 5):
+    for first, second in random_half_splits(10, 0, 8, 5):
         assert len({*first.tolist()}) == 4
         assert {*first.tolist()} <= {*range(8)}
         assert len({*second.tolist()}) == 3
 
 
 def test_the_seed_alone_draws_them() -> None:
-    first, again, other = ([half.tolist() for (half,) in random_halves(3, seed, 20)] for seed in (1, 1, 2))
+    first, again, other = ([half.tolist() for (half,) in random_half_splits(3, seed, 20)] for seed in (1, 1, 2))
     assert first == again
     assert first != other
     assert first[0] != first[1]
 
 
 def test_halves_of_a_longer_series_begin_alike() -> None:
-    short, long = ([half.tolist() for (half,) in random_halves(draws, 0, 20)] for draws in (2, 5))
+    short, long = ([half.tolist() for (half,) in random_half_splits(draws, 0, 20)] for draws in (2, 5))
     assert long[:2] == short
 
 
 def test_the_spread_over_halves_is_that_of_the_mean_of_whole_samples() -> None:
     values = normal(0, 400, 1)[:, 0]
-    shown = np.std([values[half].mean() for (half,) in random_halves(500, 0, 400)])
+    shown = np.std([values[half].mean() for (half,) in random_half_splits(500, 0, 400)])
     assert shown == pytest.approx(values.std() / np.sqrt(400), rel=0.1)
 
 
@@ -39,5 +39,5 @@ def test_the_spread_over_halves_is_that_of_kid_of_whole_samples() -> None:
     shown = []
     for i in range(10):
         a, b = normal(2 * i, 60), normal(2 * i + 1, 60) + 0.5
-        shown.append(np.std([kid(a[j], b[k]) for j, k in random_halves(50, i, 60, 60)]))
+        shown.append(np.std([kid(a[j], b[k]) for j, k in random_half_splits(50, i, 60, 60)]))
     assert np.mean(shown) == pytest.approx(truth, rel=0.25)

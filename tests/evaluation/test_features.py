@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import Inception3
 
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.errors import InputError
 from finetune.evaluation.efficientnet_lite import EfficientNetLite0
 from finetune.evaluation.features import PUBLISHED, STATE_DICT, TORCHSCRIPT, Extractor, extract, load_extractor
@@ -52,7 +52,7 @@ def random_inception(path: Path) -> Path:
 
 def published(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As if the file were the one that its name says."""
-    monkeypatch.setitem(PUBLISHED, path.name, sha256_of(path))
+    monkeypatch.setitem(PUBLISHED, path.name, sha256_file(path))
     return path
 
 

@@ -10,7 +10,7 @@ from dvc_data.hashfile.db import HashFileDB
 from dvc_objects.fs.local import LocalFileSystem
 
 from finetune.errors import InputError
-from finetune.export.manifest import MANIFEST, check_manifest, lock_md5, write_manifest
+from finetune.export.manifest import MANIFEST, check_manifest, dvc_md5, write_manifest
 
 REMEDY = "fetch it again"
 
@@ -110,16 +110,16 @@ def odd_names(tmp_path: Path) -> Path:
 def test_files_and_folders_have_the_hash_that_dvc_gives_them(odd_names: Path, tmp_path: Path, name: str) -> None:
     system = LocalFileSystem()
     _, _, tree = build(HashFileDB(system, str(tmp_path / "store")), str(odd_names / name), system, "md5")
-    assert lock_md5(odd_names / name) == tree.hash_info.value
+    assert dvc_md5(odd_names / name) == tree.hash_info.value
 
 
 def test_what_is_not_there_has_no_hash(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        lock_md5(tmp_path / "missing")
+        dvc_md5(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("path", ["metrics/samples", "metrics/train.json", "metrics/fid.json"])
 def test_the_committed_lock_has_these_hashes_of_what_git_keeps(path: str) -> None:
     lock = yaml.safe_load(Path("dvc.lock").read_text())
     listed = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
-    assert lock_md5(Path(path)) == listed[path]
+    assert dvc_md5(Path(path)) == listed[path]

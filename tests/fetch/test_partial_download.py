@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.fetch.download import PartialDownload, forget_placed
+from finetune.fetch.download import PartialDownload, prune_published
 
 URL = "http://host/a.zip"
 
@@ -70,6 +70,6 @@ def test_the_next_fetch_forgets_what_has_become_an_output_and_nothing_else(tmp_p
     placed, wanted, waiting = (arrived(f"http://host/{name}") for name in ("placed", "wanted", "waiting"))
     placed.place(tmp_path / "placed")
     wanted.place(tmp_path / "wanted")
-    forget_placed(keep=[wanted])
+    prune_published(keep=[wanted])
     assert [partial.size for partial in (placed, wanted, waiting)] == [0, 4, 4]
     assert (tmp_path / "placed").read_bytes() == b"half"

@@ -10,7 +10,7 @@ from finetune import disk
 from finetune.errors import InputError
 from finetune.fetch.download import PartialDownload
 from finetune.fetch.source import Source
-from finetune.fetch.transfer import bring
+from finetune.fetch.transfer import fetch_all
 from tests.builders.archives import ROOT
 from tests.builders.http_server import Fault, Site
 
@@ -42,12 +42,12 @@ def local(tmp_path: Path) -> str:
 
 def test_files_arrive_side_by_side_from_a_path_and_a_server(folder: Path, local: str, site: Site) -> None:
     site.files = {"/b.zip": CONTENT}
-    bring([source("a.zip", local), source("below/b.zip", f"{site.url}/b.zip")], folder)
+    fetch_all([source("a.zip", local), source("below/b.zip", f"{site.url}/b.zip")], folder)
     assert (folder / "a.zip").read_bytes() == (folder / "below" / "b.zip").read_bytes() == CONTENT
 
 
 def test_a_file_arrives_from_inside_an_installed_package(folder: Path) -> None:
-    bring([Source("errors.py", ("package:finetune/errors.py",), None, None)], folder)
+    fetch_all([Source("errors.py", ("package:finetune/errors.py",), None, None)], folder)
     assert (folder / "errors.py").read_bytes() == (ROOT / "finetune" / "errors.py").read_bytes()
 
 
@@ -62,21 +62,21 @@ def test_a_file_arrives_from_inside_an_installed_package(folder: Path) -> None:
 )
 def test_what_is_not_there_is_named(folder: Path, location: str, fault: str) -> None:
     with pytest.raises(InputError, match=fault):
-        bring([source("a.zip", location)], folder)
+        fetch_all([source("a.zip", location)], folder)
 
 
 def test_a_local_file_is_checked_too(folder: Path, local: str) -> None:
     with pytest.raises(InputError, match=f"local.zip: its sha256 is {SHA256}, not the expected {'0' * 64}"):
-        bring([source("a.zip", local, sha256="0" * 64)], folder)
+        fetch_all([source("a.zip", local, sha256="0" * 64)], folder)
     with pytest.raises(InputError, match=f"local.zip: it has {len(CONTENT)} bytes, not the expected 5"):
-        bring([source("b.zip", local, size=5)], folder)
+        fetch_all([source("b.zip", local, size=5)], folder)
     assert not (folder / "b.zip").exists()
 
 
 def test_a_wrong_path_is_told_before_any_download(folder: Path, site: Site) -> None:
     site.files = {"/a.zip": CONTENT}
     with pytest.raises(InputError, match="no such file"):
-        bring([source("a.zip", f"{site.url}/a.zip"), source("b.zip", "nowhere")], folder)
+        fetch_all([source("a.zip", f"{site.url}/a.zip"), source("b.zip", "nowhere")], folder)
     assert site.asked == []
 
 
@@ -84,7 +84,7 @@ def test_several_files_are_downloaded_at_once(folder: Path, site: Site) -> None:
     site.files = {"/a": CONTENT, "/b": CONTENT}
     site.faults["/a"] = [Fault(after=lambda: ("/b", None) in site.asked)]
     site.faults["/b"] = [Fault(after=lambda: ("/a", None) in site.asked)]
-    bring([source(name, f"{site.url}/{name}") for name in "ab"], folder)
+    fetch_all([source(name, f"{site.url}/{name}") for name in "ab"], folder)
     assert names(folder) == ["a", "b"]
 
 
@@ -106,7 +106,7 @@ def test_one_that_fails_for_good_stops_the_others_which_keep_what_has_arrived(fo
         ],
     }
     with pytest.raises(InputError, match=r"missing: 404"):
-        bring(list(sources.values()), folder)
+        fetch_all(list(sources.values()), folder)
     assert names(folder) == []
     assert partials["done"].whole
     assert partials["pausing"].size == partials["silent"].size == HALF
@@ -116,11 +116,11 @@ def test_a_placed_download_serves_the_same_fetch_again_until_another_starts(fold
     """DVC may be killed while it stores the outputs; the next run deletes them and fetches anew."""
     site.files = {"/a": CONTENT, "/b": CONTENT}
     for _ in range(2):
-        bring([source("a", f"{site.url}/a")], folder)
+        fetch_all([source("a", f"{site.url}/a")], folder)
         (folder / "a").unlink()
     assert [path for path, _ in site.asked] == ["/a"]
-    bring([source("b", f"{site.url}/b")], folder)
-    bring([source("a", f"{site.url}/a")], folder)
+    fetch_all([source("b", f"{site.url}/b")], folder)
+    fetch_all([source("a", f"{site.url}/a")], folder)
     assert [path for path, _ in site.asked] == ["/a", "/b", "/a"]
 
 
@@ -131,7 +131,7 @@ def test_files_that_do_not_fit_together_are_not_begun(
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
     sources = [source(name, f"{site.url}/{name}", size=750_000_000) for name in "ab"]
     with pytest.raises(InputError, match=r"1\.500 GB do not fit on this disk, 0\.500 GB are missing; free them"):
-        bring(sources, folder)
+        fetch_all(sources, folder)
     assert site.asked == []
 
 
@@ -140,8 +140,8 @@ def test_what_has_arrived_needs_no_room_again(folder: Path, site: Site, monkeypa
     site.faults["/a"] = [Fault(cut=HALF)]
     wanted = [source("a", f"{site.url}/a", size=len(CONTENT))]
     with pytest.raises(InputError, match="what has arrived is kept"):
-        bring(wanted, folder, NO_RETRIES)
+        fetch_all(wanted, folder, NO_RETRIES)
     usage = disk.shutil._ntuple_diskusage(10**9, 10**9 - HALF, HALF)  # type: ignore[attr-defined]
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
-    bring(wanted, folder)
+    fetch_all(wanted, folder)
     assert (folder / "a").read_bytes() == CONTENT

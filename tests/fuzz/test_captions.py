@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from finetune.datasets.catalog import Listing
-from finetune.datasets.coco import list_coco
-from finetune.datasets.flickr8k import list_flickr8k
-from finetune.datasets.imagefolder import list_imagefolder
+from finetune.datasets.catalog import Catalog
+from finetune.datasets.coco import index_coco
+from finetune.datasets.flickr8k import index_flickr8k
+from finetune.datasets.imagefolder import index_imagefolder
 from finetune.errors import InputError
 from finetune.evaluation.coco_masks import read_masks
 from tests.builders.archives import Listed, listed, write_zip
@@ -31,7 +31,7 @@ ENTRY = st.fixed_dictionaries(
 TEXT = st.text(alphabet="a1#\t\n\r. jpg\x00\ud800\u2028\ufeff") | st.text()
 
 
-def read(list_dataset: Callable[[Path, Listing], None], archives: dict[str, dict[str, bytes]]) -> Listed | InputError:
+def read(list_dataset: Callable[[Path, Catalog], None], archives: dict[str, dict[str, bytes]]) -> Listed | InputError:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in archives.items():
             write_zip(Path(folder) / name, content)
@@ -65,7 +65,7 @@ def in_coco(captions: bytes) -> dict[str, dict[str, bytes]]:
 @example({"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"id": 1, "image_id": 1, "caption": "\ud800"}]})
 @example({"images": [{"id": 1, "file_name": "\x00\n"}], "annotations": [{"id": 1, "image_id": 1, "caption": ""}]})
 def test_coco_s_json(content: Any) -> None:
-    assert is_sound(read(list_coco, in_coco(json.dumps(content).encode())))
+    assert is_sound(read(index_coco, in_coco(json.dumps(content).encode())))
 
 
 @settings(max_examples=80)
@@ -77,7 +77,7 @@ def test_coco_s_json(content: Any) -> None:
 @example(b'{"images": [{"id": 1, "file_name": "\xff"}]}')
 @example(b"\xef\xbb\xbf{}")
 def test_coco_s_bytes(content: bytes) -> None:
-    assert isinstance(read(list_coco, in_coco(content)), InputError)
+    assert isinstance(read(index_coco, in_coco(content)), InputError)
 
 
 NUMBERS = st.integers() | st.floats() | st.integers(-9, 99)
@@ -119,7 +119,7 @@ def test_flickr8k_s_texts(tokens: bytes, names: bytes, picture: str) -> None:
     lists = {f"Flickr_8k.{split}Images.txt": names for split in ("train", "dev", "test")}
     archives = {"Flickr8k_Dataset.zip": {f"Flicker8k_Dataset/{encoded(picture).decode(errors='replace')}.jpg": b""}}
     archives |= {"Flickr8k_text.zip": {"Flickr8k.token.txt": tokens} | lists}
-    assert is_sound(read(list_flickr8k, archives))
+    assert is_sound(read(index_flickr8k, archives))
 
 
 @settings(max_examples=80)
@@ -135,4 +135,4 @@ def test_flickr8k_s_texts(tokens: bytes, names: bytes, picture: str) -> None:
 @example(['{"file_name": "\\n1.jpg", "text": ""}'], "metadata.jsonl")
 def test_the_lines_of_an_imagefolder(lines: list[str], member: str) -> None:
     archives = {"own.zip": {member: encoded("\n".join(lines)), "1.jpg": b""}}
-    assert is_sound(read(list_imagefolder, archives))
+    assert is_sound(read(index_imagefolder, archives))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from finetune.data.shards import encode_png
-from finetune.data.transforms import decode, encode_jpeg, to_square
+from finetune.data.transforms import crop_and_resize, decode, encode_jpeg
 from tests.fuzz.damage import pictures
 from tests.tools.fuzz import try_seed
 
@@ -20,7 +20,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", pictures())
 def test_what_is_damaged_is_whole_at_first(name: str) -> None:
     image = decode(pictures()[name], 1)
-    assert image.mode == "F" or to_square(image, "squash").mode == "RGB"
+    assert image.mode == "F" or crop_and_resize(image, "squash").mode == "RGB"
 
 
 def test_damage_is_a_picture_a_reason_or_a_line() -> None:
@@ -35,6 +35,6 @@ def test_a_color_profile_of_another_type_says_nothing(kind: int) -> None:
     tags[34675] = "text" if kind == TiffImagePlugin.TiffTags.ASCII else (1, 2)
     file = io.BytesIO()
     Image.new("RGB", (9, 9)).save(file, "TIFF", tiffinfo=tags)
-    square = to_square(decode(file.getvalue(), 1), "squash")
+    square = crop_and_resize(decode(file.getvalue(), 1), "squash")
     assert encode_png(square)
     assert encode_jpeg(square, 95)

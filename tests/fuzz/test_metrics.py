@@ -16,7 +16,7 @@ from app.ui.about_tab import read_ladder
 from finetune import paths
 from finetune.artifacts import read_json, read_table
 from finetune.errors import InputError
-from finetune.export.model_card import Evidence, Recipe, model_card, read_evidence
+from finetune.export.model_card import CardConfig, CardResults, model_card, read_card_results
 from finetune.params import load_params
 from report import page as report
 from tests.fuzz.answers import JSON, result_or_fault
@@ -24,7 +24,7 @@ from tests.fuzz.test_params import places
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
-RECIPE = Recipe(PARAMS.export, PARAMS.fetch, PARAMS.train, PARAMS.generate)
+RECIPE = CardConfig(PARAMS.export, PARAMS.fetch, PARAMS.train, PARAMS.generate)
 DATA_CARD = paths.DATA_CARD / "card.md"
 DOCUMENTS = {
     path: json.loads((ROOT / path).read_text())
@@ -42,7 +42,7 @@ SERVING = {
     "styles": {"realistic": "a photograph of"},
     "keywords": ["close-up"],
     "headline": "kid",
-    "lock_md5": "0" * 32,
+    "dvc_md5": "0" * 32,
 }
 VALUES = JSON | st.floats() | st.sampled_from([0, -1, 1e308, -1e308, 5e-324, 10**400, True, "0.5", "<b>", "\ud800"])
 MADE_FROM = {paths.FID_METRICS.as_posix(): "0" * 32}
@@ -69,8 +69,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def is_shown_or_told(root: Path, path: Path, content: bytes) -> bool:
     """By everything that reads it."""
 
-    def evidence() -> Evidence:
-        return read_evidence(root / DATA_CARD, root / paths.TRAIN_METRICS, root / paths.FID_METRICS, MADE_FROM)
+    def evidence() -> CardResults:
+        return read_card_results(root / DATA_CARD, root / paths.TRAIN_METRICS, root / paths.FID_METRICS, MADE_FROM)
 
     before = (root / path).read_bytes()
     (root / path).write_bytes(content)
@@ -151,15 +151,15 @@ def test_any_cell(root: Path, path: Path, line: int, column: int, cell: str) -> 
 
 @settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from([*SERVING]), VALUES) | JSON)
-@example({"lock_md5": "\x00"})
-@example({"lock_md5": "0" * 32 + "\n"})
+@example({"dvc_md5": "\x00"})
+@example({"dvc_md5": "0" * 32 + "\n"})
 @example({"examples": []})
 def test_any_words_of_an_export(changed: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prompts.json"
         path.write_text(json.dumps(SERVING | changed if isinstance(changed, dict) else changed))
         serving = result_or_fault(lambda: read_json(path, Serving), str(path))
-        assert isinstance(serving, InputError) or (serving["examples"] and len(serving["lock_md5"]) == 32)
+        assert isinstance(serving, InputError) or (serving["examples"] and len(serving["dvc_md5"]) == 32)
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.model.determinism import choose_kernels, one_thread_each
+from finetune.model.determinism import map_single_threaded, set_determinism
 
 CPU = torch.device("cpu")
 
@@ -22,12 +22,12 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("two_threads")
 def test_results_come_in_the_order_of_the_items() -> None:
-    assert list(one_thread_each(lambda number: number * number, range(7), CPU)) == [0, 1, 4, 9, 16, 25, 36]
+    assert list(map_single_threaded(lambda number: number * number, range(7), CPU)) == [0, 1, 4, 9, 16, 25, 36]
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_each_item_is_computed_by_one_thread_and_the_others_keep_theirs() -> None:
-    assert list(one_thread_each(lambda _: torch.get_num_threads(), range(3), CPU)) == [1, 1, 1]
+    assert list(map_single_threaded(lambda _: torch.get_num_threads(), range(3), CPU)) == [1, 1, 1]
     assert torch.get_num_threads() == 2
 
 
@@ -40,7 +40,7 @@ def test_items_are_read_as_they_are_needed() -> None:
             taken.append(number)
             yield number
 
-    next(one_thread_each(abs, items(), CPU))
+    next(map_single_threaded(abs, items(), CPU))
     assert taken == [0, 1]
 
 
@@ -50,12 +50,12 @@ def test_an_error_arrives_as_it_is() -> None:
         raise KeyError(number)
 
     with pytest.raises(KeyError, match="0"):
-        list(one_thread_each(fail, range(3), CPU))
+        list(map_single_threaded(fail, range(3), CPU))
 
 
 def test_a_gpu_takes_one_item_at_a_time() -> None:
     taken: list[int] = []
-    next(one_thread_each(abs, (taken.append(number) or number for number in range(9)), torch.device("cuda")))
+    next(map_single_threaded(abs, (taken.append(number) or number for number in range(9)), torch.device("cuda")))
     assert taken == [0]
 
 
@@ -63,7 +63,7 @@ def test_a_gpu_takes_one_item_at_a_time() -> None:
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "as before")
     yield
-    choose_kernels(deterministic=False)
+    set_determinism(deterministic=False)
 
 
 def put_twice_in_one_place() -> None:
@@ -72,7 +72,7 @@ def put_twice_in_one_place() -> None:
 
 
 def test_deterministic_kernels_are_the_only_ones() -> None:
-    choose_kernels(deterministic=True)
+    set_determinism(deterministic=True)
     assert torch.backends.cudnn.deterministic
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
@@ -80,7 +80,7 @@ def test_deterministic_kernels_are_the_only_ones() -> None:
 
 
 def test_the_quickest_are_back_when_nothing_is_asked_for() -> None:
-    choose_kernels(deterministic=True)
-    choose_kernels(deterministic=False)
+    set_determinism(deterministic=True)
+    set_determinism(deterministic=False)
     assert not torch.backends.cudnn.deterministic
     put_twice_in_one_place()

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from finetune.errors import InputError
 from finetune.fetch.download import CHUNK
-from finetune.fetch.transfer import bring
+from finetune.fetch.transfer import fetch_all
 from finetune.model.hub_files import model_files
 from tests.builders.http_server import Fault, Site
 
@@ -81,7 +81,7 @@ def names(folder: Path) -> set[str]:
 
 
 def fetch(location: str, destination: Path, hashes: dict[str, str] = HASHES) -> set[str]:
-    bring(model_files(location, REVISION, hashes), destination)
+    fetch_all(model_files(location, REVISION, hashes), destination)
     return names(destination)
 
 

@@ -65,18 +65,18 @@ def test_weights_optimizer_and_average_are_exact(
     train = sample.train.model_copy(update=change)
     memory, _ = training_memory(architecture, train)
     denoiser = real(train)
-    learned = [*denoiser.learned().values()]
-    optimizer = make_optimizer("adamw", [{"params": learned, "lr": 1e-4}], weight_decay=0.0)
-    for weight in learned:
+    trainable_parameters = [*denoiser.trainable_parameters().values()]
+    optimizer = make_optimizer("adamw", [{"params": trainable_parameters, "lr": 1e-4}], weight_decay=0.0)
+    for weight in trainable_parameters:
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
-    averaged = denoiser.twin().learned().values()
+    ema = denoiser.clone_for_ema().trainable_parameters().values()
     held = [
         tensor for module in (denoiser, load_vae(BASE / "vae")) for tensor in (*module.parameters(), *module.buffers())
     ]
     assert memory.weights == sum(tensor.nbytes for tensor in held)
     assert memory.optimizer == sum(tensor.nbytes for tensor in optimizer_tensors(optimizer).values())
-    assert memory.average == memory.gradients == sum(tensor.nbytes for tensor in averaged)
+    assert memory.average == memory.gradients == sum(tensor.nbytes for tensor in ema)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
@@ -88,7 +88,7 @@ def test_a_step_peaks_within_a_tenth_of_what_a_real_one_allocates(
     denoiser = real(train)
     peak = measured_peak(lambda: one_step(denoiser, 4))
     assert traced.peak == pytest.approx(peak, rel=0.1)
-    assert traced.kept == sum(weight.nbytes for weight in denoiser.learned().values())
+    assert traced.kept == sum(weight.nbytes for weight in denoiser.trainable_parameters().values())
 
 
 def test_accumulating_holds_the_gradients_through_the_next_forward(architecture: Architecture, sample: Params) -> None:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from finetune.params import Params, load_params
 from finetune.planning.architecture import Architecture, architecture_of
 from finetune.planning.tracing import (
-    GpuRules,
+    AutocastEmulation,
     LiveBytes,
     checkpoint_under,
     trace_autoencoder,
@@ -35,14 +35,14 @@ def sd15(reference: Params) -> Architecture:
 
 def test_a_convolution_takes_two_operations_per_weight_and_place() -> None:
     images, weights = torch.empty(2, 3, 8, 8, device="meta"), torch.empty(16, 3, 3, 3, device="meta")
-    with FlopCounterMode(display=False) as counter, GpuRules(torch.float16):
+    with FlopCounterMode(display=False) as counter, AutocastEmulation(torch.float16):
         F.conv2d(images, weights, padding=1)
     assert counter.get_total_flops() == 2 * (16 * 3 * 3 * 3) * (2 * 8 * 8)
 
 
 def test_attention_takes_two_matrix_products_per_head() -> None:
     tokens = torch.empty(1, 2, 16, 8, device="meta")  # heads, positions, width
-    with FlopCounterMode(display=False) as counter, GpuRules(torch.float16):
+    with FlopCounterMode(display=False) as counter, AutocastEmulation(torch.float16):
         F.scaled_dot_product_attention(tokens, tokens, tokens)
     assert counter.get_total_flops() == 2 * (2 * 2 * 16 * 16 * 8)
 
@@ -59,7 +59,7 @@ def test_a_forward_takes_the_published_operations_and_those_of_attention(sd15: A
     denoiser = sd15.denoiser(reference.train)
     latents = torch.empty(1, *SHAPE, device="meta")
     text = torch.empty(1, 77, 768, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, GpuRules(torch.float16):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, AutocastEmulation(torch.float16):
         denoiser.unet(latents, torch.empty(1, device="meta"), text)
     by_operator = {str(name): flops for name, flops in counter.get_flop_counts()["Global"].items()}
     attention = sum(flops for name, flops in by_operator.items() if "attention" in name)
@@ -105,14 +105,14 @@ IMAGES = torch.empty(2, 8, 4, 4, device="meta")
 
 
 def test_convolutions_are_half_and_norms_whole() -> None:
-    with GpuRules(torch.float16):
+    with AutocastEmulation(torch.float16):
         convolved = F.conv2d(IMAGES, torch.empty(8, 8, 3, 3, device="meta"))
         assert convolved.dtype == torch.float16
         assert F.group_norm(convolved, 4).dtype == torch.float32
 
 
 def test_without_a_half_type_everything_is_whole() -> None:
-    with GpuRules(None):
+    with AutocastEmulation(None):
         assert F.conv2d(IMAGES, torch.empty(8, 8, 3, 3, device="meta")).dtype == torch.float32
 
 
@@ -124,7 +124,7 @@ def test_a_weight_is_cast_once_and_other_tensors_each_time() -> None:
     )
     tokens.requires_grad_()
     activations = tokens * 1
-    with keep, GpuRules(torch.float16):
+    with keep, AutocastEmulation(torch.float16):
         F.linear(activations, weight)
         F.linear(activations, weight)
     storages = {tensor.untyped_storage()._cdata for tensor in saved if tensor.dtype == torch.float16}
@@ -133,7 +133,7 @@ def test_a_weight_is_cast_once_and_other_tensors_each_time() -> None:
 
 def test_rules_hold_where_checkpointing_computes_again() -> None:
     layer = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3), torch.nn.GroupNorm(4, 8)).to("meta")
-    with GpuRules(torch.float16):
+    with AutocastEmulation(torch.float16):
         result = checkpoint_under(torch.float16)(layer, IMAGES)
     result.sum().backward()  # raises where the second time saves other types than the first
     assert all(weight.grad is not None for weight in layer.parameters())

@@ -82,7 +82,7 @@ EXECUTED = {
     "python -m finetune.planning": "planning/test_planner.py::test_the_reference_run_is_as_the_docs_show_it",
     "python -m finetune.export.single_file": "export/test_single_file.py::"
     "test_diffusers_draws_the_same_picture_from_the_file",
-    "python -m sample.few_features": "repository/test_commands.py::test_few_features_are_laid_beside_many",
+    "python -m sample.early_features": "repository/test_commands.py::test_few_features_are_laid_beside_many",
 }
 # tests/e2e/test_as_typed.py runs these one after the other.
 AS_TYPED = (

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.data.latents import LatentCache
 from finetune.errors import InputError
 from finetune.evaluation import features
@@ -22,7 +22,7 @@ from finetune.evaluation.clip import FILES, Clip
 from finetune.evaluation.efficientnet_lite import load_efficientnet_lite
 from finetune.evaluation.feature_set import FeatureSet, read_feature_set, write_feature_set
 from finetune.evaluation.features import STATE_DICT, TORCHSCRIPT, load_extractor
-from finetune.export.fp16 import write_half
+from finetune.export.fp16 import write_fp16
 from finetune.model.loading import load_text_encoder, load_unet, load_vae
 from finetune.model.tokenizer import load_tokenizer
 from finetune.training.batches import CaptionedLatents
@@ -111,7 +111,7 @@ def checkpoint(_base: Path, folder: Path) -> object:
 
 def exported(_base: Path, folder: Path) -> object:
     torch.save({"weight": Malicious()}, folder / "model.safetensors")
-    return write_half(folder / "model.safetensors", folder / "half.safetensors")
+    return write_fp16(folder / "model.safetensors", folder / "half.safetensors")
 
 
 def latents(_base: Path, folder: Path) -> object:
@@ -146,7 +146,7 @@ def efficientnet(_base: Path, folder: Path) -> object:
 def inception(_base: Path, folder: Path) -> object:
     torch.save({"fc.weight": Malicious()}, folder / STATE_DICT)
     with pytest.MonkeyPatch.context() as patched:  # as if its sha256 were the published one
-        patched.setitem(features.PUBLISHED, STATE_DICT, sha256_of(folder / STATE_DICT))
+        patched.setitem(features.PUBLISHED, STATE_DICT, sha256_file(folder / STATE_DICT))
         return load_extractor(folder / STATE_DICT)
 
 

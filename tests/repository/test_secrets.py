@@ -10,7 +10,7 @@ import pytest
 
 from finetune.errors import InputError
 from finetune.fetch.source import Source
-from finetune.fetch.transfer import bring
+from finetune.fetch.transfer import fetch_all
 from finetune.model.hub_files import model_files
 from tests.builders.http_server import Fault, Site
 from tests.builders.tiny_training import write_params
@@ -74,7 +74,7 @@ def test_a_login_of_the_hub_is_in_no_message_and_no_partial_download(
     site.faults = {"/weights": [Fault(cut=100_000), Fault(status=401)]}
     source = Source("weights", (f"{site.url}/weights",), f"sha256:{'0' * 64}", None, {"Authorization": SECRET})
     with pytest.raises(InputError) as refused:
-        bring([source], tmp_path / "raw")
+        fetch_all([source], tmp_path / "raw")
     assert site.headers[0]["Authorization"] == SECRET, "it was used"
     assert "401" in str(refused.value)
     assert list((tmp_path / ".dvc/tmp/downloads").rglob("content")), "what has arrived is kept"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune.errors import InputError
 from sample.attention_measures import LOG, by_chance
-from sample.few_features import FEWEST, distances, read_pictures
+from sample.early_features import FEWEST, distances, read_pictures
 
 LOGGED = json.loads(LOG.read_text())
 

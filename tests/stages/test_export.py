@@ -161,7 +161,7 @@ def test_the_demo_finds_curves_styles_and_the_output_of_dvc_lock(tiny_export: Pa
     serving = json.loads((tiny_export / "prompts.json").read_text())
     assert serving["styles"] == tiny_run.recipe.export.styles
     assert serving["keywords"] == tiny_run.recipe.export.keywords
-    assert serving["lock_md5"] == tiny_run.evidence.made_from["metrics/fid.json"]
+    assert serving["dvc_md5"] == tiny_run.evidence.made_from["metrics/fid.json"]
     assert serving["headline"] == "kid"
     for name, file in tiny_run.curves.items():
         assert (tiny_export / "curves" / f"{name}.csv").read_bytes() == file.read_bytes()

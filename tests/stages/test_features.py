@@ -12,7 +12,7 @@ from finetune.errors import InputError
 from finetune.evaluation.feature_set import FeatureSet, read_feature_set
 from finetune.evaluation.features import Extractor
 from finetune.params import Fid, load_params
-from stages.features import Part, drawn_pictures, features, real_pictures
+from stages.features import Part, features, generated_images, reference_images
 from tests.builders.image_sets import folders, shapes, write_drawn, write_generated, write_token_table
 
 PARAMS = load_params()
@@ -32,7 +32,7 @@ def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def real(images: Path, tmp_path: Path, fid: Fid = FID) -> list[Part]:
     if not (tmp_path / "tokens").exists():
         write_token_table(tmp_path / "tokens", folders(images))
-    return real_pictures(folders(images), tmp_path / "tokens", fid, GENERATE)
+    return reference_images(folders(images), tmp_path / "tokens", fid, GENERATE)
 
 
 def run(pictures: list[Part], extractor: Path, tmp_path: Path) -> FeatureSet:
@@ -44,8 +44,8 @@ def test_all_validation_images_and_as_many_training_images_as_the_floor_needs(
     images: Path, extractor: Path, tmp_path: Path
 ) -> None:
     made = run(real(images, tmp_path), extractor, tmp_path)
-    assert len(made.of_split("validation").rows) == 12
-    assert len(made.of_split("train").rows) == 2 * 6
+    assert len(made.rows_in_split("validation").rows) == 12
+    assert len(made.rows_in_split("train").rows) == 2 * 6
     assert {row["dataset"] for row in made.rows if row["split"] == "train"} == {"coco", "flickr8k"}
 
 
@@ -74,7 +74,7 @@ def test_the_protocol_names_network_weights_and_resizing(images: Path, extractor
 
 def test_drawn_pictures_carry_their_model_s_name(images: Path, extractor: Path, tmp_path: Path) -> None:
     write_generated(tmp_path / "tuned", images, shapes(8, 12))
-    made = run(drawn_pictures(tmp_path / "tuned", "tuned"), extractor, tmp_path)
+    made = run(generated_images(tmp_path / "tuned", "tuned"), extractor, tmp_path)
     assert [(row["id"], row["split"]) for row in made.rows] == [
         (row["id"], "tuned") for row in read_index(tmp_path / "tuned")
     ]
@@ -91,14 +91,14 @@ def test_the_same_pictures_give_the_same_bytes(images: Path, extractor: Path, tm
 def test_pictures_of_one_color_are_refused(images: Path, extractor: Path, tmp_path: Path) -> None:
     write_generated(tmp_path / "tuned", images, [*shapes(8, 11), np.zeros((64, 64, 3), np.uint8)])
     with pytest.raises(InputError, match="source: 1 of 12 pictures are of one color, more than 1%"):
-        run(drawn_pictures(tmp_path / "tuned", "tuned"), extractor, tmp_path)
+        run(generated_images(tmp_path / "tuned", "tuned"), extractor, tmp_path)
     assert not (tmp_path / "features").exists()
 
 
 def test_one_picture_of_one_color_in_a_hundred_is_let_pass(extractor: Path, tmp_path: Path) -> None:
     rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(100)]
     write_drawn(tmp_path / "tuned", rows, [*shapes(8, 99), np.zeros((64, 64, 3), np.uint8)])
-    assert len(run(drawn_pictures(tmp_path / "tuned", "tuned"), extractor, tmp_path).rows) == 100
+    assert len(run(generated_images(tmp_path / "tuned", "tuned"), extractor, tmp_path).rows) == 100
 
 
 def test_a_floor_of_more_images_than_there_are_is_refused_by_key(images: Path, tmp_path: Path) -> None:

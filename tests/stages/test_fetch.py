@@ -41,7 +41,7 @@ def start_stage(folder: Path, source: str) -> subprocess.Popen[str]:
     )
 
 
-def sha256_of(path: Path) -> str:
+def sha256_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -49,7 +49,7 @@ def test_drawn_and_copied_archives_land_side_by_side(tmp_path: Path) -> None:
     source = tmp_path / "source.zip"
     source.write_bytes(b"content")
     fetch_files(
-        {"val2017.zip": archive(SCENES), "train2017.zip": archive(str(source), f"sha256:{sha256_of(source)}")},
+        {"val2017.zip": archive(SCENES), "train2017.zip": archive(str(source), f"sha256:{sha256_file(source)}")},
         tmp_path / "coco",
     )
     assert sorted(path.name for path in (tmp_path / "coco").iterdir()) == ["train2017.zip", "val2017.zip"]
@@ -58,7 +58,7 @@ def test_drawn_and_copied_archives_land_side_by_side(tmp_path: Path) -> None:
 
 def test_a_drawn_archive_is_verified_when_its_sha256_is_given(tmp_path: Path) -> None:
     fetch_files({"val2017.zip": archive(SCENES)}, tmp_path / "first")
-    sha256 = sha256_of(tmp_path / "first" / "val2017.zip")
+    sha256 = sha256_file(tmp_path / "first" / "val2017.zip")
     fetch_files({"val2017.zip": archive(SCENES, f"sha256:{sha256}")}, tmp_path / "second")
     with pytest.raises(InputError, match=f"its sha256 is {sha256}, not the expected {'0' * 64}"):
         fetch_files({"val2017.zip": archive(SCENES, f"sha256:{'0' * 64}")}, tmp_path / "third")
@@ -89,7 +89,7 @@ def test_one_fault_keeps_what_was_there_before_and_nothing_new(tmp_path: Path) -
 def test_the_base_model_is_brought_with_its_weights_verified(tmp_path: Path, tiny_base: Path) -> None:
     model = shutil.copytree(tiny_base, tmp_path / "model")
     (model / "model_index.json").write_text("{}")
-    weights = {path.relative_to(model).as_posix(): sha256_of(path) for path in model.rglob("*.safetensors")}
+    weights = {path.relative_to(model).as_posix(): sha256_file(path) for path in model.rglob("*.safetensors")}
     fetch_base(Base(location=str(model), revision=None, sha256=weights), tmp_path / "base")
     assert {path.parent.name for path in (tmp_path / "base").rglob("*.safetensors")} == {"unet", "vae", "text_encoder"}
     assert (tmp_path / "base" / "tokenizer" / "tokenizer_config.json").exists()
@@ -101,7 +101,7 @@ def test_a_base_that_cannot_be_trained_is_refused_before_anything_is_made_with_i
     shutil.copytree(tiny_base, tmp_path / "own")
     (tmp_path / "own" / "model_index.json").write_text("{}")
     (tmp_path / "own" / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "sample"}')
-    weights = {path.relative_to(tiny_base).as_posix(): sha256_of(path) for path in tiny_base.rglob("*.safetensors")}
+    weights = {path.relative_to(tiny_base).as_posix(): sha256_file(path) for path in tiny_base.rglob("*.safetensors")}
     with pytest.raises(InputError, match=r"base/scheduler: prediction_type 'sample'"):
         fetch_base(Base(location=str(tmp_path / "own"), revision=None, sha256=weights), tmp_path / "base")
 

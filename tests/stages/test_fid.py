@@ -20,7 +20,7 @@ from finetune.evaluation.feature_set import read_feature_set
 from finetune.evaluation.features import Extractor
 from finetune.evaluation.frechet import frechet_distance
 from finetune.params import Fid, load_params
-from stages.features import drawn_pictures, features, real_pictures
+from stages.features import features, generated_images, reference_images
 from stages.fid import NO_FID, fid
 from tests.builders.image_sets import folders, noise, shapes, write_image_set, write_ladder, write_token_table
 
@@ -29,7 +29,7 @@ PARAMS = Fid(
     clip=None,
     batch_size=8,
     floor_splits=2,
-    sd_draws=4,
+    std_resamples=4,
     precision_neighbors=3,
     density_neighbors=5,
     seed=0,
@@ -68,8 +68,8 @@ def run(
 ) -> dict[str, Any]:
     shutil.rmtree(out / "tokens", ignore_errors=True)
     write_token_table(out / "tokens", folders(images), left_out)
-    pictures = {name: drawn_pictures(generated / name, name) for name in ("reconstructed", "base", "tuned")}
-    for name, each in {"real": real_pictures(folders(images), out / "tokens", params, GENERATE), **pictures}.items():
+    pictures = {name: generated_images(generated / name, name) for name in ("reconstructed", "base", "tuned")}
+    for name, each in {"real": reference_images(folders(images), out / "tokens", params, GENERATE), **pictures}.items():
         features(each, generated / name, extractor / params.extractor, out / "features" / name, params.batch_size)
     return compare(images, generated, out, params)
 
@@ -149,7 +149,7 @@ def test_the_distance_of_64_features_has_a_name_of_its_own_and_says_that_it_is_n
         assert report[rung]["fid"] == without[rung]["fid"]
         assert report[rung]["fid_64_sd"] > 0
     few = [read_feature_set(tmp_path / "features" / name) for name in ("tuned", "real")]
-    deviations = few[0].few_features, few[1].of_split("validation").few_features
+    deviations = few[0].early_features, few[1].rows_in_split("validation").early_features
     assert report["tuned"]["fid_64"] == pytest.approx(frechet_distance(*deviations), rel=1e-5)
 
 
@@ -157,7 +157,7 @@ def test_the_floor_is_the_mean_of_disjoint_sets_and_its_deviation_their_spread(
     images: Path, generated: Path, extractor: Path, tmp_path: Path
 ) -> None:
     report = run(images, generated, extractor, tmp_path)
-    again = run(images, generated, extractor, tmp_path / "again", PARAMS.model_copy(update={"sd_draws": 9}))
+    again = run(images, generated, extractor, tmp_path / "again", PARAMS.model_copy(update={"std_resamples": 9}))
     assert report["floor"] == again["floor"]  # nothing of it comes from random halves
     assert report["floor"]["fd_quick_sd"] > 0
     assert report["tuned"]["fd_quick_sd"] != again["tuned"]["fd_quick_sd"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.data.shard_cache import Finished
+from finetune.data.shard_cache import ShardCache
 from finetune.data.shards import read_images, read_index
 from finetune.errors import InputError
 from finetune.model.determinism import derive_seed
@@ -23,7 +23,7 @@ PARAMS = Generate(seed=5, images=6, num_inference_steps=2, guidance_scale=4.0, b
 def generate(images: Path, base: Path, tuned: Path | None, out: Path, params: Generate = PARAMS) -> None:
     """With nothing kept from earlier."""
     with TemporaryDirectory() as kept:
-        generate_stage(folders(images), base, tuned, out, params, Finished(Path(kept)))
+        generate_stage(folders(images), base, tuned, out, params, ShardCache(Path(kept)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_with_the_next_shard(
     images: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "SHARD_IMAGES", 2)
-    finished = Finished(tmp_path / "finished")
+    cache = ShardCache(tmp_path / "finished")
     sample_images = stage.sample_images
     drawn: list[str] = []
 
@@ -121,11 +121,11 @@ def test_a_killed_run_goes_on_with_the_next_shard(
 
     monkeypatch.setattr(stage, "sample_images", stopped_at("a star called coco-validation-4"))
     with pytest.raises(KeyboardInterrupt):
-        generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, finished)
+        generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, cache)
     assert not (tmp_path / "base").exists()
     drawn.clear()
     monkeypatch.setattr(stage, "sample_images", stopped_at(None))
-    generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, finished)
+    generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, cache)
     assert len(drawn) == 4  # of 6: the first shard was there
     generate(images, tiny_base, None, tmp_path / "at_once")
     assert contents(tmp_path / "base") == contents(tmp_path / "at_once")
@@ -134,23 +134,23 @@ def test_a_killed_run_goes_on_with_the_next_shard(
 def test_a_run_that_was_killed_before_dvc_stored_its_output_draws_nothing_again(
     images: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finished = Finished(tmp_path / "finished")
-    generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, finished)
+    cache = ShardCache(tmp_path / "finished")
+    generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, cache)
     drawn = contents(tmp_path / "base")
     shutil.rmtree(tmp_path / "base")  # as DVC does with an output that it has not recorded
     monkeypatch.setattr(stage, "sample_images", None)
-    generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, finished)
+    generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, cache)
     assert contents(tmp_path / "base") == drawn
 
 
 def test_a_kept_shard_is_of_no_use_to_other_weights_or_settings(images: Path, tiny_base: Path, tmp_path: Path) -> None:
-    finished = Finished(tmp_path / "finished")
+    cache = ShardCache(tmp_path / "finished")
     unet = load_unet(tiny_base / "unet")
     unet.conv_out.weight.data.mul_(2)
     unet.save_pretrained(tmp_path / "other/unet")
     steps = PARAMS.model_copy(update={"num_inference_steps": 3})
     made = []
     for name, tuned, params in (("a", None, PARAMS), ("b", tmp_path / "other", PARAMS), ("c", None, steps)):
-        generate_stage(folders(images), tiny_base, tuned, tmp_path / name, params, finished)
+        generate_stage(folders(images), tiny_base, tuned, tmp_path / name, params, cache)
         made.append(contents(tmp_path / name)["00000.tar"])
     assert len(set(made)) == 3

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from finetune.artifacts import sha256_of
-from finetune.data.shard_cache import Finished
+from finetune.artifacts import sha256_file
+from finetune.data.shard_cache import ShardCache
 from finetune.datasets.folder_zip import archive_folder
 from finetune.params import Archive, PreprocessDataset, Tokenize
 from finetune.training.batches import CaptionedLatents, Schedule, training_batch
@@ -53,13 +53,13 @@ def prepare(
     """Run the stages that DVC would run: the token table and what training reads."""
     write_coco(root / "raw" / "coco", {1: picture(1), 2: picture(2)}, {11: picture(11)})
     archive_folder(own, root / "own.zip")
-    checksum = f"sha256:{sha256_of(root / 'own.zip')}"
+    checksum = f"sha256:{sha256_file(root / 'own.zip')}"
     fetch_files({"own.zip": Archive(location=str(own), checksum=checksum, bytes=None)}, root / "raw" / "own")
     for dataset in datasets:
         images, metrics = root / "images" / dataset, root / "metrics" / f"{dataset}.json"
-        finished = Finished(root / "finished" / dataset)
-        preprocess(dataset, root / "raw" / dataset, images, metrics, PARAMS[dataset], finished)
-        latents(images, base / "vae", root / "latents" / dataset, Finished(root / "finished-latents" / dataset))
+        cache = ShardCache(root / "finished" / dataset)
+        preprocess(dataset, root / "raw" / dataset, images, metrics, PARAMS[dataset], cache)
+        latents(images, base / "vae", root / "latents" / dataset, ShardCache(root / "finished-latents" / dataset))
     tokenize(
         {dataset: root / "images" / dataset for dataset in datasets},
         base / "tokenizer",
@@ -87,7 +87,7 @@ def test_own_pictures_are_trained_on_beside_those_of_coco(own: Path, tiny_base: 
         ("own", "train/1"): 1,
         ("own", "train/2"): 2,
     }
-    rows = data.of_split("train")
+    rows = data.rows_in_split("train")
     batch = training_batch(
         data,
         rows,
@@ -104,7 +104,7 @@ def test_own_pictures_are_trained_on_beside_those_of_coco(own: Path, tiny_base: 
 
 def test_own_pictures_can_be_trained_on_alone(own: Path, tiny_base: Path, tmp_path: Path) -> None:
     _, data = prepare(tmp_path, own, tiny_base, ["own"])
-    assert (len(data.of_split("train")), len(data.of_split("validation"))) == (3, 1)
+    assert (len(data.rows_in_split("train")), len(data.rows_in_split("validation"))) == (3, 1)
 
 
 def test_another_data_set_leaves_the_bytes_of_the_first_alone(own: Path, tiny_base: Path, tmp_path: Path) -> None:

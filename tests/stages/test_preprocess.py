@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.data.shard_cache import Finished
+from finetune.data.shard_cache import ShardCache
 from finetune.data.shards import INDEX, read_images, read_index
-from finetune.data.transforms import decode, to_square
+from finetune.data.transforms import crop_and_resize, decode
 from finetune.errors import InputError
 from stages.preprocess import preprocess
 from tests.builders.archives import PHOTOS, needs_photos, picture, write_coco, write_flickr8k, write_zip
@@ -58,7 +58,7 @@ def test_index_and_report_stand_beside_the_shards(coco: Path) -> None:
 def test_validation_pictures_are_lossless_and_training_pictures_nearly_so(coco: Path) -> None:
     images, rows = run(coco)
     for row, pixels in read_images(images, rows):
-        original = np.asarray(to_square(decode(picture(int(row["id"])), 1), "center"))
+        original = np.asarray(crop_and_resize(decode(picture(int(row["id"])), 1), "center"))
         error = abs(pixels.astype(int) - original).max()
         assert error == 0 if row["split"] == "validation" else 0 < error < 60
 
@@ -159,7 +159,7 @@ def test_flickr8k_goes_the_same_way(tmp_path: Path) -> None:
 def test_real_archives_become_shards(tmp_path: Path, dataset: str, kept: dict[str, int], dropped: int) -> None:
     params = TOLERANT.model_copy(update={"format": dataset, "min_side": 128})
     preprocess(
-        dataset, PHOTOS / dataset, tmp_path / "images", tmp_path / "metrics.json", params, Finished(tmp_path / "kept")
+        dataset, PHOTOS / dataset, tmp_path / "images", tmp_path / "metrics.json", params, ShardCache(tmp_path / "kept")
     )
     rows = read_index(tmp_path / "images")
     assert Counter(row["split"] for row in rows) == kept

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from finetune.data.transforms import to_square
+from finetune.data.transforms import crop_and_resize
 from finetune.datasets.catalog import Original
 from tests.builders.archives import ROOT, picture, write_coco
 from tests.builders.preprocessed import (
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_with_the_next_shard(
     forget(coco)
     decoded.clear()
     with monkeypatch.context() as patched:
-        patched.setattr("stages.preprocess.to_square", kill_after(7))
+        patched.setattr("stages.preprocess.crop_and_resize", kill_after(7))
         with pytest.raises(KeyboardInterrupt):
             run(coco)
     assert decoded == order[:8]
@@ -102,7 +102,7 @@ def kill_after(calls: int) -> Any:
 
     def square(*arguments: Any) -> Any:
         next(left)
-        return to_square(*arguments)
+        return crop_and_resize(*arguments)
 
     return square
 
@@ -161,21 +161,21 @@ def test_a_mended_archive_is_read_again(coco: Path) -> None:
 PREPROCESS_AND_DIE = """
 import os, signal
 from pathlib import Path
-from finetune.data.shard_cache import Finished
+from finetune.data.shard_cache import ShardCache
 from finetune.params import PreprocessDataset
 from stages.preprocess import preprocess
 
-root, keep = Path({root!r}), Finished.keep
+root, keep = Path({root!r}), ShardCache.keep
 
 def keep_and_die(*shard):
     keep(*shard)
     if len(list((root / "finished").glob("*.json"))) == {finished}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Finished.keep = keep_and_die
+ShardCache.keep = keep_and_die
 preprocess(
     "coco", root / "raw", root / "images", root / "metrics.json", PreprocessDataset(**{params}),
-    Finished(root / "finished"),
+    ShardCache(root / "finished"),
 )
 """
 
@@ -186,8 +186,8 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"shards": 12})
     straight = contents(run(raw, params)[0])
     forget(raw)
-    for finished in (1, 4, 9):
-        call = PREPROCESS_AND_DIE.format(root=str(tmp_path), finished=finished, params=params.model_dump())
+    for cache in (1, 4, 9):
+        call = PREPROCESS_AND_DIE.format(root=str(tmp_path), cache=cache, params=params.model_dump())
         assert subprocess.run([sys.executable, "-c", call], cwd=ROOT).returncode == -signal.SIGKILL
         assert not (tmp_path / "images").exists()
     assert contents(run(raw, params)[0]) == straight

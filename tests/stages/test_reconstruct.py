@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.data.shard_cache import Finished
+from finetune.data.shard_cache import ShardCache
 from finetune.data.shards import read_images, read_index
 from finetune.errors import InputError
 from finetune.model.loading import load_vae
@@ -19,7 +19,7 @@ from tests.builders.image_sets import folders, shapes, write_image_set
 def encoded(tiny_base: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("latents")
     for dataset, folder in folders(images).items():
-        latents(folder, tiny_base / "vae", out / dataset, Finished(out / "finished" / dataset))
+        latents(folder, tiny_base / "vae", out / dataset, ShardCache(out / "finished" / dataset))
     return out
 
 

@@ -17,7 +17,7 @@ from tests.builders.image_sets import shapes, write_generated
 
 PARAMS = load_params()
 GENERATE = PARAMS.generate.model_copy(update={"num_inference_steps": 2})
-FID = PARAMS.fid.model_copy(update={"sd_draws": 3})
+FID = PARAMS.fid.model_copy(update={"std_resamples": 3})
 SWEEP = PARAMS.sweep.model_copy(update={"images": 4, "guidance_scales": [1.0, 7.5]})
 
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from bench.clip_vocabulary import write_tokenizer
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.data.shards import INDEX, write_index
 from finetune.errors import InputError
 from finetune.model.tokenizer import load_tokenizer
@@ -87,7 +87,7 @@ def test_manifest_and_metrics_count_what_was_cut_and_dropped(
     tokens = run(images, tiny_base)
     manifest = json.loads((tokens / "manifest.json").read_text())
     assert manifest.keys() == {"empty", "indexes", "truncated", "vocab_size"}
-    assert manifest["indexes"] == {dataset: sha256_of(folder / INDEX) for dataset, folder in images.items()}
+    assert manifest["indexes"] == {dataset: sha256_file(folder / INDEX) for dataset, folder in images.items()}
     assert manifest["empty"] == [clip.bos_token_id, clip.eos_token_id] + [clip.pad_token_id] * (LENGTH - 2)
     assert (manifest["truncated"], manifest["vocab_size"]) == (1, len(clip))
     assert metrics(tokens) == {

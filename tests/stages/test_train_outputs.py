@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
 from finetune import tracking
-from finetune.artifacts import sha256_of
+from finetune.artifacts import sha256_file
 from finetune.errors import InputError
 from finetune.model.loading import LORA, load_pipeline
 from finetune.training.checkpoints import Checkpoints, load_checkpoint
@@ -88,7 +88,7 @@ def test_mlflow_has_parameters_inputs_curves_grids_and_what_became_of_it(
     }
     assert curves <= kept.data.metrics.keys()
     assert [point.step for point in client.get_metric_history(kept.info.run_id, "validation_loss")] == [0, 6, 12]
-    tuned = {name: sha256_of(tmp_path / "out/models/tuned" / name / WEIGHTS) for name in ("last", "best")}
+    tuned = {name: sha256_file(tmp_path / "out/models/tuned" / name / WEIGHTS) for name in ("last", "best")}
     assert {f"sha256.tuned.{name}": digest for name, digest in tuned.items()}.items() <= kept.data.tags.items()
     data = {"sha256.tokens.ids.npy", "sha256.tokens.images.parquet", "sha256.latents.coco", "sha256.latents.flickr8k"}
     assert data <= kept.data.tags.keys()

@@ -135,9 +135,9 @@ def is_clear(output: str) -> bool:
 
 
 def finishes_as(copy: Copy, stage: str, expected: dict[str, Any]) -> bool:
-    finished = copy.dvc("repro", stage, check=False)
-    if finished.returncode != 0:
-        print(finished.stdout, file=sys.stderr)
+    cache = copy.dvc("repro", stage, check=False)
+    if cache.returncode != 0:
+        print(cache.stdout, file=sys.stderr)
         return False
     return stages_of(copy)[stage] == expected and half_done(copy) == []
 

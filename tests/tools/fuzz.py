@@ -19,10 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
-from finetune.artifacts import sha256_of
-from finetune.data.shard_cache import Finished
+from finetune.artifacts import sha256_file
+from finetune.data.shard_cache import ShardCache
 from finetune.data.shards import encode_png
-from finetune.data.transforms import SIDE, decode, encode_jpeg, perceptual_hash, to_square
+from finetune.data.transforms import SIDE, crop_and_resize, decode, encode_jpeg, perceptual_hash
 from finetune.datasets.catalog import DroppedError
 from finetune.params import Archive
 from stages.fetch import fetch_files
@@ -40,7 +40,7 @@ def try_picture(rng: random.Random) -> str:
     """What became of a damaged picture: "kept", or the reason for dropping it."""
     content = damaged(rng.choice(list(pictures().values())), rng)
     try:
-        square = to_square(decode(content, min_side=1), rng.choice(("center", "squash")))
+        square = crop_and_resize(decode(content, min_side=1), rng.choice(("center", "squash")))
     except DroppedError as reason:
         return str(reason)
     assert (square.mode, square.size) == ("RGB", (SIDE, SIDE))
@@ -61,14 +61,14 @@ def try_archive(rng: random.Random, folder: Path) -> str:
     for name, content in made.items():
         (folder / "from" / name).write_bytes(content)
     sources = {
-        name: Archive(location=str(path), checksum=f"sha256:{sha256_of(path)}", bytes=None)
+        name: Archive(location=str(path), checksum=f"sha256:{sha256_file(path)}", bytes=None)
         for name, path in ((name, folder / "from" / name) for name in made)
     }
     params = TOLERANT.model_copy(update={"format": kind, "shards": 1, "min_side": 1})
 
     def make() -> None:
         fetch_files(sources, folder / "raw")
-        kept = Finished(folder / "kept")
+        kept = ShardCache(folder / "kept")
         preprocess("fuzz", folder / "raw", folder / "images", folder / "metrics.json", params, kept)
 
     refused = result_or_fault(make, str(folder / "raw")) is not None

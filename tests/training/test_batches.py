@@ -10,7 +10,7 @@ import torch
 from finetune.data.shards import spread
 from finetune.model.determinism import derive_seed, generator
 from finetune.model.tokenizer import load_tokenizer
-from finetune.training.batches import Ahead, Batch, CaptionedLatents, Schedule, training_batch
+from finetune.training.batches import Batch, CaptionedLatents, Prefetcher, Schedule, training_batch
 
 
 def test_every_epoch_is_a_permutation_of_its_own() -> None:
@@ -68,7 +68,7 @@ def data(inputs: dict[str, Any]) -> CaptionedLatents:
 
 def test_a_batch_depends_on_its_samples_and_not_on_how_they_are_grouped(data: CaptionedLatents) -> None:
     """Any number of processes and of accumulated batches sees the same samples."""
-    rows = data.of_split("train")
+    rows = data.rows_in_split("train")
     schedule = Schedule(seed=1, images=len(rows), epochs=2, global_batch=4)
     chances = {"timesteps": 1000, "caption_dropout": 0.5, "flip_probability": 0.5, "noise_offset": 0.1}
     whole = training_batch(data, rows, schedule, range(8), **chances)
@@ -79,7 +79,7 @@ def test_a_batch_depends_on_its_samples_and_not_on_how_they_are_grouped(data: Ca
 
 
 def test_one_parameter_changes_nothing_but_its_own(data: CaptionedLatents) -> None:
-    rows = data.of_split("train")
+    rows = data.rows_in_split("train")
     plain = batch(data, rows)
     for changes, moved in (
         ({"caption_dropout": 1.0}, {"token_ids"}),
@@ -95,11 +95,11 @@ def test_one_parameter_changes_nothing_but_its_own(data: CaptionedLatents) -> No
 
 def test_a_dropped_caption_is_the_empty_one_of_inference(data: CaptionedLatents, tiny_base: Path) -> None:
     empty = load_tokenizer(tiny_base / "tokenizer")("", padding="max_length", max_length=77).input_ids
-    assert batch(data, data.of_split("train"), caption_dropout=1.0).token_ids.tolist() == [empty] * 8
+    assert batch(data, data.rows_in_split("train"), caption_dropout=1.0).token_ids.tolist() == [empty] * 8
 
 
 def test_a_mirror_image_is_the_encoded_one(data: CaptionedLatents) -> None:
-    rows = data.of_split("train")
+    rows = data.rows_in_split("train")
     schedule = Schedule(seed=1, images=len(rows), epochs=2, global_batch=4)
     for flip in (0.0, 1.0):
         seen = batch(data, rows, flip_probability=flip).moments
@@ -108,27 +108,27 @@ def test_a_mirror_image_is_the_encoded_one(data: CaptionedLatents) -> None:
 
 
 def test_an_offset_shifts_each_channel_of_the_noise_as_a_whole(data: CaptionedLatents) -> None:
-    rows = data.of_split("train")
+    rows = data.rows_in_split("train")
     shift = batch(data, rows, noise_offset=0.5).noise - batch(data, rows).noise  # [8, 4, h, w]
     assert shift.std(dim=(2, 3)).max() < 1e-6
     assert 0.2 < shift.mean(dim=(2, 3)).std() < 1.0
 
 
 def test_any_order_gives_the_values_of_the_function() -> None:
-    ahead = Ahead(lambda number: number * number)
+    ahead = Prefetcher(lambda number: number * number)
     assert [ahead(number) for number in (0, 1, 2, 7, 8, 3, 3, 4)] == [0, 1, 4, 49, 64, 9, 9, 16]
 
 
 def test_the_next_one_is_made_before_it_is_asked_for() -> None:
     made = [threading.Event() for _ in range(3)]
-    ahead = Ahead(lambda number: made[number].set())
+    ahead = Prefetcher(lambda number: made[number].set())
     ahead(0)
     assert made[1].wait(timeout=60)
     assert not made[2].is_set()
 
 
 def test_a_fault_is_raised_where_its_value_is_asked_for() -> None:
-    ahead = Ahead(lambda number: 1 // (2 - number))
+    ahead = Prefetcher(lambda number: 1 // (2 - number))
     assert (ahead(0), ahead(1)) == (0, 1)
     with pytest.raises(ZeroDivisionError):
         ahead(2)

@@ -41,7 +41,7 @@ def test_the_key_tells_code_and_library_versions_apart(monkeypatch: pytest.Monke
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "version", lambda _: "another")
         assert run_key({}, []) != key
-    monkeypatch.setattr(checkpoints, "sha256_of", lambda _: "edited")
+    monkeypatch.setattr(checkpoints, "sha256_file", lambda _: "edited")
     assert run_key({}, []) != key
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from finetune.training.loss import loss_per_sample, loss_weights, target_of
+from finetune.training.loss import loss_per_sample, loss_weights, prediction_target
 
 KINDS = ("epsilon", "v_prediction")
 
@@ -16,7 +16,7 @@ def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_epsilon_asks_for_the_noise() -> None:
     latents, noise, timesteps = tensors()
-    assert torch.equal(target_of(DDPMScheduler(), latents, noise, timesteps), noise)
+    assert torch.equal(prediction_target(DDPMScheduler(), latents, noise, timesteps), noise)
 
 
 def test_v_is_alpha_noise_minus_sigma_latents() -> None:
@@ -24,12 +24,12 @@ def test_v_is_alpha_noise_minus_sigma_latents() -> None:
     latents, noise, timesteps = tensors()
     alpha = scheduler.alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
     sigma = (1 - scheduler.alphas_cumprod[timesteps]).sqrt().view(-1, 1, 1, 1)
-    torch.testing.assert_close(target_of(scheduler, latents, noise, timesteps), alpha * noise - sigma * latents)
+    torch.testing.assert_close(prediction_target(scheduler, latents, noise, timesteps), alpha * noise - sigma * latents)
 
 
 def test_another_prediction_type_is_refused() -> None:
     with pytest.raises(ValueError, match="sample"):
-        target_of(DDPMScheduler(prediction_type="sample"), *tensors())
+        prediction_target(DDPMScheduler(prediction_type="sample"), *tensors())
 
 
 def test_the_loss_is_a_mean_per_sample_in_fp32() -> None:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
 from finetune.errors import InputError
-from finetune.training.optim import ema_decay, learning_rate, made_step, make_optimizer, optimizer_bytes
+from finetune.training.optim import ema_decay, learning_rate, make_optimizer, optimizer_bytes, optimizer_step
 
 
 def group() -> list[dict[str, list[torch.nn.Parameter]]]:
@@ -45,13 +45,13 @@ def test_an_overflowed_step_is_known_to_be_none(kind: str) -> None:
         before = weight.detach().clone()
         scaler.scale((weight * factor).sum()).backward()
         scaler.unscale_(optimizer)
-        assert made_step(optimizer, scaler) is expected
+        assert optimizer_step(optimizer, scaler) is expected
         assert torch.equal(weight, before) is not expected
         optimizer.zero_grad()
 
 
 def test_accelerate_does_not_know_it_of_a_fused_optimizer() -> None:
-    """Why `made_step` exists (accelerate#4242). When this fails, accelerate's own flag may do."""
+    """Why `optimizer_step` exists (accelerate#4242). When this fails, accelerate's own flag may do."""
     Accelerator(cpu=True)  # its wrapper wants one
     groups = group()
     (weight,) = groups[0]["params"]

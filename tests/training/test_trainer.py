@@ -62,7 +62,7 @@ def test_loss_and_gradients_are_those_of_the_diffusers_example(
     loss = trainer._accumulate(0)
     expected_loss, expected_gradients = example_loss(trainer, tiny_base, prediction_type, gamma)
     torch.testing.assert_close(loss, expected_loss)
-    gradients = {name: p.grad for name, p in trainer.denoiser.learned().items()}
+    gradients = {name: p.grad for name, p in trainer.denoiser.trainable_parameters().items()}
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected_gradients[name], msg=name)
@@ -72,21 +72,27 @@ def test_loss_and_gradients_are_those_of_the_diffusers_example(
 def test_gradients_are_shortened_as_torch_does(make_trainer: MakeTrainer, limit: float) -> None:
     trainer = make_trainer(max_grad_norm=limit)
     trainer._accumulate(0)
-    gradients = [parameter.grad for parameter in trainer.denoiser.learned().values() if parameter.grad is not None]
+    gradients = [
+        parameter.grad for parameter in trainer.denoiser.trainable_parameters().values() if parameter.grad is not None
+    ]
     twins = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
-    for twin, gradient in zip(twins, gradients, strict=True):
-        twin.grad = gradient.clone()
+    for clone_for_ema, gradient in zip(twins, gradients, strict=True):
+        clone_for_ema.grad = gradient.clone()
     norm = torch.nn.utils.clip_grad_norm_(twins, limit)
     assert torch.equal(trainer._clip(), norm)
     assert (norm > limit) == (limit < 1)
-    assert all(torch.equal(gradient, twin.grad) for gradient, twin in zip(gradients, twins, strict=True))
+    assert all(
+        torch.equal(gradient, clone_for_ema.grad) for gradient, clone_for_ema in zip(gradients, twins, strict=True)
+    )
 
 
 def test_accumulated_batches_are_one_large_one(make_trainer: MakeTrainer) -> None:
     whole = make_trainer(batch_size=8)
     parts = make_trainer(batch_size=2, gradient_accumulation_steps=4)
     torch.testing.assert_close(whole._accumulate(0), parts._accumulate(0))
-    for one, other in zip(whole.denoiser.learned().values(), parts.denoiser.learned().values(), strict=True):
+    for one, other in zip(
+        whole.denoiser.trainable_parameters().values(), parts.denoiser.trainable_parameters().values(), strict=True
+    ):
         torch.testing.assert_close(one.grad, other.grad)
 
 
@@ -94,7 +100,7 @@ def test_activations_computed_twice_give_the_same_gradients(make_trainer: MakeTr
     trainers = [make_trainer(gradient_checkpointing=again) for again in (False, True)]
     losses = [trainer._accumulate(0) for trainer in trainers]
     assert torch.equal(*losses)
-    assert equal(*({name: p.grad for name, p in t.denoiser.learned().items()} for t in trainers))
+    assert equal(*({name: p.grad for name, p in t.denoiser.trainable_parameters().items()} for t in trainers))
 
 
 def test_a_compiled_network_learns_the_same(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,19 +109,21 @@ def test_a_compiled_network_learns_the_same(make_trainer: MakeTrainer, monkeypat
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager"))
     plain, compiled = make_trainer(), make_trainer(compile=True)
     torch.testing.assert_close(compiled._accumulate(0), plain._accumulate(0))
-    assert compiled.averaged.unet._compiled_call_impl is None
-    assert compiled.denoiser.learned().keys() == plain.denoiser.learned().keys(), "checkpoints fit both"
+    assert compiled.ema.unet._compiled_call_impl is None
+    assert compiled.denoiser.trainable_parameters().keys() == plain.denoiser.trainable_parameters().keys(), (
+        "checkpoints fit both"
+    )
 
 
 def test_what_is_frozen_has_no_gradient_and_is_held_once(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(lora_rank=2)
     trainer.step(0, History())
-    learned = trainer.denoiser.learned()
-    assert learned
-    assert all("lora_" in name for name in learned)
-    averaged = dict(trainer.averaged.named_parameters())
+    trainable_parameters = trainer.denoiser.trainable_parameters()
+    assert trainable_parameters
+    assert all("lora_" in name for name in trainable_parameters)
+    ema = dict(trainer.ema.named_parameters())
     for name, parameter in trainer.denoiser.named_parameters():
-        assert (averaged[name] is parameter) is (name not in learned)
+        assert (ema[name] is parameter) is (name not in trainable_parameters)
     tensors, _ = trainer.state()
     assert not any("conv_in" in name for name in tensors), "a checkpoint holds what learns"
 
@@ -123,7 +131,7 @@ def test_what_is_frozen_has_no_gradient_and_is_held_once(make_trainer: MakeTrain
 def test_what_learns_is_fp32_whatever_is_stored_beside_it(make_trainer: MakeTrainer) -> None:
     denoiser = make_trainer(lora_rank=2).denoiser
     denoiser.store_frozen_unet_as(torch.bfloat16)
-    assert {parameter.dtype for parameter in denoiser.learned().values()} == {torch.float32}
+    assert {parameter.dtype for parameter in denoiser.trainable_parameters().values()} == {torch.float32}
     assert denoiser.unet.conv_in.weight.dtype == torch.bfloat16
 
 
@@ -144,11 +152,11 @@ def test_mixed_precision_learns_the_same_in_fp32_weights(
     loss = trainer._accumulate(0)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=1e-2, atol=0)
-    before = copies(trainer.denoiser.learned())
+    before = copies(trainer.denoiser.trainable_parameters())
     trainer.step(0, History())
-    learned = trainer.denoiser.learned()
-    assert {weight.dtype for weight in learned.values()} == {torch.float32}
-    assert not equal(learned, before)
+    trainable_parameters = trainer.denoiser.trainable_parameters()
+    assert {weight.dtype for weight in trainable_parameters.values()} == {torch.float32}
+    assert not equal(trainable_parameters, before)
     frozen = {p.dtype for p in trainer.denoiser.unet.parameters() if not p.requires_grad}
     assert frozen == ({torch.bfloat16} if rank else set())
     assert {tensor.dtype for tensor in optimizer_tensors(trainer.optimizer).values()} == {torch.float32}
@@ -184,7 +192,7 @@ def test_channels_last_lasts_through_a_checkpoint(make_trainer: MakeTrainer, tmp
         weight = one.denoiser.unet.mid_block.resnets[0].conv1.weight
         moments = [tensor for tensor in one.optimizer.state[weight].values() if tensor.shape == weight.shape]
         assert len(moments) == 2
-        for tensor in (weight, one.averaged.unet.mid_block.resnets[0].conv1.weight, *moments):
+        for tensor in (weight, one.ema.unet.mid_block.resnets[0].conv1.weight, *moments):
             assert tensor.is_contiguous(memory_format=torch.channels_last)
             assert not tensor.is_contiguous()
 
@@ -194,19 +202,21 @@ def test_a_lora_begins_as_the_base_and_from_the_seed_alone(make_trainer: MakeTra
     one = make_trainer(lora_rank=2)
     torch.manual_seed(2)
     other = make_trainer(lora_rank=2)
-    assert equal(one.denoiser.learned(), other.denoiser.learned())
+    assert equal(one.denoiser.trainable_parameters(), other.denoiser.trainable_parameters())
     batch = one.batches(0)
     with torch.no_grad():
         assert torch.equal(one.losses(one.denoiser, batch), make_trainer().losses(make_trainer().denoiser, batch))
-    assert not equal(one.denoiser.learned(), make_trainer(lora_rank=2, seed=1).denoiser.learned())
+    assert not equal(
+        one.denoiser.trainable_parameters(), make_trainer(lora_rank=2, seed=1).denoiser.trainable_parameters()
+    )
 
 
 def test_text_encoder_and_unet_learn_each_at_its_own_rate(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(text_encoder_lr=1e-6, lr=1e-3)
-    before = copies(trainer.denoiser.learned())
+    before = copies(trainer.denoiser.trainable_parameters())
     trainer.step(0, History())
     moves: dict[str, float] = {}
-    for name, weight in copies(trainer.denoiser.learned()).items():
+    for name, weight in copies(trainer.denoiser.trainable_parameters()).items():
         part = name.split(".")[0]
         moves[part] = max(moves.get(part, 0.0), float((weight - before[name]).abs().max()))
     # Adam's first step is as long as the rate, which the warm-up halves here, with weight decay on top
@@ -219,7 +229,7 @@ def test_the_network_is_left_ready_to_learn_and_the_average_to_be_looked_at(make
     trainer.step(0, History())
     assert trainer.denoiser.unet.training
     assert not trainer.denoiser.text_encoder.training
-    assert not trainer.averaged.training
+    assert not trainer.ema.training
 
 
 @pytest.mark.parametrize("interval", [1, 3])
@@ -227,12 +237,12 @@ def test_the_average_is_taken_every_few_steps_with_the_decay_of_them_all(
     make_trainer: MakeTrainer, interval: int
 ) -> None:
     trainer, history = make_trainer(ema_interval=interval), History()
-    expected = copies(trainer.denoiser.learned())
+    expected = copies(trainer.denoiser.trainable_parameters())
     for step in range(4):
         trainer.step(step, history)
         if (step + 1) % interval == 0:
             decay = ema_decay(step, trainer.params.ema_decay) ** interval
-            for name, weight in trainer.denoiser.learned().items():
+            for name, weight in trainer.denoiser.trainable_parameters().items():
                 expected[name] = decay * expected[name] + (1 - decay) * weight.detach()
-    for name, weight in trainer.averaged.learned().items():
+    for name, weight in trainer.ema.trainable_parameters().items():
         torch.testing.assert_close(weight, expected[name])

@@ -17,11 +17,11 @@ def test_a_step_that_overflowed_moves_neither_weights_nor_schedule_nor_average(
     make_trainer: MakeTrainer, optimizer: str
 ) -> None:
     trainer, history = make_trainer(scale=OVERFLOWING, optimizer=optimizer), History()
-    weights, averages = copies(trainer.denoiser.learned()), copies(trainer.averaged.learned())
+    weights, averages = copies(trainer.denoiser.trainable_parameters()), copies(trainer.ema.trainable_parameters())
     trainer.step(0, history)
     assert history.skipped_steps == 1
-    assert equal(trainer.denoiser.learned(), weights)
-    assert equal(trainer.averaged.learned(), averages)
+    assert equal(trainer.denoiser.trainable_parameters(), weights)
+    assert equal(trainer.ema.trainable_parameters(), averages)
     assert trainer.row(1) == {}, "its loss is in no curve"
     step = 1
     while history.skipped_steps == step:
@@ -31,8 +31,8 @@ def test_a_step_that_overflowed_moves_neither_weights_nor_schedule_nor_average(
     counts = {int(slot["step"]) for slot in trainer.optimizer.state.values()}
     assert counts == {1}
     decay = ema_decay(0, trainer.params.ema_decay)
-    for name, weight in trainer.averaged.learned().items():
-        expected = decay * averages[name] + (1 - decay) * trainer.denoiser.learned()[name]
+    for name, weight in trainer.ema.trainable_parameters().items():
+        expected = decay * averages[name] + (1 - decay) * trainer.denoiser.trainable_parameters()[name]
         torch.testing.assert_close(weight, expected)
 
 
@@ -70,10 +70,10 @@ def test_a_weight_that_is_not_finite_is_named(make_trainer: MakeTrainer, scale: 
 def test_a_loss_that_grew_out_of_fp32_stops_before_it_harms_a_weight(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     trainer.denoiser.unet.conv_out.weight.data.fill_(3e38)
-    weights = copies(trainer.denoiser.learned())
+    weights = copies(trainer.denoiser.trainable_parameters())
     with pytest.raises(InputError, match=r"the gradient of step 0 is (nan|inf), its loss (nan|inf); lower train\.lr"):
         trainer.step(0, History())
-    assert equal(trainer.denoiser.learned(), weights)
+    assert equal(trainer.denoiser.trainable_parameters(), weights)
 
 
 def test_fewer_images_than_a_batch_are_refused(make_trainer: MakeTrainer) -> None:

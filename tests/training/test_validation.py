@@ -64,7 +64,7 @@ def test_scores_are_means_over_held_out_images_by_part_and_in_all(
         return HELD_OUT.index(image) + batch.timesteps // (TIMESTEPS // BINS) + 8.0 * strange
 
     monkeypatch.setattr(trainer, "losses", losses)
-    assert validate(trainer, trainer.averaged, len(HELD_OUT)) == {
+    assert validate(trainer, trainer.ema, len(HELD_OUT)) == {
         "loss": 2.5 + 1.5,
         "caption_gain": 8.0,
         "loss_t000": 2.5,
@@ -72,18 +72,18 @@ def test_scores_are_means_over_held_out_images_by_part_and_in_all(
         "loss_t500": 4.5,
         "loss_t750": 5.5,
     }
-    assert validate(trainer, trainer.averaged, 1)["loss_t000"] == 0.0, "at most so many images"
+    assert validate(trainer, trainer.ema, 1)["loss_t000"] == 0.0, "at most so many images"
 
 
 def test_a_look_gives_the_same_scores_again_and_leaves_no_gradient(trainer: Trainer) -> None:
-    before = validate(trainer, trainer.averaged, 4)
-    assert validate(trainer, trainer.averaged, 4) == before
-    assert all(weight.grad is None for weight in trainer.averaged.parameters())
+    before = validate(trainer, trainer.ema, 4)
+    assert validate(trainer, trainer.ema, 4) == before
+    assert all(weight.grad is None for weight in trainer.ema.parameters())
     trainer.step(0, History())
-    assert validate(trainer, trainer.averaged, 4) != before
+    assert validate(trainer, trainer.ema, 4) != before
 
 
 def test_a_loss_that_is_not_finite_names_its_image(trainer: Trainer) -> None:
-    trainer.averaged.unet.conv_out.weight.data.fill_(float("nan"))
+    trainer.ema.unet.conv_out.weight.data.fill_(float("nan"))
     with pytest.raises(InputError, match=r"the held-out loss of coco coco10 is not finite; lower train\.lr or set"):
-        validate(trainer, trainer.averaged, 4)
+        validate(trainer, trainer.ema, 4)

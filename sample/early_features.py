@@ -1,6 +1,6 @@
 """How many features a Frechet distance compares decides on its size: the same pictures under 64 and under 1,280.
 
-`python -m sample.few_features FOLDER` takes any folder of pictures. docs/evaluation.md reads the table that it prints.
+`python -m sample.early_features FOLDER` takes any folder of pictures. docs/evaluation.md shows the table it prints.
 """
 
 import argparse
