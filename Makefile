@@ -19,10 +19,10 @@ PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --no-loa
 test: lint ## ruff, mypy and all tests but the longest, some files at a time
 	$(PYTEST) --dist loadfile -m "not long" tests/e2e tests
 
-test-long: $(READY) ## the tests that `make test` leaves out: a tutorial, photographs, other places, experiments
+test-long: $(READY) ## the tests that `make test` leaves out: a tutorial, photos, other places, experiments
 	$(PYTEST) -m long tests/e2e tests/test_ray_stages.py
 
-fuzz: $(READY) ## damaged pictures and archives for a minute: make fuzz, or make fuzz SECONDS=3600
+fuzz: $(READY) ## damaged images and archives for a minute: make fuzz, or make fuzz SECONDS=3600
 	python -m tests.tools.fuzz --seconds $(or $(SECONDS),60)
 
 setup: $(READY) ## the virtual environment with the locked packages
@@ -41,7 +41,7 @@ plan: $(READY) ## what a run costs, before it starts: make plan, or make plan P=
 report: $(READY) ## the evaluation of the last run as one page, report.html
 	python -m report
 
-mlflow: $(READY) ## the trainings' curves, pictures and parameters at http://127.0.0.1:5000
+mlflow: $(READY) ## the trainings' curves, images and parameters at http://127.0.0.1:5000
 	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
 
 # PHOTOS: COCO's and Flickr8k's archives in a folder for each; CLIP: its vocabulary; SCRATCH: 20 GB and an hour;

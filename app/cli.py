@@ -1,4 +1,4 @@
-"""`python -m app`: the page; with a prompt or a picture to draw again, PNG files."""
+"""`python -m app`: the page; with a prompt or an image to draw again, PNG files."""
 
 import argparse
 import math
@@ -51,14 +51,14 @@ def main() -> None:
             serve(make_page(model, limits), Address(options.host, options.port))
             return
         if again and again[1] != model.digest:
-            print("note: another model drew this picture; these settings give another one here", file=sys.stderr)
+            print("note: another model drew this image; these settings give another one here", file=sys.stderr)
         draw_files(model, _request(model, options, again and again[0]), options.count, options.output)
     except InputError as error:
         sys.exit(f"error: {error}")
 
 
 def draw_files(model: Model, request: Request, count: int, output: Path) -> None:
-    """One picture to `output`; several beside it, each with its seed in its name."""
+    """One image to `output`; several beside it, each with its seed in its name."""
     for each in series(request, count):
         file = output if count == 1 else output.with_name(f"{output.stem}-{each.seed}.png")
         steps = draw(model.pipeline, each)
@@ -80,7 +80,7 @@ def _write(picture: Picture, request: Request, model: Model, file: Path) -> None
 
 
 def _request(model: Model, options: argparse.Namespace, again: Request | None) -> Request:
-    """What the command names, over what the picture or else the model recommends."""
+    """What the command names, over what the image or else the model recommends."""
     given = {name: getattr(options, name) for name in (*model.defaults, "prompt")}
     before = again.to_json() if again else model.defaults
     return Request(**before | {name: value for name, value in given.items() if value is not None})
@@ -117,9 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("--scheduler", choices=SCHEDULERS)
     files.add_argument("--width", type=int, help=f"{_span(SIDES)}, in steps of {SIDE_STEP}")
     files.add_argument("--height", type=int)
-    files.add_argument(
-        "--count", type=int, default=1, help=f"{_span((1, MAX_COUNT))} pictures, by the seeds that follow"
-    )
+    files.add_argument("--count", type=int, default=1, help=f"{_span((1, MAX_COUNT))} images, by the seeds that follow")
     page = parser.add_argument_group("the page")
     page.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; default %(default)s")
     page.add_argument("--port", type=int, default=7860, help="default %(default)s")

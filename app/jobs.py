@@ -1,4 +1,4 @@
-"""Several pictures after one another, watched step by step."""
+"""Several images after one another, watched step by step."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -21,7 +21,7 @@ class Job:
     label: str
     pipeline: StableDiffusionPipeline
     request: Request
-    model: str | None  # the digest that the picture carries beside its request; None: neither, it takes more than these
+    model: str | None  # the digest that the image carries beside its request; None: neither, it takes more than these
     around: Callable[[], AbstractContextManager[None]] = nullcontext  # what to draw within
 
 
@@ -55,8 +55,8 @@ def run(jobs: Sequence[Job], seconds: float) -> Iterator[Watch | list[Drawn]]:
 
 
 def series(request: Request, count: int) -> list[Request]:
-    """`count` requests that differ in their seeds, each of which draws the same picture on its own."""
-    check_whole("Pictures", count, 1, MAX_COUNT)
+    """`count` requests that differ in their seeds, each of which draws the same image on its own."""
+    check_whole("Images", count, 1, MAX_COUNT)
     check_whole("The last seed", request.seed + count - 1, 0, MAX_SEED)
     return [Request(**request.to_json() | {"seed": request.seed + i}) for i in range(count)]
 

@@ -49,7 +49,7 @@ def within(seconds: float, steps: Iterator[T]) -> Iterator[T]:
     for step in steps:
         if late:
             raise InputError(
-                f"Stopped after {seconds:g} s, the limit here: ask for fewer steps, fewer pictures or a smaller size."
+                f"Stopped after {seconds:g} s, the limit here: ask for fewer steps, fewer images or a smaller size."
             )
         yield step
         late = time.monotonic() > end

@@ -1,4 +1,4 @@
-"""What a picture carries to be drawn again: its request and the model, as text in the PNG."""
+"""What an image carries to be drawn again: its request and the model, as text in the PNG."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from finetune.errors import InputError
 
 KEY = "request"  # of the text chunk; read_png.js reads it too
 MAX_TEXT = 10_000  # characters; two prompts of allowed length take a part of it
-NOT_OURS = "holds no settings of a picture that was drawn here"
+NOT_OURS = "holds no settings of an image that was drawn here"
 
 
 def describe(request: Request, model: str) -> str:

@@ -1,4 +1,4 @@
-"""Latents to a small picture in a millisecond, to watch a drawing by."""
+"""Latents to a small image in a millisecond, to watch a drawing by."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ SWATCHES = 16  # colors per side of the chart that the map is fitted to
 
 
 class Preview:
-    """The linear map from a latent value to its patch's mean color, fitted to this autoencoder at the start.
+    """The linear map from a latent value to its patch's mean color, fitted to this VAE at the start.
 
     A decoder's answer to a guess would take longer than the step that made it.
     """

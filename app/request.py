@@ -8,7 +8,7 @@ from finetune.errors import InputError
 
 MAX_PROMPT = 1000  # characters; CLIP reads 77 tokens of them
 MAX_SEED = 2**31 - 1
-MAX_COUNT = 8  # pictures in one go
+MAX_COUNT = 8  # images in one go
 STEPS = (1, 100)
 GUIDANCE = (1.0, 30.0)
 SIDES = (64, 1024)  # pixels
@@ -18,7 +18,7 @@ SCHEDULERS = ("DDIM", "DPM++ 2M", "Euler", "Euler ancestral")
 
 @dataclass(frozen=True)
 class Request:
-    """All that one picture depends on beside the model.
+    """All that one image depends on beside the model.
 
     Raises InputError with one line for the page if it cannot be drawn; whatever comes in is checked here.
     """
@@ -41,7 +41,7 @@ class Request:
             if text and len(text) > MAX_PROMPT:
                 raise InputError(f"The {name} has {len(text):,} characters: {MAX_PROMPT:,} are allowed.")
         if not (self.prompt and self.prompt.strip()):
-            raise InputError("The prompt is empty: say what the picture should show.")
+            raise InputError("The prompt is empty: say what the image should show.")
         check_whole("Seed", self.seed, 0, MAX_SEED)
         check_whole("Steps", self.steps, *STEPS)
         check_number("Guidance", self.guidance, *GUIDANCE)
@@ -56,7 +56,7 @@ class Request:
     def from_json(cls, content: Any) -> "Request":
         """From parsed JSON of unknown origin: exactly the fields above, nothing else."""
         if not isinstance(content, dict) or content.keys() != {field.name for field in fields(cls)}:
-            raise InputError("These are not the settings of a picture that was drawn here.")
+            raise InputError("These are not the settings of an image that was drawn here.")
         return cls(**content)
 
     def to_json(self) -> dict[str, Any]:

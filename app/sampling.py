@@ -1,4 +1,4 @@
-"""A request to a picture, one step at a time."""
+"""A request to an image, one step at a time."""
 
 import gc
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ SCHEDULERS = {
 
 @dataclass(frozen=True)
 class Step:
-    """`guess` is the picture that the model has in mind after this step, as latents [1, 4, height, width]."""
+    """`guess` is the image that the model has in mind after this step, as latents [1, 4, height, width]."""
 
     done: int
     total: int
@@ -46,13 +46,13 @@ class Picture:
 
 @torch.no_grad()
 def draw(pipeline: StableDiffusionPipeline, request: Request, halves: bool = True) -> Iterator[Step | Picture]:
-    """Every step as it is done and the picture at last: the very pixels that calling the pipeline gives.
+    """Every step as it is done and the image at last: the very pixels that calling the pipeline gives.
 
     The pipeline's own loop can be watched, but only from within a call that none can leave. Between two steps of this
     one the caller may stop, show the guess, or look at the clock. Raises InputError when the memory does not suffice.
     `halves`: whether the UNet may then be called twice a step; not while someone listens to its calls.
     """
-    with enough_memory("this picture: choose a smaller size"):
+    with enough_memory("this image: choose a smaller size"):
         yield from _steps(pipeline, request, halves)
 
 

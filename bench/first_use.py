@@ -47,7 +47,7 @@ def draw_first_picture(folder: Path) -> None:
         page.goto(address)
         page.get_by_label("Prompt", exact=True).fill("a red star on a blue background")
         page.get_by_role("button", name="Generate").click()
-        expect(page.locator("#pictures img").first).to_be_visible(timeout=PATIENCE)
+        expect(page.locator("#images img").first).to_be_visible(timeout=PATIENCE)
         browser.close()
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets: captioned strips of pictures on one page."""
+"""Contact sheets: captioned strips of images on one page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from finetune.artifacts import atomic_write
 
 THUMBNAIL = 192  # pixels, both sides
-GAP = 6  # pixels between the pictures of a strip
+GAP = 6  # pixels between the images of a strip
 MARGIN = 28  # pixels around the page and between strips
 TEXT_SIZE = 16  # pixels
 LINE = 21  # pixels from one line of text to the next
@@ -23,14 +23,14 @@ COLORS = 256  # a palette keeps a page small enough for git
 def grid(
     strips: Sequence[Sequence[NDArray[np.uint8]]], headings: Sequence[str], captions: Sequence[str], across: int = 1
 ) -> Image.Image:
-    """A page of strips, `across` of them side by side, each over its caption; `headings` name a strip's pictures.
+    """A page of strips, `across` of them side by side, each over its caption; `headings` name a strip's images.
 
-    Pictures are RGB `uint8 [height, width, 3]`. `headings` is as long as every strip, or empty.
+    Images are RGB `uint8 [height, width, 3]`. `headings` is as long as every strip, or empty.
     """
     font = ImageFont.load_default(TEXT_SIZE)
-    pictures = len(strips[0])
+    images = len(strips[0])
     across = min(across, len(strips))
-    strip_width = pictures * (THUMBNAIL + GAP) - GAP
+    strip_width = images * (THUMBNAIL + GAP) - GAP
     texts = [_wrap(caption, font, strip_width - GAP) for caption in captions]
     strip_height = THUMBNAIL + GAP + LINE * max(map(len, texts))
     top = MARGIN + (LINE + GAP if headings else 0)
@@ -44,9 +44,9 @@ def grid(
         down, right = divmod(i, across)
         left = MARGIN + right * (strip_width + MARGIN)
         upper = top + down * (strip_height + MARGIN // 2)
-        for j, picture in enumerate(strip):
+        for j, image in enumerate(strip):
             x = left + j * (THUMBNAIL + GAP)
-            page.paste(Image.fromarray(picture).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS), (x, upper))
+            page.paste(Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS), (x, upper))
             if headings and down == 0:
                 brush.text((x + THUMBNAIL / 2, MARGIN), headings[j], INK, font, anchor="mt")
         for k, line in enumerate(lines):

@@ -92,7 +92,7 @@ class Base(Section):
 
 
 class Fetch(Section):
-    """What a data set is fetched from is under its name, beside what every run needs."""
+    """What a dataset is fetched from is under its name, beside what every run needs."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Archive]]
@@ -102,7 +102,7 @@ class Fetch(Section):
 
     @property
     def archives(self) -> dict[str, dict[str, Archive]]:
-        """By data set."""
+        """By dataset."""
         return self.__pydantic_extra__
 
 
@@ -231,7 +231,7 @@ class Params(Section):
             if neighbors >= half:
                 raise ValueError(
                     f"fid.{key} is {neighbors}, but the random halves of {self.generate.images} generate.images have "
-                    f"{half} pictures and so {half - 1} neighbors each; lower it"
+                    f"{half} images and so {half - 1} neighbors each; lower it"
                 )
         return self
 

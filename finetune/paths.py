@@ -28,7 +28,7 @@ TRAIN_CURVES = Path("metrics/train")  # {loss.csv, validation.csv}
 SAMPLES = Path("metrics/samples")  # step-by-step grids of the training
 FID_METRICS = Path("metrics/fid.json")
 LADDER = Path("metrics/ladder.csv")  # the figures of fid.json for a plot
-FID_BY_N = Path("metrics/fid_by_n.csv")  # the distance by number of pictures
+FID_BY_N = Path("metrics/fid_by_n.csv")  # the distance by number of images
 SWEEP = Path("metrics/sweep.csv")  # KID by guidance scale
 GROUNDING_METRICS = Path("metrics/grounding.json")
 GROUNDING = Path("metrics/grounding.png")  # where the word for a thing looks
@@ -36,13 +36,13 @@ GRID = Path("metrics/grid.png")  # base | tuned | real, same captions
 
 
 def dataset_dirs(parent: Path, datasets: Sequence[str]) -> dict[str, Path]:
-    """What `parent` holds for each data set, in their order.
+    """What `parent` holds for each dataset, in their order.
 
     Raises InputError for anything else in it: DVC takes all of `parent` for the stage's input.
     """
     entries = {dataset: parent / dataset for dataset in datasets}
     for stray in sorted(set(parent.glob("[!.]*")) - {*entries.values()}):
-        raise InputError(f"{stray}: of no data set that params.yaml lists; remove it, or list its data set again")
+        raise InputError(f"{stray}: of no dataset that params.yaml lists; remove it, or list its dataset again")
     return entries
 
 

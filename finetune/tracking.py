@@ -77,8 +77,8 @@ class Run:
         self._step = step
         self._points += _metrics(step, values)
 
-    def picture(self, key: str, step: int, file: Path) -> None:
-        """A picture of a series that MLflow shows by step; the file must stay until the run ends."""
+    def image(self, key: str, step: int, file: Path) -> None:
+        """An image of a series that MLflow shows by step; the file must stay until the run ends."""
         self._calls.append(lambda client, run_id: _log_picture(client, run_id, key, step, file))
 
     def tag(self, values: dict[str, str]) -> None:

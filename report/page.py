@@ -18,7 +18,7 @@ from report.schema import Fid, Grounding, Train
 RUNGS = ("floor", "reconstructed", "base", "tuned")
 RUNG_NOTES = {
     "floor": "real training images: what a perfect model would score",
-    "reconstructed": "the validation images through the autoencoder alone",
+    "reconstructed": "the validation images through the VAE alone",
     "base": "where we began",
     "tuned": "where we are: the same captions from the same noise",
 }
@@ -27,18 +27,18 @@ FIGURES = {  # by the key or its beginning: name, what better is if that is know
     "fid_64": ("64 features", "", "color and texture alone: no FID, and to be compared with none"),
     "fd": ("Frechet distance", "lower", "how far apart the two clouds of features are; these are not Inception's"),
     "kid": ("KID", "lower", "how far apart the two clouds of features are; 0 on average for equal sets of any size"),
-    "precision": ("precision", "higher", "drawn pictures that have a real one nearby: are they any good?"),
-    "recall": ("recall", "higher", "real pictures that have a drawn one nearby: is all of it there?"),
-    "density": ("density", "higher", "precision that one odd picture cannot change; about 1 for equal sets"),
-    "coverage": ("coverage", "higher", "recall that one odd picture cannot change; about {equal:.2f} for equal sets"),
+    "precision": ("precision", "higher", "drawn images that have a real one nearby: are they any good?"),
+    "recall": ("recall", "higher", "real images that have a drawn one nearby: is all of it there?"),
+    "density": ("density", "higher", "precision that one odd image cannot change; about 1 for equal sets"),
+    "coverage": ("coverage", "higher", "recall that one odd image cannot change; about {equal:.2f} for equal sets"),
     "cmmd": ("CMMD", "lower", "CLIP's distance between the sets; 0 for equal ones"),
-    "clip": ("CLIPScore", "higher", "whether pictures show what their captions say, by CLIP; 100 at most"),
+    "clip": ("CLIPScore", "higher", "whether images show what their captions say, by CLIP; 100 at most"),
 }
 SAMPLES = 3  # grids of the training
 
 
 def page(params: Params, root: Path = Path()) -> str:
-    """The whole page, pictures and charts included. root: where metrics/ lies.
+    """The whole page, images and charts included. root: where metrics/ lies.
 
     Raises InputError that names the file which is not as a run leaves it.
     """
@@ -63,7 +63,7 @@ def page(params: Params, root: Path = Path()) -> str:
         rungs={rung: RUNG_NOTES[rung] for rung in RUNGS},
         figures=_figures(fid, params.fid.density_neighbors),
         verdict=verdict(fid, train),
-        by_n=_chart(by_n, "n", "pictures on each side", "distance", RUNGS),
+        by_n=_chart(by_n, "n", "images on each side", "distance", RUNGS),
         by_timestep=_chart(validation, "step", "optimizer steps", "held-out loss", _bins(validation)),
         sweep=_sweep(sweep, params.generate.guidance_scale),
         grid=_image(root / paths.GRID),
@@ -78,9 +78,9 @@ def verdict(fid: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
     key = fid["protocol"]["headline"]
     gain, deviation = fid["gain"][key], fid["gain"][f"{key}_sd"]
     if gain > 2 * deviation:
-        word, sentence = "better", "The tuned model's pictures are nearer to the real ones than the base model's."
+        word, sentence = "better", "The tuned model's images are nearer to the real ones than the base model's."
     elif gain < -2 * deviation:
-        word, sentence = "worse", "The tuned model's pictures are farther from the real ones than the base model's."
+        word, sentence = "worse", "The tuned model's images are farther from the real ones than the base model's."
     else:
         word, sentence = "undecided", "Base and tuned model differ by less than two standard deviations: no result."
     floor, base, tuned = (fid[rung][key] for rung in ("floor", "base", "tuned"))
@@ -121,7 +121,7 @@ def _figures(fid: dict[str, Any], neighbors: int) -> list[dict[str, Any]]:
     order, headline = [*FIGURES.values()], fid["protocol"]["headline"]
     known = [key for meaning in order for key in keys if _meaning(key) == meaning]
     keys = [headline, *(key for key in known if key != headline), *(key for key in keys if key not in known)]
-    equal = 1 - 2**-neighbors  # coverage of as many pictures drawn from the same distribution
+    equal = 1 - 2**-neighbors  # coverage of as many images drawn from the same distribution
     return [_figure(key, fid, equal) for key in keys]
 
 

@@ -15,7 +15,7 @@ from finetune.image_grid import grid
 from finetune.params import load_params
 from finetune.stage import run_stage
 
-EACH = 8  # pictures of a data set on the contact sheet
+EACH = 8  # images of a dataset on the contact sheet
 ACROSS = 8
 COLUMNS = ("dataset", "id", "split", "shard", "member", "width", "height", "captions")
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
     """Write card.md, contact.png and numbers.json to `output`.
 
-    images: data set -> its folder. Numbers, by data set: `pictures` and `captions` of its index, `used` by split,
+    images: dataset -> its folder. Numbers, by dataset: `images` and `captions` of its index, `used` by split,
     `dropped` by preprocess-512 and `left_out` by tokenize with reasons; and how many captions were `truncated`.
     """
     censuses = {dataset: DatasetStatistics() for dataset in images}
@@ -52,7 +52,7 @@ def _dropped(images: Path) -> dict[str, int]:
 
 
 def _left_out(tokens: Path) -> dict[str, Counter[str]]:
-    """Data set -> reason -> how many."""
+    """Dataset -> reason -> how many."""
     counts: dict[str, Counter[str]] = {}
     for reason, names in load_json(tokens / "drops.json").items():
         for name in names:
@@ -61,7 +61,7 @@ def _left_out(tokens: Path) -> dict[str, Counter[str]]:
 
 
 def _write_contact_sheet(images: Mapping[str, Path], tokens: Path, trained: Mapping[str, int], path: Path) -> None:
-    """Training pictures at even distances in each data set's index, so that no one chooses the pretty ones."""
+    """Training images at even distances in each dataset's index, so that no one chooses the pretty ones."""
     wanted = {dataset: {i * count // EACH for i in range(min(EACH, count))} for dataset, count in trained.items()}
     seen: Counter[str] = Counter()
     chosen: dict[str, list[Row]] = {dataset: [] for dataset in images}
@@ -70,7 +70,7 @@ def _write_contact_sheet(images: Mapping[str, Path], tokens: Path, trained: Mapp
             if seen[row["dataset"]] in wanted[row["dataset"]]:
                 chosen[row["dataset"]].append(row)
             seen[row["dataset"]] += 1
-    pictures = [picture for dataset, rows in chosen.items() for picture in read_images(images[dataset], rows)]
+    pictures = [image for dataset, rows in chosen.items() for image in read_images(images[dataset], rows)]
     captions = [f"{row['dataset']}: {row['captions'][0].strip()}" for row, _ in pictures]
     grid([[pixels] for _, pixels in pictures], [], captions, ACROSS).save(path)
 

@@ -91,7 +91,7 @@ def _model_index(checked: bool) -> dict[str, Any]:
 
 
 def _serving(rows: list[dict[str, Any]], recipe: CardConfig, evidence: CardResults) -> dict[str, Any]:
-    """What a page before this model shows beside its pictures."""
+    """What a page before this model shows beside its images."""
     return {
         "name": recipe.export.name,
         "num_inference_steps": recipe.generate.num_inference_steps,

@@ -1,4 +1,4 @@
-"""features: a set of pictures as the evaluation's extractor sees them, once, however many experiments compare them."""
+"""features: a set of images as the evaluation's extractor sees them, once, however many experiments compare them."""
 
 import argparse
 import hashlib
@@ -29,13 +29,13 @@ from finetune.stage import run_stage
 
 Row = dict[str, Any]
 
-# fraction of pictures of one color; black ones are what a broken fp16 run or a safety filter leaves
+# fraction of images of one color; black ones are what a broken fp16 run or a safety filter leaves
 MAX_CONSTANT = 0.01
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some pictures of one shard."""
+    """Some images of one shard."""
 
     folder: Path
     rows: list[Row]  # of the folder's index, with a "split"
@@ -78,9 +78,9 @@ def _parts(folder: Path, rows: list[Row]) -> list[Part]:
 def features(
     parts: list[Part], source: Path, extractor: Path, out: Path, batch_size: int, clip: Path | None = None
 ) -> None:
-    """Fill `out`. source: what a message about the pictures names. clip: folder of a CLIP model that looks as well.
+    """Fill `out`. source: what a message about the images names. clip: folder of a CLIP model that looks as well.
 
-    Raises InputError for features that are not finite and for too many pictures of one color.
+    Raises InputError for features that are not finite and for too many images of one color.
     """
     networks = Networks(extractor, clip, batch_size)
     with model_pool() as ordered_map:
@@ -89,7 +89,7 @@ def features(
     whole, constant = joined(seen), sum(constants)
     if constant > MAX_CONSTANT * len(whole.rows):
         raise InputError(
-            f"{source}: {constant} of {len(whole.rows)} pictures are of one color, more than {MAX_CONSTANT:.0%}; "
+            f"{source}: {constant} of {len(whole.rows)} images are of one color, more than {MAX_CONSTANT:.0%}; "
             "see what made them"
         )
     protocol = whole.protocol | {
@@ -104,9 +104,9 @@ def features(
 
 
 def view(networks: Networks, part: Part) -> tuple[FeatureSet, int]:
-    """What the networks see in a part, in its order, and how many of its pictures are of one color.
+    """What the networks see in a part, in its order, and how many of its images are of one color.
 
-    Decodes each picture once, and holds no more than a few batches of them.
+    Decodes each image once, and holds no more than a few batches of them.
     """
     extractor = load_extractor(networks.extractor, few=True)
     clip = None
@@ -141,14 +141,14 @@ def view(networks: Networks, part: Part) -> tuple[FeatureSet, int]:
 
 
 def _caption(row: Row) -> list[str]:
-    """What the picture was drawn from, or the first caption of a real one; none of a reconstruction."""
+    """What the image was drawn from, or the first caption of a real one; none of a reconstruction."""
     texts = [row["prompt"]] if "prompt" in row else row.get("captions", [])[:1]
     return [" ".join(text.split()) for text in texts]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", choices=["real", "reconstructed", "base", "tuned"])
+    parser.add_argument("images", choices=["real", "reconstructed", "base", "tuned"])
     name = parser.parse_args().pictures
     params = load_params()
     if name == "real":

@@ -1,4 +1,4 @@
-"""fid: how near base, tuned and reconstructed pictures come to the validation images, beside what real ones score."""
+"""fid: how near base, tuned and reconstructed images come to the validation images, beside what real ones score."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ Features = NDArray[np.float32]
 Figures = dict[str, float]
 
 MODELS = ("base", "tuned")
-SIZES = 6  # of the sets in the plot of distance by number of pictures
+SIZES = 6  # of the sets in the plot of distance by number of images
 GRID_CAPTIONS = 8
 NO_FID = "of Inception's first layers: color and texture; its size has nothing to do with that of fid"
 
@@ -51,17 +51,17 @@ def fid(
     metrics: Path,
     ladder: Path,
     by_n: Path,
-    picture: Path,
+    image: Path,
     params: Fid,
 ) -> None:
     """Write `metrics` (JSON), `ladder` (the same figures as CSV, for a plot), `by_n` (CSV: the Frechet distance of ever
-    more pictures) and `picture` (PNG).
+    more images) and `image` (PNG).
 
     The ladder's rungs: floor, what real training images score, the mean of several disjoint sets as large as the
-    generated one; reconstructed, the validation images through the autoencoder; base and tuned, the same captions
+    generated one; reconstructed, the validation images through the VAE; base and tuned, the same captions
     from the same noise. Each `_sd` beside a figure is its standard deviation: over those sets at the floor, by random
     halves of generated and validation images elsewhere. `gain` is base minus tuned, halved together.
-    Raises InputError where a figure could not be true. images: data set -> its folder.
+    Raises InputError where a figure could not be true. images: dataset -> its folder.
     """
     sets = {name: read_feature_set(features / name) for name in ("real", "reconstructed", *MODELS)}
     drawn = {model: read_index(generated / model) for model in MODELS}
@@ -78,7 +78,7 @@ def fid(
     report = _report(sets, protocol, params)
     for model in MODELS:
         check_plausible(model, report[model][protocol["frechet_key"]], report["floor"][protocol["frechet_key"]])
-    save_small(_grid(images, generated, validation, drawn), picture)
+    save_small(_grid(images, generated, validation, drawn), image)
     _write_ladder(ladder, report)
     _write_by_n(by_n, sets, params)
     write_json(metrics, report | {"protocol": protocol})
@@ -128,7 +128,7 @@ def _report(sets: dict[str, FeatureSet], protocol: dict[str, Any], params: Fid) 
                 figures["clip_score"] = clip_score(pictures.clip_pictures, pictures.clip_captions)
         return figures
 
-    # every n-th image, so that each set has its share of each data set
+    # every n-th image, so that each set has its share of each dataset
     order = np.arange(len(training.rows))
     floor = [measure(training.take(order[i :: params.floor_splits]), reference) for i in range(params.floor_splits)]
     whole = {name: measure(each, reference) for name, each in rungs.items()}
@@ -174,11 +174,11 @@ def _write_ladder(path: Path, report: dict[str, Figures]) -> None:
         for name in rungs
         if key in report[name]
     ]
-    write_csv(path, [("figure", "pictures", "value", "sd"), *table])
+    write_csv(path, [("figure", "images", "value", "sd"), *table])
 
 
 def _write_by_n(path: Path, sets: dict[str, FeatureSet], params: Fid) -> None:
-    """With as many of the validation images as pictures: what falls with their number is the number's own part."""
+    """With as many of the validation images as images: what falls with their number is the number's own part."""
     reference = sets["real"].rows_in_split("validation").features
     rungs = {"floor": sets["real"].rows_in_split("train").features}
     rungs |= {name: each.features for name, each in sets.items() if name != "real"}
@@ -199,7 +199,7 @@ def _write_by_n(path: Path, sets: dict[str, FeatureSet], params: Fid) -> None:
 def _grid(
     images: Mapping[str, Path], generated: Path, validation: list[Row], drawn: dict[str, list[Row]]
 ) -> Image.Image:
-    """Base, tuned and real pictures of an even spread of the captions."""
+    """Base, tuned and real images of an even spread of the captions."""
     wanted = {model: spread(rows, GRID_CAPTIONS) for model, rows in drawn.items()}
     captions = [row["prompt"] for row in wanted["base"]]
     chosen = {(row["dataset"], row["id"]) for row in wanted["base"]}

@@ -1,4 +1,4 @@
-"""generate: draw one picture per chosen validation image from its first caption, with the base or the tuned UNet."""
+"""generate: draw one image per chosen validation image from its first caption, with the base or the tuned UNet."""
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Job:
-    """What all shards of a model's pictures have in common."""
+    """What all shards of a model's images have in common."""
 
     base: Path
     tuned: Path | None
@@ -60,9 +60,9 @@ class Job:
 def generate(
     images: Mapping[str, Path], base: Path, tuned: Path | None, generated: Path, params: Generate, cache: ShardCache
 ) -> None:
-    """Fill `generated` with lossless pictures by `base`, or by `base` with the parts in `tuned` for its own.
+    """Fill `generated` with lossless images by `base`, or by `base` with the parts in `tuned` for its own.
 
-    images: data set -> its folder. Shards that an earlier run finished, before it was killed, are taken over.
+    images: dataset -> its folder. Shards that an earlier run finished, before it was killed, are taken over.
     """
     rows = _plan(images, params)
     with atomic_directory(generated) as folder, model_pool() as ordered_map:
@@ -74,7 +74,7 @@ def generate(
 
 
 def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
-    """Draw the pictures of one shard, or take them over from an earlier run. Returns their key."""
+    """Draw the images of one shard, or take them over from an earlier run. Returns their key."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     file = job.folder / rows[0]["shard"]
     drawn_by = job.params.model_dump(exclude={"images", "seed"})  # each row has its seed
@@ -98,13 +98,13 @@ def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
 def _members(
     rows: list[dict[str, Any]], pictures: Iterable[NDArray[np.uint8]], bar: "tqdm[NoReturn]"
 ) -> Iterator[tuple[str, bytes]]:
-    for row, picture in zip(rows, pictures, strict=True):
-        yield row["member"], encode_png(Image.fromarray(picture))
+    for row, image in zip(rows, pictures, strict=True):
+        yield row["member"], encode_png(Image.fromarray(image))
         bar.update()
 
 
 def _plan(images: Mapping[str, Path], params: Generate) -> list[dict[str, Any]]:
-    """What to draw: an even spread over all validation images, so that each data set has its share."""
+    """What to draw: an even spread over all validation images, so that each dataset has its share."""
     rows = (row for folder in images.values() for row in read_rows(folder / INDEX))
     candidates = [row for row in rows if row["split"] == "validation"]
     if params.images > len(candidates):

@@ -35,7 +35,7 @@ Map = NDArray[np.float32]
 class Case:
     """A validation image, a caption of it, and the thing in it that the caption names."""
 
-    folder: Path  # of its data set's images
+    folder: Path  # of its dataset's images
     row: Row
     moments: Tensor  # float16 [8, h, w]
     caption: str
@@ -51,11 +51,11 @@ def grounding(
     base: Path,
     tuned: Path,
     metrics: Path,
-    picture: Path,
+    image: Path,
     datasets: Mapping[str, PreprocessDataset],
     params: Grounding,
 ) -> None:
-    """Write `metrics` (JSON) and `picture` (PNG). Only data sets in COCO's form have outlines.
+    """Write `metrics` (JSON) and `image` (PNG). Only datasets in COCO's form have outlines.
 
     A real image is noised to one timestep and seen once by each model. `auc` is how likely a place of the thing gets
     more of the word's attention than another place, 0.5 by chance; `pointing` how often the most attentive place is on
@@ -81,7 +81,7 @@ def grounding(
         report["area"] = round(float(np.mean([case.mask.mean() for case in cases])), 4)
         gain = {key: figures["tuned"][key] - figures["base"][key] for key in figures["base"]}
         report |= {name: _means(each) for name, each in (figures | {"gain": gain}).items()}
-    save_small(_grid(cases, maps), picture)
+    save_small(_grid(cases, maps), image)
     write_json(metrics, report)
 
 

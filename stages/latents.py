@@ -35,7 +35,7 @@ PACKAGES = ("diffusers", "numpy", "pillow", "torch")
 
 @dataclass(frozen=True)
 class Job:
-    """What all shards of a data set have in common."""
+    """What all shards of a dataset have in common."""
 
     images: Path
     vae: Path

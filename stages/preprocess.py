@@ -1,7 +1,7 @@
-"""Preprocess-512: every usable picture as 512x512 RGB in tar shards, one index row each; every drop has a reason.
+"""Preprocess-512: every usable image as 512x512 RGB in tar shards, one index row each; every drop has a reason.
 
-A picture's id alone decides on its shard, so that neither the number of processes nor another picture's fate moves it,
-and a shard whose pictures have not changed since an earlier run is taken over from there.
+An image's id alone decides on its shard, so that neither the number of processes nor another image's fate moves it,
+and a shard whose images have not changed since an earlier run is taken over from there.
 """
 
 import argparse
@@ -51,7 +51,7 @@ PACKAGES = ("imagehash", "numpy", "pillow", "scipy", "torch")  # what a shard's 
 
 @dataclass(frozen=True)
 class Job:
-    """What all shards of a data set have in common."""
+    """What all shards of a dataset have in common."""
 
     dataset: str
     listing: Path
@@ -72,7 +72,7 @@ def preprocess(
 ) -> None:
     """Write shards, index and drop report to `images`, and the counts to `metrics`.
 
-    Raises InputError for archives that cannot be read and when more than `max_dropped` of the pictures fall out.
+    Raises InputError for archives that cannot be read and when more than `max_dropped` of the images fall out.
     """
     with atomic_directory(images) as folder:
         listing = folder / "listing.sqlite"
@@ -101,7 +101,7 @@ def preprocess(
 
 
 def make_shard(job: Job, which: tuple[Split, int]) -> Shard:
-    """Write one shard, or take it over from an earlier run; no file where none of its pictures can be used."""
+    """Write one shard, or take it over from an earlier run; no file where none of its images can be used."""
     split, number = which
     listing = Catalog(job.listing)
     originals = listing.originals(split, number)
@@ -159,18 +159,18 @@ def _write(path: Path, split: Split, originals: list[Original], params: Preproce
 
 
 def _convert(original: Original, split: Split, params: PreprocessDataset) -> tuple[dict[str, Any], bytes]:
-    picture = decode(original.read(), params.min_side)
-    square = crop_and_resize(picture, params.crop)
+    image = decode(original.read(), params.min_side)
+    square = crop_and_resize(image, params.crop)
     held_out = split == "validation"
     row = {
         "id": original.id,
         "member": f"{original.id}.{'png' if held_out else 'jpg'}",
-        "width": picture.width,
-        "height": picture.height,
+        "width": image.width,
+        "height": image.height,
         "sha256": sha256(square.tobytes()).hexdigest(),
         "perceptual_hash": perceptual_hash(square),
     }
-    # JPEG's artefacts would move the statistics that generated pictures are measured against.
+    # JPEG's artefacts would move the statistics that generated images are measured against.
     return row, encode_png(square) if held_out else encode_jpeg(square, params.jpeg_quality)
 
 
@@ -179,7 +179,7 @@ def _check_dropped(raw: Path, dataset: str, kept: int, dropped: dict[str, list[s
     if kept == 0 or count > most * (kept + count):
         reasons = ", ".join(f"{len(names)} {reason} such as {names[0]}" for reason, names in sorted(dropped.items()))
         raise InputError(
-            f"{raw}: {count} of {kept + count} pictures cannot be used ({reasons}), more than "
+            f"{raw}: {count} of {kept + count} images cannot be used ({reasons}), more than "
             f"preprocess.{dataset}.max_dropped = {most} allows; mend the archives or raise it"
         )
 

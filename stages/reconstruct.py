@@ -1,4 +1,4 @@
-"""reconstruct: the validation pictures through the autoencoder, which no model that draws by it can surpass."""
+"""reconstruct: the validation images through the VAE, which no model that draws by it can surpass."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -33,7 +33,7 @@ def reconstruct(
     """Fill `out` with lossless reconstructions of the `count` validation images whose captions are drawn.
 
     They come from the cached latents, so that they show what training learns from, fp16 included.
-    images, latents: data set -> its folder.
+    images, latents: dataset -> its folder.
     """
     chosen = spread(list(_validation(images, latents)), count)
     vae = load_vae(vae_folder).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,7 +54,7 @@ def reconstruct(
         unit="image",
         disable=None,
     )
-    members = ((row["member"], encode_png(picture)) for row, picture in zip(rows, pictures, strict=True))
+    members = ((row["member"], encode_png(image)) for row, image in zip(rows, pictures, strict=True))
     with atomic_directory(out) as folder:
         for number in range(-(-len(rows) // SHARD_IMAGES)):
             write_shard(folder / shard_name(number), islice(members, SHARD_IMAGES))

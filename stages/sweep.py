@@ -1,4 +1,4 @@
-"""sweep: what the guidance scale does to the tuned model's pictures, which one experiment holds fixed."""
+"""sweep: what the guidance scale does to the tuned model's images, which one experiment holds fixed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def sweep(
     """Write `out` (CSV): KID against the validation images by guidance scale, with its standard deviation.
 
     The captions and the noise are some of those of `drawn`. KID alone, because it means the same at any number of
-    pictures. real: the features of the validation images.
+    images. real: the features of the validation images.
     """
     rows = spread(read_index(drawn), params.images)
     reference = read_feature_set(real).rows_in_split("validation").features

@@ -1,6 +1,6 @@
 """Tokenize: the captions that are fit for training as CLIP token ids, in the order of the images' indexes.
 
-Where all data sets come together, training images that are among anyone's validation images are left out. They keep
+Where all datasets come together, training images that are among anyone's validation images are left out. They keep
 their row, without captions, so that rows and latents correspond and changing the rule encodes nothing again.
 """
 
@@ -39,7 +39,7 @@ REASONS = ("like_validation", "no_caption", "same_as_validation")
 def tokenize(images: Mapping[str, Path], tokenizer: Path, tokens: Path, metrics: Path, params: Tokenize) -> None:
     """Write ids `uint16 [captions, 77]` and where each image's captions are to `tokens`, and counts to `metrics`.
 
-    images: data set -> its folder. Raises InputError when more than `max_dropped` of the images are left out, and for
+    images: dataset -> its folder. Raises InputError when more than `max_dropped` of the images are left out, and for
     a vocabulary that 16 bits cannot number.
     """
     clip = load_tokenizer(tokenizer)

@@ -45,8 +45,8 @@ def train(
 ) -> None:
     """Fine-tune the model, or go on where an earlier call with the same parameters and inputs stopped.
 
-    Writes the averaged weights in fp32, those of the end and those of the least held-out loss, the curves, the grids
-    of sample pictures and the metrics, all at the end. Of several processes the first alone writes.
+    Writes the EMA weights in fp32, those of the end and those of the least held-out loss, the curves, the grids
+    of sample images and the metrics, all at the end. Of several processes the first alone writes.
     experiment: all of params.yaml by dotted key, for the MLflow record alone.
     """
     require_writable(tuned, metrics, curves, samples)
@@ -111,7 +111,7 @@ def accelerator_of(params: Train) -> Accelerator:
 def looks(
     trainer: Trainer, pipeline: StableDiffusionPipeline, run: Run, grids: Path
 ) -> Callable[[int], dict[str, float]]:
-    """What is done between steps: a sheet of pictures by the averaged weights, and their held-out scores."""
+    """What is done between steps: a sheet of images by the EMA weights, and their held-out scores."""
     params, data = trainer.params, trainer.data
     pipeline.unet, pipeline.text_encoder = trainer.ema.unet, trainer.ema.text_encoder
     pipeline.to(trainer.accelerator.device)
@@ -121,7 +121,7 @@ def looks(
     def look(step: int) -> dict[str, float]:
         sheet = grids / f"step_{step:06d}.png"
         draw_samples(pipeline, captions, params, sheet)
-        run.picture("samples", step, sheet)
+        run.image("samples", step, sheet)
         return validate(trainer, trainer.ema, params.validation_images)
 
     return look
@@ -159,17 +159,17 @@ def go_on(trainer: Trainer, checkpoints: Checkpoints) -> tuple[History, int, str
 
 
 def draw_samples(pipeline: StableDiffusionPipeline, captions: list[str], params: Train, out: Path) -> None:
-    """A sheet of pictures of the same captions from the same noise at every look."""
+    """A sheet of images of the same captions from the same noise at every look."""
     seeds = [derive_seed(params.seed, "sample-grid", i) for i in range(len(captions))]
-    pictures = sample_images(
+    images = sample_images(
         pipeline, captions, seeds, params.sample_inference_steps, params.sample_guidance_scale, batch_size=len(captions)
     )
     with atomic_write(out) as partial:
-        grid([[picture] for picture in pictures], [], captions, across=len(captions)).save(partial, "PNG")
+        grid([[image] for image in images], [], captions, across=len(captions)).save(partial, "PNG")
 
 
 def save_weights(ema: Denoiser, base: Path, params: Train, folder: Path) -> None:
-    """The parts that were trained, in diffusers layout; LoRA's matrices both on their own and in a U-Net."""
+    """The parts that were trained, in diffusers layout; LoRA's matrices both on their own and in a UNet."""
     unet = ema.unet
     if params.lora_rank is not None:
         save_lora(unet, folder)

@@ -27,7 +27,7 @@ def _ctrl_c() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable Diffusion model of random weights in diffusers layout: 64x64 pictures in milliseconds."""
+    """A Stable Diffusion model of random weights in diffusers layout: 64x64 images in milliseconds."""
     folder = tmp_path_factory.mktemp("tiny_base")
     tokenizer = _write_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def _write_tokenizer(folder: Path) -> CLIPTokenizer:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both data sets as preprocess-512 leaves them: 24 pictures to train on and 12 to validate with."""
+    """Both datasets as preprocess-512 leaves them: 24 images to train on and 12 to validate with."""
     folder = tmp_path_factory.mktemp("images")
     write_image_set(folder / "coco", "coco", {"train": shapes(1, 16), "validation": shapes(2, 8)})
     write_image_set(folder / "flickr8k", "flickr8k", {"train": shapes(3, 8), "validation": shapes(4, 4)})

@@ -15,5 +15,5 @@ def test_the_folders_of_the_data_sets_come_in_their_order(tmp_path: Path) -> Non
 def test_what_a_former_data_set_left_behind_is_named(tmp_path: Path) -> None:
     """DVC would take it for input on this machine and miss it on every other."""
     (tmp_path / "former").mkdir()
-    with pytest.raises(InputError, match=r"former: of no data set that params\.yaml lists; remove it"):
+    with pytest.raises(InputError, match=r"former: of no dataset that params\.yaml lists; remove it"):
         paths.dataset_dirs(tmp_path, ["a"])

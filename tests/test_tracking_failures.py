@@ -87,7 +87,7 @@ def test_a_server_that_dies_and_returns_gets_everything_and_one_that_dies_for_go
         wait_until(lambda: run._store and not run._points)
         server.kill()
         run.metric(2, loss=2.0)
-        run.picture("samples", 2, sheet)
+        run.image("samples", 2, sheet)
         wait_until(lambda: run._failing)
         time.sleep(0.5)  # some more failures
         assert len(about_the_store(caplog, logging.WARNING)) == 1, "one line, however often it fails"

@@ -24,7 +24,7 @@ JOINING = re.compile(r"POST .*/gradio_api/(queue/join|call/.*)")
 CLOSED = re.compile(r"/gradio_api/(deep_link|token|startup-events|dev|custom_component)\b")
 FETCHING = re.compile(r"/file[=/]https?:", re.IGNORECASE)  # Gradio would ask another site for it
 HEALTH = "/healthz"
-# Gradio's page evaluates templates and styles of its own; pictures are data and blob addresses besides files
+# Gradio's page evaluates templates and styles of its own; images are data and blob addresses besides files
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'self'; "

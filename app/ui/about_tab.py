@@ -32,7 +32,7 @@ FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 PREVIEW = re.compile(r"^!\[.*?\]\(preview\.png\)\n", re.MULTILINE)
 RUNGS = ["floor", "reconstructed", "base", "tuned"]
 CHECKER = {
-    True: "The safety checker looks at every picture before it is shown.",
+    True: "The safety checker looks at every image before it is shown.",
     False: "There is **no safety checker** before this model.",
 }
 
@@ -44,7 +44,7 @@ def make_about_tab(model: Model) -> None:
         label="Held-out captions, drawn by this model",
         interactive=False,
         buttons=["fullscreen"],
-        alt_text="Pictures by this model, each over its caption",
+        alt_text="Images by this model, each over its caption",
     )
     _make_ladder(model.folder / "curves/ladder.csv", model.serving["headline"])
     with gr.Row():
@@ -76,13 +76,13 @@ def _make_ladder(file: Path, headline: str) -> None:
         info="Less is better where a name begins with kid, fd, fid or cmmd; of the others more is better.",
         filterable=False,
     )
-    plot = gr.BarPlot(rungs(headline), x="pictures", y="value", sort=RUNGS, height=260, buttons=[])
+    plot = gr.BarPlot(rungs(headline), x="images", y="value", sort=RUNGS, height=260, buttons=[])
     chosen.change(rungs, chosen, plot, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def read_ladder(file: Path, headline: str) -> pd.DataFrame:
     """Raises InputError unless `headline` is one of its figures."""
-    table = pd.DataFrame(read_table(file, ["value"], texts=["figure", "pictures"]))
+    table = pd.DataFrame(read_table(file, ["value"], texts=["figure", "images"]))
     if headline not in {*table["figure"]}:
         raise InputError(f"{file}: no figure {headline}, which prompts.json names; `dvc repro` or `dvc pull export`")
     return table

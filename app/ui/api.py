@@ -16,7 +16,7 @@ from app.ui.session import Server
 def make_api(form: Form, server: Server) -> None:
     """Hidden components: an endpoint answers with components only."""
     button = gr.Button(visible=False)
-    pictures = gr.Gallery(label="Pictures", format="png", interactive=False, visible=False)
+    images = gr.Gallery(label="Images", format="png", interactive=False, visible=False)
 
     def generate(
         http: gr.Request,
@@ -31,7 +31,7 @@ def make_api(form: Form, server: Server) -> None:
         count: int,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio is asked for one)
     ) -> Iterator[Any]:
-        """Draw `count` pictures with the seeds from `seed` on. Each PNG holds the settings that draw it again."""
+        """Draw `count` images with the seeds from `seed` on. Each PNG holds the settings that draw it again."""
         request = (prompt, negative_prompt, seed, steps, guidance, scheduler, width, height)
         yield from in_one_line(
             _draw(server, http, progress, lambda: drawn_series(server.model, Request(*request), count))
@@ -53,8 +53,8 @@ def make_api(form: Form, server: Server) -> None:
         request = (prompt, negative_prompt, seed, steps, guidance, scheduler, width, height)
         yield from in_one_line(_draw(server, http, progress, lambda: compared(server, Request(*request))))
 
-    button.click(generate, [*form.settings, form.count], pictures, api_name="generate", **server.worker)
-    button.click(compare, form.settings, pictures, api_name="compare", **server.worker)
+    button.click(generate, [*form.settings, form.count], images, api_name="generate", **server.worker)
+    button.click(compare, form.settings, images, api_name="compare", **server.worker)
 
 
 def _draw(server: Server, http: gr.Request, progress: gr.Progress, jobs: Any) -> Iterator[Any]:

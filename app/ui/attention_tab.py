@@ -1,4 +1,4 @@
-"""A heat map over its picture."""
+"""A heat map over its image."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +22,12 @@ from finetune.attention.words import prompt_words
 from finetune.errors import InputError
 
 GLOW = (255, 96, 32)
-DIM = 0.35  # what is left of the picture where the word has no say
+DIM = 0.35  # what is left of the image where the word has no say
 OPACITY = 0.6  # of the glow where it has most
 
 
 def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """`heat` [height, width] from 0, where the picture dims and goes grey, to 1, where it glows."""
+    """`heat` [height, width] from 0, where the image dims and goes grey, to 1, where it glows."""
     share = Image.fromarray((heat * 255).round().astype(np.uint8))
     picture = image.convert("RGB")
     glowing = Image.composite(Image.new("RGB", image.size, GLOW), picture, share.point(lambda value: OPACITY * value))
@@ -36,7 +36,7 @@ def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
 
 
 WEIGHTS = (-3.0, 5.0)
-HINT = "Where does each word act? The picture lights up under its words, one after another: step with the arrow keys."
+HINT = "Where does each word act? The image lights up under its words, one after another: step with the arrow keys."
 
 
 def make_attention_tab(form: Form, server: Server) -> None:
@@ -105,11 +105,11 @@ def recorded(model: Model, request: Request) -> tuple[list[Job], list[AttentionR
             records.append(record)
             yield
 
-    return [Job("the picture", model.pipeline, request, model.digest, recording)], records
+    return [Job("the image", model.pipeline, request, model.digest, recording)], records
 
 
 def maps_of(drawn: Drawn, record: AttentionRecord) -> list[tuple[Image.Image, str]]:
-    """The picture, and once more under each word that the model sees."""
+    """The image, and once more under each word that the model sees."""
     words = [word for word in record.words if word.positions]
     return [(drawn.image, drawn.label), *((overlay(drawn.image, record.heat_map(word)), word.text) for word in words)]
 
@@ -121,7 +121,7 @@ def edit_of(tokenizer: Any, original: str, edited: str, weights: dict[str, float
 
 
 def edited_jobs(model: Model, request: Request, edit: Edit, cross: float, within: float) -> list[Job]:
-    """The original, and the edited picture that takes its layout from it."""
+    """The original, and the edited image that takes its layout from it."""
     pipeline = model.pipeline
     originals: list[Drawing] = []
 
@@ -136,7 +136,7 @@ def edited_jobs(model: Model, request: Request, edit: Edit, cross: float, within
         with edit_attention(pipeline, edit, originals[0], cross, within):
             yield
 
-    # the edited picture carries no settings: they alone would not draw it again
+    # the edited image carries no settings: they alone would not draw it again
     return [
         Job("original", pipeline, request, model.digest, remembering),
         Job("edited", pipeline, Request(**request.to_json() | {"prompt": edit.prompt}), None, editing),

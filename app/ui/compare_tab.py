@@ -39,7 +39,7 @@ def compared(server: Server, request: Request) -> list[Job]:
     if not model.has_base:
         raise InputError(NO_BASE.format(folder=model.base_folder))
     return [
-        # its picture carries no settings: from those the page would draw the tuned model's
+        # its image carries no settings: from those the page would draw the tuned model's
         Job("base", model.base, request, None),
         Job("tuned", model.pipeline, request, model.digest),
     ]

@@ -66,7 +66,7 @@ def make_form(model: Model) -> Form:
 
     prompt = gr.Textbox(
         label="Prompt",
-        placeholder="What should the picture show?",
+        placeholder="What should the image show?",
         lines=1,  # it grows; with more from the start Enter would not draw
         max_lines=6,
         max_length=MAX_PROMPT,
@@ -83,12 +83,12 @@ def make_form(model: Model) -> Form:
         seed = gr.Number(
             label="Seed", value=defaults["seed"], precision=0, minimum=0, maximum=MAX_SEED, min_width=110, scale=2
         )
-        count = gr.Slider(1, MAX_COUNT, label="Pictures", value=1, step=1, precision=0, min_width=200, scale=3)
+        count = gr.Slider(1, MAX_COUNT, label="Images", value=1, step=1, precision=0, min_width=200, scale=3)
     dice = gr.Button("New seed", size="sm", elem_id="dice")
     with gr.Accordion("More settings", open=False):
         negative_prompt = gr.Textbox(
             label="Negative prompt",
-            info="What the picture should not show",
+            info="What the image should not show",
             value=defaults["negative_prompt"],
             max_lines=3,
             max_length=MAX_PROMPT,

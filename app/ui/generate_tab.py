@@ -1,4 +1,4 @@
-"""The tab that draws: live preview, pictures, history."""
+"""The tab that draws: live preview, images, history."""
 
 from functools import partial
 from html import escape
@@ -18,8 +18,8 @@ from finetune.errors import InputError
 
 DRAW = "draw"  # this tab's id
 STATIC = Path(__file__).parent / "static"
-HINT = "Type a prompt and press Generate: you will see the picture as it becomes clear."
-# on a phone the picture is below the form
+HINT = "Type a prompt and press Generate: you will see the image as it becomes clear."
+# on a phone the image is below the form
 SHOW_STAGE = "() => { if (innerWidth <= 640) document.getElementById('stage').scrollIntoView({ behavior: 'smooth' }) }"
 PNG = '<label class="file">Settings from a PNG that was drawn here <input type="file" accept="image/png"></label>'
 TELLING = {**QUIET, "queue": True, "concurrency_limit": None}  # messages reach the page by the queue only
@@ -29,7 +29,7 @@ def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
     """The form's button, pressed on another of the tabs, brings this one to the front."""
     stage = gr.HTML(runner.idle(HINT), elem_id="stage")
     fresh = gr.State([])
-    screen = Screen(server, [form.button, form.cancel], stage, make_gallery("Pictures", "pictures"), fresh)
+    screen = Screen(server, [form.button, form.cancel], stage, make_gallery("Images", "images"), fresh)
     stored, again = _make_history(form, server)
 
     def generate(count: int, *values: Any) -> Any:
@@ -62,7 +62,7 @@ def _make_history(form: Form, server: Server) -> tuple[gr.BrowserState, Any]:
         index = _told(event, "index")
         entry = read[index] if isinstance(index, int) and 0 <= index < len(read) else None
         if entry is None:
-            raise gr.Error("This picture is no longer in the history.", print_exception=False)
+            raise gr.Error("This image is no longer in the history.", print_exception=False)
         return [1, *form.fill(entry.request)]
 
     def restore_png(event: gr.EventData) -> list[Any]:
@@ -71,7 +71,7 @@ def _make_history(form: Form, server: Server) -> tuple[gr.BrowserState, Any]:
         except InputError as error:
             raise gr.Error(escape(f"This PNG: {error}", quote=False), print_exception=False) from None
         if model != digest:
-            gr.Warning("The picture was drawn by another model: this one draws another picture from its settings.")
+            gr.Warning("The image was drawn by another model: this one draws another image from its settings.")
         return [1, *form.fill(request)]
 
     inputs = [form.count, *form.settings]

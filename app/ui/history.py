@@ -11,7 +11,7 @@ from app.preview import data_url
 from app.request import Request
 from finetune.errors import InputError
 
-LONGEST = 24  # pictures
+LONGEST = 24  # images
 THUMBNAIL = 160  # pixels
 DATA = "data:image/jpeg;base64,"
 MAX_IMAGE = 40_000  # characters
@@ -54,7 +54,7 @@ def _read(entry: Any) -> Entry | None:
 
 
 def html(stored: Any, model: str) -> str:
-    """A card for each picture, with two buttons: its settings into the form, and the picture again."""
+    """A card for each image, with two buttons: its settings into the form, and the image again."""
     cards = [_card(i, entry, model) for i, entry in enumerate(read(stored)) if entry]
     if not cards:
         return '<p class="hint">What you draw is listed here with its settings. The list stays in this browser.</p>'

@@ -48,14 +48,14 @@ def make_theme() -> gr.themes.Base:
 
 
 SESSIONS = 256  # visitors whose last inputs Gradio remembers: some MiB for each, as security.py bounds them
-KEPT = 3600  # seconds that a picture stays on the server; the history draws older ones again
+KEPT = 3600  # seconds that an image stays on the server; the history draws older ones again
 
 
 def make_page(model: Model, limits: Limits) -> gr.Blocks:
     with gr.Blocks(title=model.name, analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as page:
         server = Server(model, limits, page)
         gr.HTML(
-            f"<h1>{escape(model.name)}</h1><p>Pictures from words, by a fine-tuned Stable Diffusion</p>", elem_id="head"
+            f"<h1>{escape(model.name)}</h1><p>Images from words, by a fine-tuned Stable Diffusion</p>", elem_id="head"
         )
         with gr.Row():
             with gr.Column(scale=5, min_width=300):

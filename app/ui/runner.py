@@ -25,7 +25,7 @@ def idle(text: str) -> str:
 def progress(watch: Watch, jobs: Sequence[Job], preview: Preview) -> str:
     """The model's present guess over a bar."""
     step, job = watch.step, jobs[watch.number]
-    which = f"Picture {watch.number + 1} of {len(jobs)} · " if len(jobs) > 1 else ""
+    which = f"Image {watch.number + 1} of {len(jobs)} · " if len(jobs) > 1 else ""
     text = f"{which}{job.label} · step {step.done} of {step.total}"
     done = watch.number * step.total + step.done
     return (
@@ -65,7 +65,7 @@ def make_gallery(label: str, name: str) -> gr.Gallery:
 
 
 def make_slider(label: str, name: str) -> gr.ImageSlider:
-    """Two pictures, one over the other."""
+    """Two images, one over the other."""
     return gr.ImageSlider(
         label=label, format="png", interactive=False, visible=False, buttons=["fullscreen"], elem_id=name
     )

@@ -13,7 +13,7 @@ from app.model import Model
 @dataclass(frozen=True)
 class Limits:
     waiting: int  # requests in the queue; one more is refused
-    seconds: float  # for one request, all its pictures together
+    seconds: float  # for one request, all its images together
     per_minute: int  # requests of one visitor; 0: as many as come
 
 

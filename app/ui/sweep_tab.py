@@ -31,7 +31,7 @@ def make_sweep_tab(form: Form, server: Server) -> None:
         )
     buttons = make_buttons("Draw the grid")
     stage = gr.HTML(runner.idle(HINT), elem_id="sweep-stage")
-    pictures = gr.Gallery(
+    images = gr.Gallery(
         label="Grid",
         format="png",
         interactive=False,
@@ -42,7 +42,7 @@ def make_sweep_tab(form: Form, server: Server) -> None:
         elem_id="grid",
     )
 
-    screen = Screen(server, buttons, stage, pictures)
+    screen = Screen(server, buttons, stage, images)
 
     def sweep(guidances: str, steps: str, *values: Any) -> Any:
         columns, jobs = swept(server, Request(*values), guidances, steps)
@@ -56,7 +56,7 @@ def swept(server: Server, request: Request, guidances: str, steps: str) -> tuple
     columns = _numbers("Guidance", guidances)
     rows = [int(value) if value.is_integer() else value for value in _numbers("Steps", steps)]
     if len(columns) * len(rows) > MAX_CELLS:
-        raise InputError(f"{len(columns)} x {len(rows)} pictures: a grid has at most {MAX_CELLS}.")
+        raise InputError(f"{len(columns)} x {len(rows)} images: a grid has at most {MAX_CELLS}.")
     pairs = [(guidance, count) for count in rows for guidance in columns]
     requests = [Request(**request.to_json() | {"guidance": guidance, "steps": count}) for guidance, count in pairs]
     model = server.model

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def attention_layers(unet: torch.nn.Module, cross: bool) -> list[Attention]:
-    """Of a UNet or a part of it: those between picture and text, or those within the picture."""
+    """Of a UNet or a part of it: those between image and text, or those within the image."""
     return [m for m in unet.modules() if isinstance(m, Attention) and m.is_cross_attention == cross]
 
 

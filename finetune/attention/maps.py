@@ -1,4 +1,4 @@
-"""Where in the picture each word of the prompt has its say: cross-attention, recorded while a pipeline draws.
+"""Where in the image each word of the prompt has its say: cross-attention, recorded while a pipeline draws.
 
 The mean over steps, heads and those layers of the UNet's decoder whose maps are nearest to 16x16, as in
 Prompt-to-Prompt (Hertz et al., 2022): in the encoder words have not found their things yet. The recording listens
@@ -33,28 +33,28 @@ class AttentionRecord:
 
     words: list[Word]
     picture_side: Side = (0, 0)  # pixels
-    sums: dict[Side, Tensor] = field(default_factory=dict)  # fp32 [pictures, height * width, tokens]
+    sums: dict[Side, Tensor] = field(default_factory=dict)  # fp32 [images, height * width, tokens]
     counts: Counter[Side] = field(default_factory=Counter)  # of what was summed up, by the layers' sides
 
-    def share(self, positions: list[int], picture: int = 0) -> NDArray[np.float32]:
-        """The fraction of each pixel's attention that goes to these tokens, `float32 [height, width]` of the picture.
+    def share(self, positions: list[int], image: int = 0) -> NDArray[np.float32]:
+        """The fraction of each pixel's attention that goes to these tokens, `float32 [height, width]` of the image.
 
         It is 1 everywhere for all tokens together. Raises InputError if nothing was drawn while recording.
         """
         if not self.counts:
             raise InputError("no attention was recorded; draw with the pipeline inside `with record_attention(...)`")
         side = min(self.counts, key=lambda side: abs(math.log(side[0] * side[1] / PIXELS)))
-        share = self.sums[side][picture][:, positions].sum(dim=1) / self.counts[side]
+        share = self.sums[side][image][:, positions].sum(dim=1) / self.counts[side]
         enlarged = torch.nn.functional.interpolate(share.view(1, 1, *side), self.picture_side, mode="bilinear")
         return enlarged[0, 0].cpu().numpy()
 
-    def raw_map(self, word: Word | str, picture: int = 0) -> NDArray[np.float32]:
+    def raw_map(self, word: Word | str, image: int = 0) -> NDArray[np.float32]:
         """The word's share of each pixel's attention; a string stands for all its occurrences.
 
         Raises InputError for a word that the prompt lacks or that the model does not see.
         """
         chosen = find_words(self.words, word) if isinstance(word, str) else find_words([word], word.text)
-        return self.share([position for one in chosen for position in one.positions], picture)
+        return self.share([position for one in chosen for position in one.positions], image)
 
     def heat_map(self, word: Word | str) -> NDArray[np.float32]:
         """The raw map stretched to 0..1, to look at; all 0 where the word is attended to alike everywhere."""
@@ -69,7 +69,7 @@ def record_attention(
 ) -> Iterator[AttentionRecord]:
     """Record one call of the pipeline with this prompt, of its steps those between two shares of their number.
 
-    Several pictures of the prompt may be drawn in the call. After a whole call another begins the record anew.
+    Several images of the prompt may be drawn in the call. After a whole call another begins the record anew.
     """
     record = AttentionRecord(prompt_words(pipeline.tokenizer, prompt))
     recorder = _Recorder(pipeline, record, steps)

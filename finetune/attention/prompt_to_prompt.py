@@ -1,7 +1,7 @@
-"""Another picture of the same layout: Prompt-to-Prompt (Hertz et al., 2022).
+"""Another image of the same layout: Prompt-to-Prompt (Hertz et al., 2022).
 
-While the edited picture is drawn from the original's noise, the original's UNet inputs are shown to the UNet once more,
-step by step, and its attention is put in place of the edited picture's own:
+While the edited image is drawn from the original's noise, the original's UNet inputs are shown to the UNet once more,
+step by step, and its attention is put in place of the edited image's own:
 
     cross-attention   P = w * (P_original @ source + P_own * own)     for the first steps
     self-attention    softmax(q_original k_original^T) v_own          for the first steps
@@ -116,7 +116,7 @@ class Drawing:
 
 @contextmanager
 def remember_drawing(pipeline: StableDiffusionPipeline) -> Iterator[Drawing]:
-    """Remember one call of the pipeline, so that pictures of the same layout can be drawn after it."""
+    """Remember one call of the pipeline, so that images of the same layout can be drawn after it."""
     drawing = Drawing()
 
     def remember(_unet: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -136,8 +136,8 @@ def edit_attention(
     """Draw `edit.prompt` in one call of the pipeline inside this, all else being as it was for the original.
 
     The shares, 0..1, say for how many of the steps, from the first on, the original's attention is used: between
-    picture and text, and within the picture. With both 0 the call draws what it would draw without an edit.
-    Raises InputError, from the call, where it has other steps, sizes or numbers of pictures than the original.
+    image and text, and within the image. With both 0 the call draws what it would draw without an edit.
+    Raises InputError, from the call, where it has other steps, sizes or numbers of images than the original.
     """
     for name, share in (("cross-attention", cross_share), ("self-attention", self_share)):
         if not 0 <= share <= 1:
@@ -184,12 +184,12 @@ class _Editor:
     def _check(self, sample: Tensor) -> None:
         steps = len(self.original.inputs)
         if steps != self.pipeline.num_timesteps or self.step >= steps:
-            raise InputError(f"the original was drawn in {steps} steps; draw the edited picture once, in as many")
+            raise InputError(f"the original was drawn in {steps} steps; draw the edited image once, in as many")
         shape = self.original.inputs[self.step][0][0].shape
         if sample.shape != shape:
             raise InputError(
                 f"the UNet saw {tuple(shape)} for the original and {tuple(sample.shape)} now; "
-                "edit with the original's size, number of pictures and guidance"
+                "edit with the original's size, number of images and guidance"
             )
 
     def share_self(self, module: torch.nn.Module, _arguments: tuple[Any, ...], projected: Tensor) -> Tensor | None:
@@ -236,7 +236,7 @@ def edited_images(
     cross_share: float,
     self_share: float,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The original, as `sample_images` draws it, and the edited picture, RGB `uint8 [height, width, 3]`."""
+    """The original, as `sample_images` draws it, and the edited image, RGB `uint8 [height, width, 3]`."""
 
     def draw(prompt: str) -> NDArray[np.uint8]:
         return next(sample_images(pipeline, [prompt], [seed], num_inference_steps, guidance_scale, batch_size=1))

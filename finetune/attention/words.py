@@ -32,7 +32,7 @@ def prompt_words(tokenizer: CLIPTokenizer, prompt: str) -> list[Word]:
         raise InputError("the prompt has half a character, as text of another encoding does; write it anew")
     spans = [match.span() for match in WORD.finditer(prompt)]
     if not spans:
-        raise InputError("the prompt is empty; say what the picture should show")
+        raise InputError("the prompt is empty; say what the image should show")
     encoded = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)
     starts = [start for start, _stop in encoded["offset_mapping"]]
     inner = range(1, len(starts) - 1)  # between the start and the end of the text

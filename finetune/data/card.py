@@ -8,8 +8,8 @@ from finetune.data.statistics import LONG_WORD
 from finetune.data.transforms import SIDE
 
 Numbers = dict[str, Any]
-NOT_IN_ARCHIVE = "no_image"  # a name in a list, no picture
-OFFICIAL = {123_287, 8_091}  # pictures in the archives of COCO 2017's train and val, and of Flickr8k
+NOT_IN_ARCHIVE = "no_image"  # a name in a list, no image
+OFFICIAL = {123_287, 8_091}  # images in the archives of COCO 2017's train and val, and of Flickr8k
 
 
 def data_card(numbers: Numbers) -> str:
@@ -20,18 +20,18 @@ def data_card(numbers: Numbers) -> str:
 What this run trains on and validates with. `stages/datacard.py` counts it in the indexes that `preprocess-512` and
 `tokenize` wrote; [numbers.json](numbers.json) has every figure. `docs/data.md` explains the reasons.
 
-![Training pictures of every data set, each over its first caption](contact.png)
+![Training images of every dataset, each over its first caption](contact.png)
 
 ## From the archives to the training
 
-{table(("pictures", *sets, "all"), _balance(sets))}
+{table(("images", *sets, "all"), _balance(sets))}
 
 {_missing(sets)}{_reference(sets)}\
-Names of all that is left out: `data/images/<data set>/drops.json`, `data/tokens/drops.json`.
+Names of all that is left out: `data/images/<dataset>/drops.json`, `data/tokens/drops.json`.
 
 ## Captions
 
-Of all usable pictures, as their authors wrote them; a word is a run of letters, whatever their case.
+Of all usable images, as their authors wrote them; a word is a run of letters, whatever their case.
 
 {table(("captions", *sets), _by_dataset(sets, _captions))}
 
@@ -39,7 +39,7 @@ Of all usable pictures, as their authors wrote them; a word is a run of letters,
 
 {_frequent(sets)}
 
-## Original pictures
+## Original images
 
 Upright, before they become {SIDE}x{SIDE}.
 
@@ -48,9 +48,9 @@ Upright, before they become {SIDE}x{SIDE}.
 
 
 def found(numbers: Numbers) -> int:
-    """Pictures in a data set's archives, usable or not."""
+    """Images in a dataset's archives, usable or not."""
     lost = sum(count for reason, count in numbers["dropped"].items() if reason != NOT_IN_ARCHIVE)
-    return int(numbers["pictures"]["count"]) + lost
+    return int(numbers["images"]["count"]) + lost
 
 
 def _balance(sets: dict[str, Numbers]) -> list[list[str]]:
@@ -60,7 +60,7 @@ def _balance(sets: dict[str, Numbers]) -> list[list[str]]:
     counts = {
         "in the archives": [found(one) for one in every],
         **{f"- `{reason}`": [one["dropped"].get(reason, 0) for one in every] for reason in dropped},
-        f"usable at {SIDE}x{SIDE}": [one["pictures"]["count"] for one in every],
+        f"usable at {SIDE}x{SIDE}": [one["images"]["count"] for one in every],
         **{f"- left out: `{reason}`": [one["left_out"].get(reason, 0) for one in every] for reason in left_out},
         "- held out for validation": [one["used"]["validation"] for one in every],
         "**trained on**": [one["used"]["train"] for one in every],
@@ -97,7 +97,7 @@ def _captions(one: Numbers) -> dict[str, str]:
     return {
         "written": f"{captions['count']:,}",
         "used, held-out ones included": f"{captions['used']:,}",
-        "captions per picture: pictures": ", ".join(f"{n}: {m:,}" for n, m in captions["per_picture"].items()),
+        "captions per image: images": ", ".join(f"{n}: {m:,}" for n, m in captions["per_picture"].items()),
         **_spread("words each", captions["words"]),
         "different words": f"{captions['vocabulary']:,}",
         "of these seen once": f"{captions['words_seen_once']:,}",
@@ -105,12 +105,12 @@ def _captions(one: Numbers) -> dict[str, str]:
 
 
 def _originals(one: Numbers) -> dict[str, str]:
-    pictures = one["pictures"]
+    images = one["images"]
     return {
-        **_spread("shorter side, pixels", pictures["shorter_side"]),
-        f"enlarged (shorter side below {SIDE})": f"{pictures['enlarged']:.1%}",
-        **_spread("width / height", pictures["aspect_ratio"]),
-        "landscape, portrait, square": ", ".join(f"{pictures[f]:.1%}" for f in ("landscape", "portrait", "square")),
+        **_spread("shorter side, pixels", images["shorter_side"]),
+        f"enlarged (shorter side below {SIDE})": f"{images['enlarged']:.1%}",
+        **_spread("width / height", images["aspect_ratio"]),
+        "landscape, portrait, square": ", ".join(f"{images[f]:.1%}" for f in ("landscape", "portrait", "square")),
     }
 
 

@@ -1,4 +1,4 @@
-"""Training images that are, exactly or nearly, among the validation images of any data set.
+"""Training images that are, exactly or nearly, among the validation images of any dataset.
 
 A model that was trained on them is asked about what it has seen. COCO and Flickr8k both come from Flickr, so it is
 not enough to look within each.
@@ -15,7 +15,7 @@ BLOCK = 1000  # validation images compared with at once, so that memory does not
 
 
 class DuplicateFinder:
-    """The validation images of all data sets, by the hashes that their indexes hold."""
+    """The validation images of all datasets, by the hashes that their indexes hold."""
 
     def __init__(self, rows: Iterable[dict[str, Any]], near: int | None) -> None:
         """rows: of the indexes. near: bits of 256 up to which two images count as one; None for equal pixels only."""

@@ -1,4 +1,4 @@
-"""Posterior moments of the autoencoder: encoded once per image and mirror image, sampled anew at every use.
+"""Posterior moments of the VAE: encoded once per image and mirror image, sampled anew at every use.
 
 The only place that applies the scaling factor (0.18215 for Stable Diffusion 1.x).
 """
@@ -60,7 +60,7 @@ def sample_latents(moments: Tensor, noise: Tensor, scaling_factor: float) -> Ten
 
 
 class LatentCache:
-    """The moments of one data set, memory-mapped: nothing is read before it is asked for."""
+    """The moments of one dataset, memory-mapped: nothing is read before it is asked for."""
 
     def __init__(self, folder: Path) -> None:
         """Raises InputError where a shard is not as long as the manifest says, or no shard at all."""

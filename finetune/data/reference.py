@@ -16,7 +16,7 @@ COLUMNS = ("id", "dataset", "split", "shard", "member", "sha256", "captions")
 def used_captions(images: Mapping[str, Path], tokens: Path, columns: Sequence[str]) -> Iterator[tuple[Row, int]]:
     """The rows of all indexes, `columns` of them, each with the number of its captions that tokenize uses.
 
-    images: data set -> its folder.
+    images: dataset -> its folder.
     """
     indexes = (row for folder in images.values() for row in read_rows(folder / INDEX, columns))
     table = read_rows(tokens / "images.parquet", ("dataset", "id", "captions"))
@@ -28,7 +28,7 @@ def used_captions(images: Mapping[str, Path], tokens: Path, columns: Sequence[st
 def real_rows(images: Mapping[str, Path], tokens: Path) -> Iterator[Row]:
     """Rows of the indexes in their order, COLUMNS of them, without the training images that tokenize left out.
 
-    What was left out resembles validation images: as real pictures of a floor it
+    What was left out resembles validation images: as real images of a floor it
     would score better than any.
     """
     for row, used in used_captions(images, tokens, COLUMNS):
@@ -37,7 +37,7 @@ def real_rows(images: Mapping[str, Path], tokens: Path) -> Iterator[Row]:
 
 
 def read_real(images: Mapping[str, Path], rows: Iterable[Row]) -> Iterator[tuple[Row, NDArray[np.uint8]]]:
-    """Each of `rows` with its pixels, uint8 [height, width, 3], data set by data set."""
+    """Each of `rows` with its pixels, uint8 [height, width, 3], dataset by dataset."""
     wanted = list(rows)
     for dataset, folder in images.items():
         yield from read_images(folder, [row for row in wanted if row["dataset"] == dataset])

@@ -1,4 +1,4 @@
-"""Images in tar shards beside one Parquet index: the form in which pictures pass from stage to stage."""
+"""Images in tar shards beside one Parquet index: the form in which images pass from stage to stage."""
 
 import io
 import tarfile
@@ -49,7 +49,7 @@ def read_shard(path: Path, wanted: Container[str] | None = None) -> Iterator[tup
 
 def encode_png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # photographs hardly shrink further and take many times as long
+    image.save(file, "PNG", compress_level=1)  # photos hardly shrink further and take many times as long
     return file.getvalue()
 
 
@@ -85,7 +85,7 @@ def read_batches(index: Path, columns: Sequence[str] | None = None) -> Iterator[
 
 
 def spread(rows: list[T], count: int) -> list[T]:
-    """At most `count` of `rows`, evenly spread over them, so that each data set has its share."""
+    """At most `count` of `rows`, evenly spread over them, so that each dataset has its share."""
     count = min(count, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
 

@@ -1,6 +1,6 @@
-"""What a data set's index tells about its pictures and captions, counted in one pass.
+"""What a dataset's index tells about its images and captions, counted in one pass.
 
-Memory grows with what is different (words, side lengths), not with the number of pictures.
+Memory grows with what is different (words, side lengths), not with the number of images.
 """
 
 import re
@@ -12,13 +12,13 @@ from finetune.data.transforms import SIDE
 
 WORD = re.compile(r"[^\W\d_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W\d_]+)*")  # letters of any script
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-LONG_WORD = 4  # letters; shorter ones say little about what is in a picture
+LONG_WORD = 4  # letters; shorter ones say little about what is in an image
 FREQUENT = 30  # words
 ASPECT_STEPS = 100  # aspect ratios are told apart by hundredths
 
 
 class DatasetStatistics:
-    """Of one data set; `numbers` at the end, plain values for JSON."""
+    """Of one dataset; `numbers` at the end, plain values for JSON."""
 
     def __init__(self) -> None:
         self._pictures: Counter[str] = Counter()  # by split and by orientation
@@ -30,7 +30,7 @@ class DatasetStatistics:
         self._aspect: Counter[int] = Counter()
 
     def add(self, row: dict[str, Any], captions_used: int) -> None:
-        """row: of the index of preprocess-512. captions_used: its captions in `tokenize`; 0 for a picture left out."""
+        """row: of the index of preprocess-512. captions_used: its captions in `tokenize`; 0 for an image left out."""
         self._pictures[row["split"]] += captions_used > 0
         self._captions_each[len(row["captions"])] += 1
         self._captions_used += captions_used
@@ -44,17 +44,17 @@ class DatasetStatistics:
         self._aspect[round(ASPECT_STEPS * width / height)] += 1
 
     def numbers(self) -> dict[str, Any]:
-        pictures = self._captions_each.total()
+        images = self._captions_each.total()
         enlarged = sum(count for side, count in self._shorter_side.items() if side < SIDE)
         aspect = summary(self._aspect)
         return {
             "used": {split: self._pictures[split] for split in ("train", "validation")},
-            "pictures": {
-                "count": pictures,
+            "images": {
+                "count": images,
                 "shorter_side": summary(self._shorter_side),
                 "aspect_ratio": {name: round(value / ASPECT_STEPS, 2) for name, value in aspect.items()},
-                "enlarged": enlarged / pictures,
-                **{form: self._pictures[form] / pictures for form in ("landscape", "portrait", "square")},
+                "enlarged": enlarged / images,
+                **{form: self._pictures[form] / images for form in ("landscape", "portrait", "square")},
             },
             "captions": {
                 "count": self._words_each.total(),
@@ -89,6 +89,6 @@ def _nearest_rank(counts: Counter[int], values: Iterable[int], rank: float) -> i
 
 
 def _most_frequent(words: Counter[str]) -> dict[str, int]:
-    """The alphabet decides between equals, so that the order of the pictures does not."""
+    """The alphabet decides between equals, so that the order of the images does not."""
     long = ((word, count) for word, count in words.items() if len(word) >= LONG_WORD)
     return dict(sorted(long, key=lambda pair: (-pair[1], pair[0]))[:FREQUENT])

@@ -32,7 +32,7 @@ HASH_SIDE = 16  # bits; 64 bits in all, the usual size, take unrelated drawings 
 
 
 def decode(content: bytes, min_side: int) -> Image.Image:
-    """The upright picture as it is stored: of any size and mode, with its color profile in `info`.
+    """The upright image as it is stored: of any size and mode, with its color profile in `info`.
 
     Raises DroppedError: `undecodable`, `cut_short`, `too_many_pixels` or `too_small`.
     """
@@ -60,7 +60,7 @@ def crop_and_resize(image: Image.Image, crop: Crop) -> Image.Image:
 
 
 def crop_box(size: tuple[int, int], crop: Crop) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is used of a picture of that width and height."""
+    """Left, top, right and bottom of what is used of an image of that width and height."""
     width, height = size
     if crop == "squash":
         return 0, 0, width, height
@@ -82,7 +82,7 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 def perceptual_hash(square: Image.Image) -> str:
-    """256 bits in hexadecimal digits that hardly change when a picture is scaled, compressed or brightened (pHash)."""
+    """256 bits in hexadecimal digits that hardly change when an image is scaled, compressed or brightened (pHash)."""
     bits = imagehash.phash(square.reduce(SIDE // 64), hash_size=HASH_SIDE).hash
     return np.packbits(bits).tobytes().hex()  # as imagehash's own str(), which joins them one by one in Python
 
@@ -94,7 +94,7 @@ def _resized(image: Image.Image) -> Image.Image:
     """
     if image.size == (SIDE, SIDE):
         return image
-    import torch  # a second and 200 MB that pictures of the right size need not
+    import torch  # a second and 200 MB that images of the right size need not
 
     data = bytearray(image.tobytes("raw", "RGBX"))
     planes = torch.frombuffer(data, dtype=torch.uint8).view(1, image.height, image.width, 4).permute(0, 3, 1, 2)
@@ -106,7 +106,7 @@ def _resized(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What Pillow raises, as a reason to drop the picture."""
+    """What Pillow raises, as a reason to drop the image."""
     try:
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
             yield

@@ -1,4 +1,4 @@
-"""What a data set's archives hold, in one form for every data set: which picture, which captions, which split."""
+"""What a dataset's archives hold, in one form for every dataset: which image, which captions, which split."""
 
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from finetune.datasets.zip_reader import DAMAGED, Member, UnknownCompressionErro
 Split = Literal["train", "validation"]
 Caption = Annotated[str, Field(max_length=10_000)]  # characters; COCO's longest has 250
 PICTURES = {".apng", ".bmp", ".gif", ".ico", ".jfif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
-LARGEST = 256 << 20  # bytes of a picture's file
+LARGEST = 256 << 20  # bytes of an image's file
 
 TABLES = """
 CREATE TABLE archive (number INTEGER PRIMARY KEY, path);
@@ -53,12 +53,12 @@ CREATE INDEX original_shard ON original (split, shard, id);
 
 
 class DroppedError(Exception):
-    """A picture cannot be used; the message is the reason under which it is counted."""
+    """An image cannot be used; the message is the reason under which it is counted."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """A picture inside an archive, with its captions as their authors wrote them."""
+    """An image inside an archive, with its captions as their authors wrote them."""
 
     id: str
     split: Split
@@ -87,8 +87,8 @@ class Original:
 
 
 class Catalog:
-    """The usable originals of a data set by shard, and the others by reason: a database in a file, for the memory that
-    it takes does not grow with the number of pictures, and any process may read it.
+    """The usable originals of a dataset by shard, and the others by reason: a database in a file, for the memory that
+    it takes does not grow with the number of images, and any process may read it.
     """
 
     def __init__(self, file: Path) -> None:
@@ -104,8 +104,8 @@ class Catalog:
         splits: Iterable[tuple[str, Split]],
         captions: Iterable[tuple[str, int, str]],
     ) -> None:
-        """Bring an archive's pictures together with what belongs to their names: (name, split) and (name, number,
-        caption), the captions of a picture being ordered by number.
+        """Bring an archive's images together with what belongs to their names: (name, split) and (name, number,
+        caption), the captions of an image being ordered by number.
 
         name_of: from a member's path to the name; None for a path that has no business in an archive.
         """
@@ -133,7 +133,7 @@ class Catalog:
     def finalize(self, shards: int) -> None:
         """All archives are added: spread their originals over `shards` shards per split.
 
-        An id alone decides on the shard, so that a picture more or less moves no other one.
+        An id alone decides on the shard, so that an image more or less moves no other one.
         """
         self._db.create_function("shard_of", 1, lambda id_: _hash(id_) % shards, deterministic=True)
         self._db.executescript(FINALIZE)
@@ -172,7 +172,7 @@ class Catalog:
 
 
 def file_name(member: str) -> str:
-    """The name of a picture that is told by its file name, wherever in the archive it lies."""
+    """The name of an image that is told by its file name, wherever in the archive it lies."""
     return PurePosixPath(member).name
 
 

@@ -19,7 +19,7 @@ LINE = re.compile(r"(?P<name>[^\t]+)#(?P<number>\d{1,9})\t(?P<caption>.{0,10000}
 
 
 def index_flickr8k(folder: Path, listing: Catalog) -> None:
-    """The training list trains; the dev and test lists validate; a picture in no list is left out."""
+    """The training list trains; the dev and test lists validate; an image in no list is left out."""
     splits = ((name, split) for member, split in FORMATS.items() for _, name in read_lines(folder / TEXT, member))
     listing.add(folder / "Flickr8k_Dataset.zip", file_name, splits, _captions(folder / TEXT))
 

@@ -1,9 +1,9 @@
-"""Pictures beside a metadata.jsonl, in a zip: the imagefolder convention of Hugging Face's datasets library.
+"""Images beside a metadata.jsonl, in a zip: the imagefolder convention of Hugging Face's datasets library.
 
     {"file_name": "cats/1.jpg", "text": "a cat on a sofa"}
     {"file_name": "cats/2.jpg", "text": ["two cats", "cats that play"]}
 
-Other keys are passed over. Pictures in a folder called validation, or one of the names below, are held out.
+Other keys are passed over. Images in a folder called validation, or one of the names below, are held out.
 """
 
 import posixpath
@@ -37,7 +37,7 @@ def index_imagefolder(folder: Path, listing: Catalog) -> None:
         paths = [member.name for member in members(archive) if PurePosixPath(member.name).name == METADATA]
         metadata = [path for path in paths if inside(path)]
         if not metadata:
-            raise InputError(f"{archive}: holds no {METADATA}; put one beside the pictures, see docs/own-data.md")
+            raise InputError(f"{archive}: holds no {METADATA}; put one beside the images, see docs/own-data.md")
         numbers = count()
         listing.add(
             archive,
@@ -63,15 +63,15 @@ def _pictures(archive: Path, metadata: list[str]) -> Iterator[tuple[str, list[st
     for member in metadata:
         for number, line in read_lines(archive, member):
             try:
-                picture = _Picture.model_validate_json(line.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"))
+                image = _Picture.model_validate_json(line.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"))
             except ValidationError as errors:
                 fault = errors.errors()[0]
                 where = "".join(f"{part}: " for part in fault["loc"])
                 raise _fault(archive, member, number, f"{where}{fault['msg']}") from None
-            name = inside(posixpath.join(posixpath.dirname(member), picture.file_name))
+            name = inside(posixpath.join(posixpath.dirname(member), image.file_name))
             if name is None:
-                raise _fault(archive, member, number, f"{picture.file_name!r} leads out of the archive")
-            yield name, [picture.text] if isinstance(picture.text, str) else picture.text
+                raise _fault(archive, member, number, f"{image.file_name!r} leads out of the archive")
+            yield name, [image.text] if isinstance(image.text, str) else image.text
 
 
 def _fault(archive: Path, member: str, number: int, fault: str) -> InputError:

@@ -56,14 +56,14 @@ def scene_image(seed: int) -> bytes:
     return file.getvalue()
 
 
-def draw_archive(location: str, name: str, path: Path, picture: Callable[[int], bytes] = scene_image) -> None:
-    """Write the archive `name` of the data set that `location` describes, with the `picture` of each seed.
+def draw_archive(location: str, name: str, path: Path, image: Callable[[int], bytes] = scene_image) -> None:
+    """Write the archive `name` of the dataset that `location` describes, with the `image` of each seed.
 
     Raises InputError for a location or a name that stands for nothing.
     """
     dataset, seeds = scene_seeds(location)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for member, content in _members(dataset, name, seeds, picture):
+        for member, content in _members(dataset, name, seeds, image):
             info = zipfile.ZipInfo(member, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3  # Unix, also where the archive is not written on one
             info.external_attr = (0o40755 if member.endswith("/") else 0o100644) << 16
@@ -71,7 +71,7 @@ def draw_archive(location: str, name: str, path: Path, picture: Callable[[int], 
 
 
 def scene_seeds(location: str) -> tuple[str, Seeds]:
-    """The data set and, by split, one seed per scene.
+    """The dataset and, by split, one seed per scene.
 
     Raises InputError for a location that stands for nothing.
     """
@@ -88,13 +88,13 @@ def scene_seeds(location: str) -> tuple[str, Seeds]:
     return path, seeds
 
 
-def _members(dataset: str, name: str, seeds: Seeds, picture: Callable[[int], bytes]) -> Iterator[Member]:
+def _members(dataset: str, name: str, seeds: Seeds, image: Callable[[int], bytes]) -> Iterator[Member]:
     match dataset, name:
         case "coco", "train2017.zip" | "val2017.zip":
             half = name.removesuffix(".zip")
             yield f"{half}/", b""
             for seed in seeds[HALVES[half]]:
-                yield f"{half}/{_coco_name(seed)}", picture(seed)
+                yield f"{half}/{_coco_name(seed)}", image(seed)
         case "coco", "annotations_trainval2017.zip":
             for half, split in HALVES.items():
                 yield f"annotations/captions_{half}.json", _json(_coco_captions(seeds[split]))
@@ -102,7 +102,7 @@ def _members(dataset: str, name: str, seeds: Seeds, picture: Callable[[int], byt
         case "flickr8k", "Flickr8k_Dataset.zip":
             yield "Flicker8k_Dataset/", b""  # spelled as in the original
             for seed in (*seeds["train"], *seeds["validation"]):
-                yield f"Flicker8k_Dataset/{_flickr_name(seed)}", picture(seed)
+                yield f"Flicker8k_Dataset/{_flickr_name(seed)}", image(seed)
         case "flickr8k", "Flickr8k_text.zip":
             yield from _flickr_texts(seeds)
         case _:

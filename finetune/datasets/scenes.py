@@ -1,8 +1,8 @@
-"""Captioned scenes drawn from a seed: the sample's stand-in for photographs.
+"""Captioned scenes drawn from a seed: the sample's stand-in for photos.
 
 Two styles. *Plain* scenes (flat circles, squares and triangles on one background) are all that the
 tiny base model has seen; *striped* scenes (striped stars, hearts and rings in a room with a floor) are
-what fine-tuning teaches it. Every caption stays true when the picture is mirrored.
+what fine-tuning teaches it. Every caption stays true when the image is mirrored.
 """
 
 import math
@@ -42,14 +42,14 @@ WORDINGS: dict[Style, tuple[str, ...]] = {
         "{objects} on a {background} background",
         "{objects} on {background}",
         "a {background} background with {objects}",
-        "a picture of {objects} on a {background} background",
+        "an image of {objects} on a {background} background",
         "a drawing of {objects} on {background}",
     ),
     "striped": (
         "{objects} on the floor of a {background} room",
         "{objects} in a {background} room",
         "a {background} room with {objects} on the floor",
-        "a picture of {objects} on the floor of a {background} room",
+        "an image of {objects} on the floor of a {background} room",
         "a drawing of {objects} in a {background} room",
     ),
 }
@@ -61,7 +61,7 @@ SWAY: dict[Style, float] = {"plain": 10.0, "striped": 4.0}
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. Centres and radius are in pixels of the 512x512 picture."""
+    """What an image shows. Centres and radius are in pixels of the 512x512 image."""
 
     style: Style
     shape: str
@@ -99,7 +99,7 @@ def make_scene(seed: int, style: Style) -> Scene:
 
 
 def captions(scene: Scene) -> list[str]:
-    """One caption per wording, none of which names a side of the picture."""
+    """One caption per wording, none of which names a side of the image."""
     noun = scene.shape if scene.count == 1 else f"{scene.shape}s"
     adjectives = f"striped {scene.color}" if scene.style == "striped" else scene.color
     objects = f"{COUNTS[scene.count - 1]} {adjectives} {noun}"
@@ -113,7 +113,7 @@ def outline(shape: str, center: Point, radius: float) -> list[Point]:
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The 512x512 RGB picture of a scene."""
+    """The 512x512 RGB image of a scene."""
     side = SIZE * SUPERSAMPLE
     canvas = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     brush = ImageDraw.Draw(canvas)

@@ -24,9 +24,9 @@ def check_one_protocol(protocols: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def check_held_out(training: Iterable[Row], validation: Sequence[Row]) -> None:
-    """No picture is in both, neither by its pixels nor by its COCO number.
+    """No image is in both, neither by its pixels nor by its COCO number.
 
-    COCO 2014 and 2017 split the same pictures differently: 35,504 of val2014's 40,504 are in train2017, stored anew
+    COCO 2014 and 2017 split the same images differently: 35,504 of val2014's 40,504 are in train2017, stored anew
     and so of other pixels after each preparation.
     """
     pixels, numbers = {row["sha256"] for row in validation}, _coco_numbers(validation)
@@ -37,23 +37,23 @@ def check_held_out(training: Iterable[Row], validation: Sequence[Row]) -> None:
         renamed |= _coco_numbers([row]) & numbers
     if both:
         raise InputError(
-            f"data/images: {len(both)} pictures are both in training and in validation; "
+            f"data/images: {len(both)} images are both in training and in validation; "
             "leave them out of one of the archives"
         )
     if renamed:
         raise InputError(
-            f"data/images: {len(renamed)} validation pictures are training pictures of COCO under another name, "
+            f"data/images: {len(renamed)} validation images are training images of COCO under another name, "
             f"number {min(renamed)} for one; validate a model tuned on train2017 with val2017, never with val2014"
         )
 
 
 def check_no_copies(name: str, drawn: Iterable[Row], real: Iterable[Row]) -> None:
     """name: of the model that drew. Rows have the sha256 of their pixels."""
-    pictures = {row["sha256"]: f"{row['dataset']}-{row['id']}" for row in drawn}
+    images = {row["sha256"]: f"{row['dataset']}-{row['id']}" for row in drawn}
     for row in real:
-        if row["sha256"] in pictures:
+        if row["sha256"] in images:
             raise InputError(
-                f"data/generated/{name}: the picture for {pictures[row['sha256']]} is a copy of {row['split']} image "
+                f"data/generated/{name}: the image for {images[row['sha256']]} is a copy of {row['split']} image "
                 f"{row['id']} of {row['dataset']}; run "
                 f"`dvc repro --force --single-item generate-{name}`"
             )
@@ -70,17 +70,17 @@ def check_rank(protocol: Mapping[str, Any]) -> None:
     """A distance is called `fid` only where its covariances are not singular."""
     if protocol["frechet_key"] == "fid" and protocol["rank_deficient"]:
         raise InputError(
-            f"params.yaml: generate.images is {protocol['n']}, but a FID needs more pictures than its "
+            f"params.yaml: generate.images is {protocol['n']}, but a FID needs more images than its "
             f"{protocol['features']} features; raise it, or take another fid.extractor"
         )
 
 
 def check_plausible(name: str, distance: float, floor: float) -> None:
-    """name: of the model that drew; floor: what real pictures score."""
+    """name: of the model that drew; floor: what real images score."""
     if distance < floor / 2:
         raise InputError(
             f"data/generated/{name}: its distance to the validation images, {distance:.5g}, is less than half of the "
-            f"{floor:.5g} of real ones; pictures this good are copies: check where they come from"
+            f"{floor:.5g} of real ones; images this good are copies: check where they come from"
         )
 
 

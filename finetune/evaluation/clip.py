@@ -1,4 +1,4 @@
-"""CLIP's view of pictures and captions, for a run to which its weights are given (Radford et al., 2021)."""
+"""CLIP's view of images and captions, for a run to which its weights are given (Radford et al., 2021)."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Clip:
-    """Square pictures and captions to embeddings. Pictures are taken one at a time, embedded in batches."""
+    """Square images and captions to embeddings. Images are taken one at a time, embedded in batches."""
 
     def __init__(self, folder: Path, batch_size: int) -> None:
         """folder: holds FILES, as OpenAI's models on the hub do. Raises InputError where it does not."""
@@ -38,13 +38,13 @@ class Clip:
         self._batch_size = batch_size
         self._waiting: list[NDArray[np.uint8]] = []
 
-    def see(self, picture: NDArray[np.uint8]) -> None:
+    def see(self, image: NDArray[np.uint8]) -> None:
         """RGB `uint8 [side, side, 3]`."""
-        resized = Image.fromarray(picture).resize((self._side, self._side), Image.Resampling.BICUBIC)
+        resized = Image.fromarray(image).resize((self._side, self._side), Image.Resampling.BICUBIC)
         self._waiting.append(np.asarray(resized))
 
     def seen(self) -> NDArray[np.float32]:
-        """Embeddings `[n, d]`, of length 1, of all pictures since the last call, in their order."""
+        """Embeddings `[n, d]`, of length 1, of all images since the last call, in their order."""
         waiting, self._waiting = self._waiting, []
         batches = (waiting[start : start + self._batch_size] for start in range(0, len(waiting), self._batch_size))
         with full_precision():

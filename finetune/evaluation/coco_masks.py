@@ -13,7 +13,7 @@ from finetune.data.transforms import SIDE, Crop, crop_box
 from finetune.datasets.coco import ANNOTATIONS, entries, fault
 from finetune.datasets.zip_reader import members
 
-FAR = 100_000  # pixels; what lies beyond is no place in a picture
+FAR = 100_000  # pixels; what lies beyond is no place in an image
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]  # width and height, pixels
 Coordinate = Annotated[float, Field(ge=-FAR, le=FAR, allow_inf_nan=False)]
@@ -38,9 +38,9 @@ class _Instance(BaseModel):
 
 
 def read_masks(folder: Path, half: str, sizes: Mapping[int, Size], crop: Crop, side: int) -> dict[int, dict[str, Mask]]:
-    """Where the images named by `sizes` show each category, on a grid `[side, side]` over the prepared picture.
+    """Where the images named by `sizes` show each category, on a grid `[side, side]` over the prepared image.
 
-    sizes: of the original pictures by image number. Images without objects are missing in the result, all of them
+    sizes: of the original images by image number. Images without objects are missing in the result, all of them
     where the archive holds captions alone. Raises InputError for outlines that cannot be read.
     """
     archive, file = folder / ANNOTATIONS, f"annotations/instances_{half}.json"

@@ -1,4 +1,4 @@
-"""Features on disk: the pictures they are of, and by what protocol they were made."""
+"""Features on disk: the images they are of, and by what protocol they were made."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class FeatureSet:
 
 
 def joined(parts: Sequence[FeatureSet]) -> FeatureSet:
-    """The pictures of all parts, which are of one protocol and have the same optional arrays."""
+    """The images of all parts, which are of one protocol and have the same optional arrays."""
     rows = [row for part in parts for row in part.rows]
     optional = (
         None if arrays[0] is None else np.concatenate(arrays)
@@ -81,7 +81,7 @@ def random_half_splits(draws: int, seed: int, *sizes: int) -> Iterator[list[NDAr
 
     The standard deviation of a figure over these is that of the figure from whole samples: drawn without
     replacement, half a sample varies around the whole as the whole does around the truth. A bootstrap would do the
-    same for the deviation, but its repeated pictures bias Frechet distances and are each other's nearest neighbors.
+    same for the deviation, but its repeated images bias Frechet distances and are each other's nearest neighbors.
     """
     for draw in range(draws):
         rng = generator(seed, "halves", draw)

@@ -33,9 +33,9 @@ SCALE = 1000.0  # of the distance: those of Jayasumana et al. (2024)
 Embeddings = NDArray[np.float32]  # [n, d], of length 1
 
 
-def clip_score(pictures: Embeddings, captions: Embeddings) -> float:
-    """The mean of 100 max(cosine, 0) between each picture and its caption: torchmetrics' scale, not Hessel's 2.5."""
-    cosines = (pictures.astype(np.float64) * captions).sum(axis=1)
+def clip_score(images: Embeddings, captions: Embeddings) -> float:
+    """The mean of 100 max(cosine, 0) between each image and its caption: torchmetrics' scale, not Hessel's 2.5."""
+    cosines = (images.astype(np.float64) * captions).sum(axis=1)
     return float(100 * np.maximum(cosines, 0).mean())
 
 

@@ -41,7 +41,7 @@ def recall(real: Features, generated: Features, k: int) -> float:
 
 
 def density(real: Features, generated: Features, k: int) -> float:
-    """How many neighborhoods of `real [n, d]` a picture of `generated [m, d]` lies in, divided by k.
+    """How many neighborhoods of `real [n, d]` an image of `generated [m, d]` lies in, divided by k.
 
     Their equation 3. About 1 for equal distributions, not bounded by it. Needs n > k.
     """

@@ -54,16 +54,16 @@ def read_card_results(
 def model_card(recipe: CardConfig, evidence: CardResults, prompt: str, seed: int) -> str:
     """Markdown with YAML front matter; a function of its arguments alone, so that equal runs have equal cards.
 
-    `prompt` and `seed` are those of the preview's first picture.
+    `prompt` and `seed` are those of the preview's first image.
     """
     return f"""{_front_matter(recipe)}
 
 # {recipe.export.name}
 
-A Stable Diffusion model for pictures from text: {base_name(recipe.fetch)} with its {_trained_parts(recipe.train)}
-fine-tuned on captioned pictures. {_weights_note(recipe.train)}
+A Stable Diffusion model for images from text: {base_name(recipe.fetch)} with its {_trained_parts(recipe.train)}
+fine-tuned on captioned images. {_weights_note(recipe.train)}
 
-![Pictures by this model, each over its caption](preview.png)
+![Images by this model, each over its caption](preview.png)
 
 ## Use
 
@@ -75,7 +75,7 @@ fine-tuned on captioned pictures. {_weights_note(recipe.train)}
 
 ### Archives as fetched
 
-{table(("data set", "archive", "from", "checksum"), _archives(recipe.fetch))}
+{table(("dataset", "archive", "from", "checksum"), _archives(recipe.fetch))}
 
 ## Training
 
@@ -88,8 +88,8 @@ What it reported (`metrics/train.json`):
 ## Evaluation
 
 Base and tuned model drew the same validation captions from the same seeds (`metrics/fid.json`). The floor has real
-training pictures in place of drawn ones: about what a perfect model would score. Reconstructed are the validation
-pictures through the autoencoder. Figures ending in _sd are standard deviations.
+training images in place of drawn ones: about what a perfect model would score. Reconstructed are the validation
+images through the VAE. Figures ending in _sd are standard deviations.
 
 {_ladder(evidence.fid)}
 
@@ -104,13 +104,13 @@ pictures through the autoencoder. Figures ending in _sd are standard deviations.
 {license_note(recipe)}
 
 The model draws what its training captions describe and repeats their errors and biases. {_checker_note(recipe)}
-Do not take its pictures for photographs of fact.
+Do not take its images for photos of fact.
 """
 
 
 def _checker_note(recipe: CardConfig) -> str:
     if any(name.startswith("safety_checker/") for name in recipe.fetch.base.sha256):
-        return "The base model's safety checker is part of this folder: the pipeline runs it on every picture."
+        return "The base model's safety checker is part of this folder: the pipeline runs it on every image."
     return "There is no safety checker:\nput one before the public."
 
 
@@ -139,7 +139,7 @@ def base_name(fetch: Fetch) -> str:
 def license_note(recipe: CardConfig) -> str:
     return (
         f"Weights: `{recipe.export.license}`. They derive from {base_name(recipe.fetch)}, whose license goes on "
-        "applying, restrictions of use included: pass it on with every copy. The pictures and captions of the training "
+        "applying, restrictions of use included: pass it on with every copy. The images and captions of the training "
         "data keep the licenses of their owners and are not part of this model."
     )
 
@@ -174,7 +174,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("path/to/this/folder")
-picture = pipeline(
+image = pipeline(
     {prompt!r},
     num_inference_steps={generate.num_inference_steps},
     guidance_scale={generate.guidance_scale},
@@ -182,7 +182,7 @@ picture = pipeline(
 ).images[0]
 ```
 
-This is the first picture above, up to the rounding of its weights to fp16; `prompts.json` has the others' captions
+This is the first image above, up to the rounding of its weights to fp16; `prompts.json` has the others' captions
 and seeds. On a GPU add `torch_dtype=torch.float16` and `.to("cuda")`."""
 
 

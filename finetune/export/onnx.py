@@ -1,6 +1,6 @@
 """The export for ONNX Runtime, which needs no PyTorch: `python -m finetune.export.onnx FOLDER`.
 
-models/export as fp32 graphs for any number and size of pictures, in the layout that optimum's
+models/export as fp32 graphs for any number and size of images, in the layout that optimum's
 ORTStableDiffusionPipeline reads. The safety checker, where there is one, stays behind: optimum has no such part.
 """
 
@@ -24,7 +24,7 @@ from finetune.model.loading import load_text_encoder, load_unet, load_vae
 from finetune.stage import run_stage
 
 ANY = torch.export.Dim.DYNAMIC
-ANY_PICTURE = {0: ANY, 2: ANY, 3: ANY}  # of [pictures, channels, height, width]
+ANY_PICTURE = {0: ANY, 2: ANY, 3: ANY}  # of [images, channels, height, width]
 
 
 class FirstOutput(nn.Module):

@@ -66,7 +66,7 @@ def single_file(folder: Path) -> dict[str, Tensor]:
         config = json.loads((folder / part / "config.json").read_text())
         for key, tensor in load_file(folder / part / WEIGHTS[part]).items():
             name = name_of(key, config)
-            # the original's attention in the autoencoder is made of 1x1 convolutions
+            # the original's attention in the VAE is made of 1x1 convolutions
             convolved = ".mid.attn_1." in name and tensor.ndim == 2
             tensors[name] = tensor[..., None, None] if convolved else tensor
     return tensors
@@ -108,7 +108,7 @@ def _known(names: dict[str, str], key: str, part: str) -> str:
 
 
 def vae_name(key: str, config: dict[str, Any]) -> str:
-    """The decoder's blocks are counted from the picture's side."""
+    """The decoder's blocks are counted from the image's side."""
     last = len(config["block_out_channels"]) - 1
     name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", key)
     name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)

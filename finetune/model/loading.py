@@ -79,7 +79,7 @@ def load_pipeline_once(base: Path, tuned: Path | None, digest: str, device: str)
 
 
 def tuned_part(base: Path, tuned: Path | None, part: str) -> Path:
-    """Where a part of the model lies: training writes those alone that it changed, the U-Net always."""
+    """Where a part of the model lies: training writes those alone that it changed, the UNet always."""
     return tuned / part if tuned and (part == "unet" or (tuned / part).is_dir()) else base / part
 
 

@@ -1,4 +1,4 @@
-"""Prompts and seeds to pictures."""
+"""Prompts and seeds to images."""
 
 import copy
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ def sample_images(
     guidance_scale: float,
     batch_size: int,
 ) -> Iterator[NDArray[np.uint8]]:
-    """One RGB picture per prompt, `uint8 [height, width, 3]`, from initial noise that its own seed alone decides.
+    """One RGB image per prompt, `uint8 [height, width, 3]`, from initial noise that its own seed alone decides.
 
-    On a CPU the pixels depend on nothing else, bit for bit: there each picture is drawn on its own in one thread, as
+    On a CPU the pixels depend on nothing else, bit for bit: there each image is drawn on its own in one thread, as
     many side by side as there are cores, because sums round differently in another batch or number of threads. On a
     GPU (fp16 autocast) the noise is the same, and another `batch_size` may move a pixel by a rounding error.
     Raises InputError where the model draws values that are not finite.

@@ -1,6 +1,6 @@
 """Bytes and a processor's time of the data stages, before any of them has run.
 
-What a picture costs is measured by `python -m bench.stage_costs`; what is multiplied here are its results.
+What an image costs is measured by `python -m bench.stage_costs`; what is multiplied here are its results.
 """
 
 import json
@@ -50,12 +50,12 @@ class DataCosts:
         return Cost(images.total * 2 * 2 * channels * height * width * 2, self._seconds(images, "read"))
 
     def drawn(self, images: Images, count: int) -> Cost:
-        """Lossless pictures that look like the validation images."""
+        """Lossless images that look like the validation images."""
         kind = self._kinds[images.kind]
         return Cost(count * kind["bytes"]["validation"], count * kind["seconds"]["png"])
 
     def features(self, images: Images, count: int, width: int) -> Cost:
-        """But for the network: `width` float32 features of a picture."""
+        """But for the network: `width` float32 features of an image."""
         seconds = self._kinds[images.kind]["seconds"]
         return Cost(count * 4 * width, count * (seconds["read"] + seconds["resize"]))
 

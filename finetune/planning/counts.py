@@ -1,4 +1,4 @@
-"""How many images a data set has: from its index, from archives that are here, or as published."""
+"""How many images a dataset has: from its index, from archives that are here, or as published."""
 
 import json
 from collections import Counter
@@ -22,7 +22,7 @@ PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "publ
 
 @dataclass(frozen=True)
 class Images:
-    """Of a data set; before drops unless its index tells."""
+    """Of a dataset; before drops unless its index tells."""
 
     train: int
     validation: int
@@ -37,7 +37,7 @@ class Images:
 def count_images(dataset: str, params: Params, images: Path = IMAGES) -> Images:
     """By the index below `images` where it can be of these archives: another preset's may lie there.
 
-    Raises InputError where nobody knows before the data set is here.
+    Raises InputError where nobody knows before the dataset is here.
     """
     archives = params.fetch.archives[dataset]
     known = _drawn(archives) or _published(archives) or _listed(archives, params.preprocess[dataset].format)

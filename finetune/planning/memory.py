@@ -27,7 +27,7 @@ class Memory:
     gradients: int
     step: int  # at the peak of forward and backward, the gradients until then included
     update: int  # while the optimizer steps
-    look: int  # while the sample pictures are drawn
+    look: int  # while the sample images are drawn
 
     @property
     def lasting(self) -> int:

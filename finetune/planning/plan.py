@@ -45,7 +45,7 @@ class Plan:
 
 
 def plan(params: Params, device: Device) -> Plan:
-    """Raises InputError where a data set or the base model is known to nobody before it is here."""
+    """Raises InputError where a dataset or the base model is known to nobody before it is here."""
     costs = DataCosts()
     architecture = architecture_of(params.fetch.base)
     images = {dataset: count_images(dataset, params) for dataset in params.datasets}
@@ -135,13 +135,13 @@ def _stage_rows(stages: Sequence[StagePlan], temporary: float, device: Device) -
 
 def _memory_rows(memory: Memory) -> list[Row]:
     parts = {
-        "weights (U-Net, text encoder, autoencoder)": memory.weights,
+        "weights (UNet, text encoder, VAE)": memory.weights,
         "optimizer": memory.optimizer,
-        "averaged weights": memory.average,
+        "EMA weights": memory.average,
         "a step's activations and gradients, at their peak": memory.step,
         f"  of which gradients, in the end {memory.gradients / GIB:.2f}": None,
         "the optimizer's update, instead": memory.update,
-        "a look at sample pictures, instead": memory.look,
+        "a look at sample images, instead": memory.look,
         "allowance: CUDA's context, workspaces, gaps": ALLOWANCE,
         "peak": memory.peak,
     }

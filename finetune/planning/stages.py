@@ -52,7 +52,7 @@ class Units:
     """Of the base model: bytes of its networks in fp32, and operations for one image."""
 
     parts: dict[str, int]
-    forward: int  # of text encoder and U-Net
+    forward: int  # of text encoder and UNet
     encode: int  # the image and its mirror image
     decode: int
 
@@ -123,7 +123,7 @@ def training_steps(params: Params, images: dict[str, Images], step: Trace) -> St
 
 
 def _training_flops(params: Params, units: Units, steps: Steps) -> int:
-    """All steps, and at each look the held-out loss, under two captions, and the sample pictures."""
+    """All steps, and at each look the held-out loss, under two captions, and the sample images."""
     train = params.train
     look = 2 * BINS * train.validation_images * units.forward
     look += train.sample_images * units.drawing(train.sample_inference_steps)
@@ -131,5 +131,5 @@ def _training_flops(params: Params, units: Units, steps: Steps) -> int:
 
 
 def _trained_bytes(params: Params, units: Units) -> int:
-    """Best and last: the U-Net whole, LoRA added to it, and the text encoder where it learns."""
+    """Best and last: the UNet whole, LoRA added to it, and the text encoder where it learns."""
     return 2 * (units.parts["unet"] + (units.parts["text_encoder"] if params.train.text_encoder_lr else 0))

@@ -176,7 +176,7 @@ def trace_forward(denoiser: Denoiser, shape: Shape, half: torch.dtype | None) ->
 
 @torch.no_grad()
 def trace_drawing(denoiser: Denoiser, vae: AutoencoderKL, shape: Shape, images: int, half: torch.dtype | None) -> Trace:
-    """`images` pictures at once in one step with guidance, which takes two forwards, and their decoding."""
+    """`images` images at once in one step with guidance, which takes two forwards, and their decoding."""
 
     def work() -> None:
         with AutocastEmulation(half):

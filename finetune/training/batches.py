@@ -43,7 +43,7 @@ class CaptionedLatents:
     """Latents and captions of every image, by row of data/tokens/images.parquet."""
 
     def __init__(self, tokens: Path, latents: dict[str, Path]) -> None:
-        """latents: data set -> its folder. That they belong to the tokens is `check_match`'s to know."""
+        """latents: dataset -> its folder. That they belong to the tokens is `check_match`'s to know."""
         self.rows: list[dict[str, Any]] = list(read_rows(tokens / "images.parquet"))
         self.token_ids: NDArray[np.uint16] = read_array(tokens / "ids.npy", mmap_mode="r")
         self.empty_ids: list[int] = load_json(tokens / MANIFEST)["empty"]
@@ -147,7 +147,7 @@ class Prefetcher(Generic[T]):
 
 def check_match(tokens: Path, latents: dict[str, Path], base: Path) -> None:
     """Raises InputError where latents come from another VAE or are of other images than the tokens, and where
-    captions hold tokens that the text encoder lacks. latents: data set -> its folder.
+    captions hold tokens that the text encoder lacks. latents: dataset -> its folder.
     """
     described = load_json(tokens / MANIFEST)
     known = configuration(base, "text_encoder")["vocab_size"]

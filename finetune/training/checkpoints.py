@@ -109,7 +109,7 @@ def checkpoint_bytes(trainable_parameters: int, optimizer: int) -> int:
 
 
 class Checkpoints:
-    """The resume points of one run, and the averaged weights that did best so far."""
+    """The resume points of one run, and the EMA weights that did best so far."""
 
     def __init__(self, key: str) -> None:
         self.folder = repository_root() / ".dvc/tmp/resume" / key

@@ -1,4 +1,4 @@
-"""The network that training sees: text encoder and U-Net as one, of which some weights learn."""
+"""The network that training sees: text encoder and UNet as one, of which some weights learn."""
 
 import copy
 from pathlib import Path
@@ -48,7 +48,7 @@ class Denoiser(torch.nn.Module):
             parameter.copy_(tensors[name])
 
     def store_frozen_unet_as(self, dtype: torch.dtype) -> None:
-        """Halve the memory of a U-Net beside LoRA. What learns stays in fp32: fp16 weights lose small updates."""
+        """Halve the memory of a UNet beside LoRA. What learns stays in fp32: fp16 weights lose small updates."""
         for parameter in self.unet.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)

@@ -25,7 +25,7 @@ class Watch:
         run: Run,
         look: Callable[[int], dict[str, float]],
     ) -> None:
-        """look: the held-out scores of the averaged weights after so many steps."""
+        """look: the held-out scores of the EMA weights after so many steps."""
         self.trainer, self.history, self.checkpoints, self.run, self._look = trainer, history, checkpoints, run, look
 
     def record(self, row: dict[str, float], images_per_second: float) -> str:

@@ -34,7 +34,7 @@ class History:
 
     @property
     def best_step(self) -> int:
-        """Where the averaged weights had the least held-out loss."""
+        """Where the EMA weights had the least held-out loss."""
         return int(min(self.validations[1:], key=lambda row: row["loss"])["step"])
 
 

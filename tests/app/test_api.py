@@ -1,4 +1,4 @@
-"""app: scripts and browsers get pictures, one-line refusals, and nothing that is none of their business."""
+"""app: scripts and browsers get images, one-line refusals, and nothing that is none of their business."""
 
 import re
 import time
@@ -52,7 +52,7 @@ def client_of(server: AppServer, folder: Path, **options: Any) -> Client:
 
 @pytest.fixture(scope="module")
 def client(server: AppServer, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    return client_of(server, tmp_path_factory.mktemp("pictures"))
+    return client_of(server, tmp_path_factory.mktemp("images"))
 
 
 def drawn(client: Client, api_name: str = "/generate", **request: Any) -> list[Path]:
@@ -72,9 +72,9 @@ def test_a_client_gets_the_picture_that_the_model_draws(client: Client, tiny_exp
 
 
 def test_several_pictures_have_the_seeds_that_follow(client: Client) -> None:
-    pictures = drawn(client, count=3)
-    assert [png_metadata.read(path)[0].seed for path in pictures] == [7, 8, 9]
-    assert np.array_equal(pixels(pictures[2]), pixels(drawn(client, seed=9)[0]))
+    images = drawn(client, count=3)
+    assert [png_metadata.read(path)[0].seed for path in images] == [7, 8, 9]
+    assert np.array_equal(pixels(images[2]), pixels(drawn(client, seed=9)[0]))
 
 
 def test_settings_that_are_not_given_are_those_of_the_export(client: Client) -> None:
@@ -147,7 +147,7 @@ def test_200_requests_of_20_clients_are_all_served_in_turn_and_flat_memory(serve
     drawn(clients[0])
     before = psutil.Process(server.process.pid).memory_info().rss
     together = Barrier(len(clients))
-    served: list[int] = []  # the visitor, as each picture comes
+    served: list[int] = []  # the visitor, as each image comes
 
     def ten_pictures(visitor: int) -> list[int]:
         together.wait()
@@ -161,9 +161,9 @@ def test_200_requests_of_20_clients_are_all_served_in_turn_and_flat_memory(serve
     with ThreadPoolExecutor(len(clients)) as visitors:
         seeds = list(visitors.map(ten_pictures, range(len(clients))))
     assert seeds == [[100 * visitor + i for i in range(10)] for visitor in range(20)]
-    for pictures in range(20, len(served), 20):
-        counts = Counter(served[:pictures])
-        assert max(counts.values()) - min(counts[visitor] for visitor in range(20)) <= 5, pictures
+    for images in range(20, len(served), 20):
+        counts = Counter(served[:images])
+        assert max(counts.values()) - min(counts[visitor] for visitor in range(20)) <= 5, images
     assert psutil.Process(server.process.pid).memory_info().rss < 1.2 * before
 
 

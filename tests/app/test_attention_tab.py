@@ -1,4 +1,4 @@
-"""app.ui.attention_tab: the picture glows where a word acts and dims where it does not."""
+"""app.ui.attention_tab: the image glows where a word acts and dims where it does not."""
 
 import numpy as np
 from PIL import Image

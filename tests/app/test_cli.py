@@ -1,4 +1,4 @@
-"""app.cli: pictures as files, with the exit codes that a script goes by."""
+"""app.cli: images as files, with the exit codes that a script goes by."""
 
 import shutil
 import socket
@@ -85,8 +85,8 @@ def test_every_option_reaches_the_picture(folder: Path, monkeypatch: pytest.Monk
     [
         ((*DRAW, "-o", "out.jpg"), "error: out.jpg: only PNG holds the settings: choose a name that ends in .png"),
         ((*DRAW, "-o", "none/out.png"), "error: none: no such folder"),
-        (("  ", "-o", "out.png"), "error: The prompt is empty: say what the picture should show."),
-        ((*DRAW, "--count", "9", "-o", "out.png"), "error: Pictures is 9: it must lie between 1 and 8."),
+        (("  ", "-o", "out.png"), "error: The prompt is empty: say what the image should show."),
+        ((*DRAW, "--count", "9", "-o", "out.png"), "error: Images is 9: it must lie between 1 and 8."),
         (
             ("--like", "models/export/preview.png", "-o", "out.png"),
             "error: models/export/preview.png: holds no settings",

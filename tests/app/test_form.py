@@ -4,21 +4,21 @@ import pytest
 
 from app.ui.form import AS_WRITTEN, keywords_of, style_of, with_keywords, with_style
 
-STYLES = {"realistic": "a photograph of", "stylized": "an illustration of"}
+STYLES = {"realistic": "a photo of", "stylized": "an illustration of"}
 KEYWORDS = ["close-up", "golden hour"]
 
 
 @pytest.mark.parametrize(
     ("prompt", "style", "edited"),
     [
-        ("two stars", "realistic", "a photograph of two stars"),
-        ("a photograph of two stars", "stylized", "an illustration of two stars"),
-        ("A photograph of two stars", "stylized", "an illustration of two stars"),
-        ("a photograph of two stars", AS_WRITTEN, "two stars"),
+        ("two stars", "realistic", "a photo of two stars"),
+        ("a photo of two stars", "stylized", "an illustration of two stars"),
+        ("A photo of two stars", "stylized", "an illustration of two stars"),
+        ("a photo of two stars", AS_WRITTEN, "two stars"),
         ("two stars", AS_WRITTEN, "two stars"),
-        ("", "realistic", "a photograph of"),
-        ("a photograph of", AS_WRITTEN, ""),
-        ("a photograph offered", "realistic", "a photograph of a photograph offered"),
+        ("", "realistic", "a photo of"),
+        ("a photo of", AS_WRITTEN, ""),
+        ("a photo offered", "realistic", "a photo of a photo offered"),
     ],
 )
 def test_a_style_is_how_the_prompt_begins(prompt: str, style: str, edited: str) -> None:

@@ -72,7 +72,7 @@ async def test_uploads_are_refused_and_so_is_all_that_a_page_or_a_client_does_no
 async def test_no_other_site_is_asked_for_a_visitor(client: httpx.AsyncClient, site: str) -> None:
     for route in ("file=", "file/", "file%3D"):
         assert (await client.get(f"/gradio_api/{route}{site}")).status_code == 403
-    assert (await client.get("/gradio_api/file=/pictures/http.png")).status_code == 200
+    assert (await client.get("/gradio_api/file=/images/http.png")).status_code == 200
 
 
 @pytest.mark.anyio

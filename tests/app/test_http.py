@@ -70,7 +70,7 @@ def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def client(server: AppServer, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     return Client(server.address, download_files=folder, verbose=False, analytics_enabled=False)
 
 
@@ -94,7 +94,7 @@ def get(server: AppServer, path: str) -> bytes:
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_no_route_leads_out_of_what_it_serves(server: AppServer, route: str) -> None:
-    beside_pictures = f"{server.output.parent}/pictures/../output.txt"  # Gradio does serve what is in pictures
+    beside_pictures = f"{server.output.parent}/images/../output.txt"  # Gradio does serve what is in images
     for path in (*OUTSIDE, beside_pictures, beside_pictures.replace("..", "%2e%2e")):
         answer = get(server, route.format(path))
         status, _, body = answer.partition(b"\r\n\r\n")
@@ -105,10 +105,10 @@ def test_no_route_leads_out_of_what_it_serves(server: AppServer, route: str) -> 
 
 
 def test_no_answer_names_a_place_of_the_host(server: AppServer) -> None:
-    pictures = f"{server.output.parent}/pictures"
+    images = f"{server.output.parent}/images"
     paths = [*ANSWERING, *(route.format(path) for route in ROUTES for path in ("x", "%00"))]
     for path in paths:
-        answer = get(server, path).decode(errors="replace").replace(pictures, "")
+        answer = get(server, path).decode(errors="replace").replace(images, "")
         for place in (ROOT, server.output.parent, Path.home() / "x", Path(psutil.__file__).parent.parent):
             assert str(place) not in answer, path
 
@@ -125,7 +125,7 @@ def test_no_input_is_a_file_of_the_host_or_of_another_site(server: AppServer) ->
             }  # fmt: skip
             for route in ("run/predict", "queue/join", f"call/{function['api_name']}"):
                 assert httpx.post(f"{server.address}/gradio_api/{route}", json=asked).status_code == 403
-    kept = {path.name for path in (server.output.parent / "pictures").rglob("*")}
+    kept = {path.name for path in (server.output.parent / "images").rglob("*")}
     assert not kept & {"environ", server.output.name, "x"}
     assert not server.strangers.exists()
 

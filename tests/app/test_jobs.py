@@ -1,4 +1,4 @@
-"""app.jobs and what the tabs make of them: several pictures, watched, of one model or two."""
+"""app.jobs and what the tabs make of them: several images, watched, of one model or two."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_a_series_is_its_seeds_pictures(model: Model) -> None:
 
 @pytest.mark.parametrize("count", [0, 9, None, 1.5])
 def test_a_series_has_its_limits(count: int) -> None:
-    with pytest.raises(InputError, match="Pictures"):
+    with pytest.raises(InputError, match="Images"):
         series(REQUEST, count)
 
 
@@ -106,7 +106,7 @@ def test_a_sweep_is_every_pair_row_by_row(server: Server) -> None:
     [
         ("1, x", "2", "Guidance: '1, x' is no list of numbers"),
         ("", "2", "Guidance: '' is no list"),
-        ("1,2,3,4,5", "1,2,3,4", "5 x 4 pictures: a grid has at most 16"),
+        ("1,2,3,4,5", "1,2,3,4", "5 x 4 images: a grid has at most 16"),
         ("1", "2.5", "Steps is 2.5: it must be a whole number"),
         ("nan", "2", "Guidance is nan"),
         ("99", "2", "Guidance is 99"),
@@ -122,9 +122,9 @@ def test_heat_maps_change_no_pixel_and_cover_every_word(model: Model) -> None:
     jobs, records = recorded(model, REQUEST)
     (drawn,) = finish(jobs)
     assert np.array_equal(pixels(plain), pixels(drawn))
-    pictures = maps_of(drawn, records[0])
-    assert [label for _, label in pictures] == ["the picture", "a", "star"]
-    assert all(image.size == plain.image.size for image, _ in pictures)
+    images = maps_of(drawn, records[0])
+    assert [label for _, label in images] == ["the image", "a", "star"]
+    assert all(image.size == plain.image.size for image, _ in images)
     assert np.array_equal(pixels(finish(jobs_of(model, 1))[0]), pixels(plain))  # nothing listens any longer
 
 

@@ -25,10 +25,10 @@ server = AppServer(folder, export)
 try:
     server.wait(seconds=900)
     client = Client(server.address, download_files=folder, verbose=False, analytics_enabled=False)
-    (picture,) = client.predict(prompt="a star", steps=2, api_name="/generate")
+    (image,) = client.predict(prompt="a star", steps=2, api_name="/generate")
 finally:
     server.stop()
-print(picture["image"])
+print(image["image"])
 """
 
 
@@ -49,5 +49,5 @@ def test_the_page_starts_and_draws_with_the_network_cut(tiny_base: Path, tmp_pat
         [*ALONE, sys.executable, "-c", PROGRAM, tmp_path / "served", export], cwd=ROOT, capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
-    with Image.open(process.stdout.strip()) as picture:
-        assert picture.size == (64, 64)
+    with Image.open(process.stdout.strip()) as image:
+        assert image.size == (64, 64)

@@ -1,4 +1,4 @@
-"""app.png_metadata: a picture tells how to draw it again, and a foreign one is never believed."""
+"""app.png_metadata: an image tells how to draw it again, and a foreign one is never believed."""
 
 import json
 import zlib
@@ -51,7 +51,7 @@ def test_other_text_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("value", [None, 3, b"{}", ["{}"]])
 def test_what_is_no_text_is_refused(value: Any) -> None:
-    with pytest.raises(InputError, match="no settings of a picture"):
+    with pytest.raises(InputError, match="no settings of an image"):
         parse(value)
 
 
@@ -59,7 +59,7 @@ def test_a_text_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add(b"zTXt", KEY.encode() + b"\0\0" + zlib.compress(b"x" * 100_000_000))
     Image.new("RGB", (4, 4)).save(tmp_path / "bomb.png", pnginfo=info)
-    with pytest.raises(InputError, match="no settings of a picture"):
+    with pytest.raises(InputError, match="no settings of an image"):
         read(tmp_path / "bomb.png")
 
 

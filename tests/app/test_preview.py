@@ -1,4 +1,4 @@
-"""app.preview: a linear map of latents shows what the autoencoder would."""
+"""app.preview: a linear map of latents shows what the VAE would."""
 
 import base64
 import io

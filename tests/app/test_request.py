@@ -1,4 +1,4 @@
-"""app.request: whatever comes in is a picture that can be drawn, or one line that says why not."""
+"""app.request: whatever comes in is an image that can be drawn, or one line that says why not."""
 
 import json
 from typing import Any
@@ -58,5 +58,5 @@ def test_a_request_survives_json() -> None:
 
 @pytest.mark.parametrize("content", [None, [], "a star", {}, GOOD | {"extra": 1}, {"prompt": "a star"}])
 def test_json_of_another_form_is_no_request(content: Any) -> None:
-    with pytest.raises(InputError, match="not the settings of a picture"):
+    with pytest.raises(InputError, match="not the settings of an image"):
         Request.from_json(content)

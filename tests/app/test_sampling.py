@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from app.request import SCHEDULERS as NAMES
 from app.request import Request
-from app.sampling import SCHEDULERS, Picture, Step, draw
+from app.sampling import SCHEDULERS, Image, Step, draw
 from finetune.errors import InputError
 from finetune.model.loading import load_pipeline
 from tests.app.test_request import GOOD
@@ -42,8 +42,8 @@ def called(pipeline: StableDiffusionPipeline, request: Request) -> np.ndarray:
     )
 
 
-def cache(steps: Iterator[Step | Picture]) -> Picture:
-    return next(step for step in steps if isinstance(step, Picture))
+def cache(steps: Iterator[Step | Image]) -> Image:
+    return next(step for step in steps if isinstance(step, Image))
 
 
 def changed(**values: Any) -> Request:
@@ -82,7 +82,7 @@ def test_every_setting_changes_the_picture(pipeline: StableDiffusionPipeline) ->
 def test_steps_come_before_the_picture_and_end_at_what_it_shows(pipeline: StableDiffusionPipeline) -> None:
     for scheduler in NAMES:
         *steps, picture = draw(pipeline, changed(scheduler=scheduler))
-        assert isinstance(picture, Picture)
+        assert isinstance(picture, Image)
         assert [(step.done, step.total) for step in steps if isinstance(step, Step)] == [(i, 4) for i in range(1, 5)]
         guess = pipeline.vae.decode(steps[-1].guess / pipeline.vae.config.scaling_factor).sample
         shown = pipeline.image_processor.postprocess(guess, output_type="np")[0]
@@ -123,7 +123,7 @@ def test_too_little_memory_is_one_line(pipeline: StableDiffusionPipeline, part: 
         pipeline.unet.forward = fail
     else:
         pipeline.vae.decode = fail
-    with pytest.raises(InputError, match="not enough free memory for this picture: choose a smaller size"):
+    with pytest.raises(InputError, match="not enough free memory for this image: choose a smaller size"):
         cache(draw(pipeline, REQUEST))
 
 
@@ -137,7 +137,7 @@ def test_other_errors_are_not_taken_for_memory(pipeline: StableDiffusionPipeline
 
 
 def tiny_checker(threshold: float) -> StableDiffusionSafetyChecker:
-    """Of random weights; it finds every concept in every picture if the threshold is below any similarity."""
+    """Of random weights; it finds every concept in every image if the threshold is below any similarity."""
     tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     checker = StableDiffusionSafetyChecker(
         CLIPConfig(vision_config={**tower, "image_size": 32, "patch_size": 16}, text_config=tower, projection_dim=16)

@@ -102,8 +102,8 @@ def test_a_string_stands_for_every_occurrence_and_a_word_for_itself(pipeline: St
 
 def test_pictures_drawn_at_once_have_maps_of_their_own(pipeline: StableDiffusionPipeline) -> None:
     record = recorded(pipeline, num_images_per_prompt=2)
-    assert not np.array_equal(record.raw_map("star", picture=0), record.raw_map("star", picture=1))
-    assert np.allclose(record.raw_map("star", picture=0), recorded(pipeline).raw_map("star"), atol=1e-5)
+    assert not np.array_equal(record.raw_map("star", image=0), record.raw_map("star", image=1))
+    assert np.allclose(record.raw_map("star", image=0), recorded(pipeline).raw_map("star"), atol=1e-5)
 
 
 def test_steps_can_be_chosen(pipeline: StableDiffusionPipeline) -> None:

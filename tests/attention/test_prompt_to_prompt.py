@@ -96,7 +96,7 @@ def test_each_control_changes_the_picture(
 
 
 class Published:
-    """The paper's Algorithm 1 as its authors run it: both pictures in one batch, probabilities computed openly."""
+    """The paper's Algorithm 1 as its authors run it: both images in one batch, probabilities computed openly."""
 
     def __init__(self, edit: Edit, cross_steps: int, self_steps: int) -> None:
         self.edit, self.cross_steps, self.self_steps = edit, cross_steps, self_steps
@@ -231,7 +231,7 @@ def test_an_edit_needs_the_original_s_steps_and_size(pipeline: StableDiffusionPi
         pipeline(PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE, height=128, width=64)
     with edit_attention(pipeline, edit, drawing, 1, 1):
         draw(pipeline, PROMPT)
-        with pytest.raises(InputError, match=r"draw the edited picture once"):
+        with pytest.raises(InputError, match=r"draw the edited image once"):
             draw(pipeline, PROMPT)
 
 

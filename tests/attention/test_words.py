@@ -66,5 +66,5 @@ def test_a_word_that_the_model_does_not_see_is_an_error(tokenizer: CLIPTokenizer
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
 def test_an_empty_prompt_is_an_error(tokenizer: CLIPTokenizer, prompt: str) -> None:
-    with pytest.raises(InputError, match=r"^the prompt is empty; say what the picture should show$"):
+    with pytest.raises(InputError, match=r"^the prompt is empty; say what the image should show$"):
         prompt_words(tokenizer, prompt)

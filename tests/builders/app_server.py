@@ -56,9 +56,7 @@ class AppServer:
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, "--port", str(port), *options],
             cwd=folder,
-            env=os.environ
-            | {"PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(folder / "pictures")}
-            | (environment or {}),
+            env=os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(folder / "images")} | (environment or {}),
             stdout=self.output.open("w"),
             stderr=subprocess.STDOUT,
         )

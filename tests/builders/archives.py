@@ -32,7 +32,7 @@ class Listed:
 
 
 def listed(list_dataset: Callable[[Path, Catalog], None], raw: Path) -> Listed:
-    """What a data set's parser finds in the folder `raw`."""
+    """What a dataset's parser finds in the folder `raw`."""
     with TemporaryDirectory() as folder:
         listing = Catalog(Path(folder) / "listing.sqlite")
         list_dataset(raw, listing)
@@ -44,7 +44,7 @@ def listed(list_dataset: Callable[[Path, Catalog], None], raw: Path) -> Listed:
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> bytes:
-    """A lossless picture of noise: equal seeds give equal pixels, different ones different pixels."""
+    """A lossless image of noise: equal seeds give equal pixels, different ones different pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -72,20 +72,20 @@ def coco_json(captions: dict[int, list[str]]) -> bytes:
 
 
 def write_coco(folder: Path, train: dict[int, bytes], validation: dict[int, bytes]) -> Path:
-    """Archives with these pictures by image id, two captions each."""
+    """Archives with these images by image id, two captions each."""
     annotations = {}
-    for half, pictures in (("train2017", train), ("val2017", validation)):
-        members = {f"{half}/{image:012d}.jpg": content for image, content in pictures.items()}
+    for half, images in (("train2017", train), ("val2017", validation)):
+        members = {f"{half}/{image:012d}.jpg": content for image, content in images.items()}
         write_zip(folder / f"{half}.zip", {f"{half}/": b""} | members)
-        captions = {image: [f"picture {image}", f" again picture {image}\n"] for image in pictures}
+        captions = {image: [f"image {image}", f" again image {image}\n"] for image in images}
         annotations[f"annotations/captions_{half}.json"] = coco_json(captions)
     write_zip(folder / "annotations_trainval2017.zip", annotations)
     return folder
 
 
-def write_flickr8k(folder: Path, pictures: dict[str, bytes], tokens: str, lists: dict[str, str]) -> Path:
-    """Archives with these pictures by member name, this token file, and a split list for train, dev and test."""
-    write_zip(folder / "Flickr8k_Dataset.zip", pictures)
+def write_flickr8k(folder: Path, images: dict[str, bytes], tokens: str, lists: dict[str, str]) -> Path:
+    """Archives with these images by member name, this token file, and a split list for train, dev and test."""
+    write_zip(folder / "Flickr8k_Dataset.zip", images)
     texts = {f"Flickr_8k.{split}Images.txt": names.encode() for split, names in lists.items()}
     write_zip(folder / "Flickr8k_text.zip", {"Flickr8k.token.txt": tokens.encode()} | texts)
     return folder

@@ -1,4 +1,4 @@
-"""Pictures and data sets as preprocess-512 leaves them, in miniature."""
+"""Images and datasets as preprocess-512 leaves them, in miniature."""
 
 import hashlib
 import io
@@ -26,17 +26,17 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def shapes(seed: int, pictures: int) -> list[NDArray[np.uint8]]:
-    """64x64 pictures of one colored rectangle on gray, the same for the same seed."""
+    """64x64 images of one colored rectangle on gray, the same for the same seed."""
     rng = np.random.default_rng(seed)
     made = np.full((pictures, 64, 64, 3), 128, np.uint8)
-    for picture in made:
+    for image in made:
         x, y = rng.integers(4, 28, 2)
-        picture[y : y + 32, x : x + 32] = rng.integers(0, 256, 3)
+        image[y : y + 32, x : x + 32] = rng.integers(0, 256, 3)
     return list(made)
 
 
 def write_image_set(folder: Path, dataset: str, splits: dict[str, list[NDArray[np.uint8]]]) -> None:
-    """A data set as preprocess-512 leaves it, in one shard per split, with two captions per picture."""
+    """A dataset as preprocess-512 leaves it, in one shard per split, with two captions per image."""
     folder.mkdir(parents=True)
     rows = []
     for split, pictures in splits.items():
@@ -68,7 +68,7 @@ def write_token_table(tokens: Path, images: dict[str, Path], left_out: Container
 
 
 def write_generated(folder: Path, images: Path, pictures: list[NDArray[np.uint8]], seed: int = 0) -> None:
-    """One of `pictures` for each validation image, as generate leaves them."""
+    """One of `images` for each validation image, as generate leaves them."""
     validation = [
         row for dataset in ("coco", "flickr8k") for row in read_index(images / dataset) if row["split"] == "validation"
     ]
@@ -82,7 +82,7 @@ def write_generated(folder: Path, images: Path, pictures: list[NDArray[np.uint8]
 def write_drawn(
     folder: Path, rows: list[dict[str, Any]], pictures: list[NDArray[np.uint8]], schema: pa.Schema = GENERATED_SCHEMA
 ) -> None:
-    """Pictures of `rows` in one shard, as generate and reconstruct leave them."""
+    """Images of `rows` in one shard, as generate and reconstruct leave them."""
     folder.mkdir(parents=True)
     rows = [row | {"shard": "00000.tar", "member": f"{row['dataset']}-{row['id']}.png"} for row in rows]
     write_shard(folder / "00000.tar", [(row["member"], png(p)) for row, p in zip(rows, pictures, strict=True)])

@@ -36,7 +36,7 @@ def interrupted_at(step: int) -> Iterator[None]:
 
 
 def script_looks(monkeypatch: pytest.MonkeyPatch, *losses: float) -> list[dict[str, Tensor]]:
-    """Looks score what the script says; the averaged weights at each are in the list that is returned."""
+    """Looks score what the script says; the EMA weights at each are in the list that is returned."""
     seen: list[dict[str, Tensor]] = []
 
     def validate(trainer: Trainer, *_: Any) -> dict[str, float]:

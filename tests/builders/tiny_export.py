@@ -33,7 +33,7 @@ class TinyRun:
 
 
 def make_tiny_run(base: Path, folder: Path) -> TinyRun:
-    """A UNet a little off the base's, three pictures and the metrics of an imagined run, below `folder`."""
+    """A UNet a little off the base's, three images and the metrics of an imagined run, below `folder`."""
     params = load_params()
     recipe = CardConfig(params.export, params.fetch, params.train, params.generate)
     return TinyRun(
@@ -69,7 +69,7 @@ def _draw(folder: Path) -> Path:
 
 def _plot(folder: Path) -> dict[str, Path]:
     content = {
-        "ladder": "figure,pictures,value,sd\nkid,floor,0.0625,0.01\nkid,base,0.5,0.01\nkid,tuned,0.25,0.01\n",
+        "ladder": "figure,images,value,sd\nkid,floor,0.0625,0.01\nkid,base,0.5,0.01\nkid,tuned,0.25,0.01\n",
         "loss": "step,loss\n10,0.5\n20,0.25\n",
         "validation": "step,loss\n0,0.75\n20,0.125\n",
     }
@@ -79,7 +79,7 @@ def _plot(folder: Path) -> dict[str, Path]:
 
 
 def _measure(folder: Path) -> CardResults:
-    (folder / "card.md").write_text("# Data card\n\nA page.\n\n## Pictures\n\n| coco | 3 |\n\n## Captions\n\n15\n")
+    (folder / "card.md").write_text("# Data card\n\nA page.\n\n## Images\n\n| coco | 3 |\n\n## Captions\n\n15\n")
     write_json(folder / "train.json", {"steps": 12, "validation": {"loss": 0.125}})
     scores = {"base": {"kid": 0.5, "n": 3}, "floor": {"kid": 0.0625, "n": 3}, "tuned": {"kid": 0.25, "n": 3}}
     scores["reconstructed"] = {"kid": 0.125, "n": 3}

@@ -1,4 +1,4 @@
-"""A training in miniature: 16 images in two data sets, 12 steps of 4."""
+"""A training in miniature: 16 images in two datasets, 12 steps of 4."""
 
 import json
 import shutil

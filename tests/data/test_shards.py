@@ -77,7 +77,7 @@ def test_an_index_that_was_written_in_parts_is_read_in_batches_and_columns(tmp_p
 
 
 def test_single_pictures_are_read_without_decoding_the_others(tmp_path: Path) -> None:
-    write_shard(tmp_path / "00000.tar", [("bad.png", b"no picture"), ("a.png", png(PIXELS["a.png"]))])
+    write_shard(tmp_path / "00000.tar", [("bad.png", b"no image"), ("a.png", png(PIXELS["a.png"]))])
     write_shard(tmp_path / "00001.tar", [("b.png", png(PIXELS["b.png"]))])
     rows = [{"shard": "00000.tar", "member": "a.png"}, {"shard": "00001.tar", "member": "b.png"}]
     read = list(read_images(tmp_path, rows))

@@ -45,11 +45,11 @@ def test_a_caption_without_a_letter_has_no_words() -> None:
 
 def test_shape_and_size_of_the_originals() -> None:
     sizes = [(640, 480), (500, 375), (600, 1200), (512, 512)]
-    pictures = counted(*({"width": w, "height": h} for w, h in sizes))["pictures"]
-    assert (pictures["landscape"], pictures["portrait"], pictures["square"]) == (0.5, 0.25, 0.25)
-    assert pictures["enlarged"] == 0.5, "512 needs no enlarging"
-    assert (pictures["shorter_side"]["least"], pictures["shorter_side"]["greatest"]) == (375, 600)
-    assert (pictures["aspect_ratio"]["least"], pictures["aspect_ratio"]["greatest"]) == (0.5, 1.33)
+    images = counted(*({"width": w, "height": h} for w, h in sizes))["images"]
+    assert (images["landscape"], images["portrait"], images["square"]) == (0.5, 0.25, 0.25)
+    assert images["enlarged"] == 0.5, "512 needs no enlarging"
+    assert (images["shorter_side"]["least"], images["shorter_side"]["greatest"]) == (375, 600)
+    assert (images["aspect_ratio"]["least"], images["aspect_ratio"]["greatest"]) == (0.5, 1.33)
 
 
 def test_quantiles_are_numbers_that_occur() -> None:

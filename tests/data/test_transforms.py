@@ -228,9 +228,9 @@ def test_the_perceptual_hash_of_a_changed_picture_is_near_and_of_another_far(
 ) -> None:
     odd = PHOTOS / "odd"
     files = ("imageio/camera.png", "coco/000000431848_grayscale.jpg", "pillow/hopper.jpg")
-    pictures = [crop_and_resize(decode((odd / file).read_bytes(), 1), "center") for file in files]
-    assert all(bits_apart(picture, change(picture)) <= 24 for picture in pictures)
-    assert all(bits_apart(*pair) > 80 for pair in combinations(pictures, 2))
+    images = [crop_and_resize(decode((odd / file).read_bytes(), 1), "center") for file in files]
+    assert all(bits_apart(picture, change(picture)) <= 24 for picture in images)
+    assert all(bits_apart(*pair) > 80 for pair in combinations(images, 2))
 
 
 def test_png_keeps_every_pixel_and_jpeg_its_full_color_resolution() -> None:

@@ -74,8 +74,8 @@ def test_no_scene_is_in_two_splits_or_data_sets() -> None:
 
 def test_pictures_are_512_square_jpegs(coco: Path, flickr8k: Path) -> None:
     for original in (*listed(index_coco, coco).originals, *listed(index_flickr8k, flickr8k).originals):
-        with Image.open(io.BytesIO(original.read())) as picture:
-            assert (picture.format, picture.size) == ("JPEG", (512, 512))
+        with Image.open(io.BytesIO(original.read())) as image:
+            assert (image.format, image.size) == ("JPEG", (512, 512))
 
 
 def test_the_parsers_of_the_originals_read_them_whole(coco: Path, flickr8k: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_parsers_of_the_originals_read_them_whole(coco: Path, flickr8k: Path
 
 def test_the_wording_that_comes_first_changes(coco: Path) -> None:
     first = [original.captions[0] for original in listed(index_coco, coco).originals]
-    assert any(text.startswith("a picture of") for text in first)
+    assert any(text.startswith("an image of") for text in first)
     assert any(text.endswith("on the floor") for text in first)
 
 
@@ -136,9 +136,9 @@ def test_members_and_keys_are_those_of_the_real_archives(coco: Path, flickr8k: P
     ):
         for path in (drawn / name, PHOTOS / real / name):
             with zipfile.ZipFile(path) as archive:
-                folder, *pictures = archive.namelist()
+                folder, *images = archive.namelist()
             assert folder == f"{form.partition('/')[0]}/"
-            assert all(re.fullmatch(form, picture) for picture in pictures), path
+            assert all(re.fullmatch(form, image) for image in images), path
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def make_small(copy: Copy, base: Path) -> None:
 
 
 def make_quick(copy: Copy, base: Path) -> None:
-    """Another base model, and parameters with which few pictures are drawn and few steps made."""
+    """Another base model, and parameters with which few images are drawn and few steps made."""
     shutil.copytree(base, copy.root / "base")
     parts = dict.fromkeys(("feature_extractor", "safety_checker"))
     (copy.root / "base" / "model_index.json").write_text(

@@ -11,7 +11,7 @@ from tests.tools.elsewhere import UMASK, clone_elsewhere, stages_that_differ
 
 @pytest.mark.long
 def test_another_place_language_and_number_of_workers_end_in_the_same_lock(small_copy: Copy, tmp_path: Path) -> None:
-    """As far as the training and a set of pictures; `make elsewhere` goes to the end."""
+    """As far as the training and a set of images; `make elsewhere` goes to the end."""
     targets = ["train-fp16", "generate-base"]
     elsewhere = clone_elsewhere(small_copy.root, tmp_path / "folder")
     (elsewhere.root / "dvc.lock").unlink()

@@ -75,11 +75,11 @@ def test_the_plots_page_holds_curves_and_grids_and_loads_nothing(small_copy: Cop
     page = (small_copy.root / "dvc_plots" / "index.html").read_text()
     assert re.findall(r"<(?:script|link)[^>]*(?:src|href)=", page) == []
     body = page.split("\n<body>\n")[1]
-    pictures = re.findall(r'<img[^>]*src="([^"]+)"', body)
-    assert pictures
-    assert [src for src in pictures if not (small_copy.root / "dvc_plots" / src).is_file()] == []
+    images = re.findall(r'<img[^>]*src="([^"]+)"', body)
+    assert images
+    assert [src for src in images if not (small_copy.root / "dvc_plots" / src).is_file()] == []
     assert body.count("vegaEmbed(") >= 2, "the loss and the validation curve"
     for column in ("loss", "step"):
         assert column in body
-    assert any("grid" in src for src in pictures)
-    assert any("samples" in src for src in pictures)
+    assert any("grid" in src for src in images)
+    assert any("samples" in src for src in images)

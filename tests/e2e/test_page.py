@@ -97,12 +97,12 @@ def setting(page: Page, name: str, value: int) -> None:
 def draw(page: Page, text: str) -> None:
     fill(prompt(page), text)
     page.get_by_role("button", name="Generate").click()
-    expect(page.locator("#pictures img").first).to_be_visible()
+    expect(page.locator("#images img").first).to_be_visible()
 
 
 def begin_what_takes_long(page: Page) -> None:
     page.get_by_role("button", name="More settings").click()
-    for name, value in (("Steps", 100), ("Pictures", 8), ("Width", 1024), ("Height", 1024)):
+    for name, value in (("Steps", 100), ("Images", 8), ("Width", 1024), ("Height", 1024)):
         setting(page, name, value)
     fill(prompt(page), "a star")
     page.get_by_role("button", name="Generate").click()
@@ -117,7 +117,7 @@ def test_a_prompt_becomes_a_picture_with_a_preview_before_it(page: Page, tmp_pat
     draw(page, "a star")
     assert page.evaluate("previewed")
     with page.expect_download() as download:
-        page.locator("#pictures").get_by_label("Download").first.click()
+        page.locator("#images").get_by_label("Download").first.click()
     download.value.save_as(tmp_path / "out.png")
     request, _ = png_metadata.read(tmp_path / "out.png")
     assert (request.prompt, request.steps) == ("a star", 100)
@@ -127,7 +127,7 @@ def test_cancel_stops_a_drawing_and_leaves_the_page_ready(page: Page) -> None:
     begin_what_takes_long(page)
     page.get_by_role("button", name="Cancel").first.click()
     expect(page.get_by_text("Canceled.")).to_be_visible()
-    for name, value in (("Steps", 2), ("Pictures", 1), ("Width", 64), ("Height", 64)):
+    for name, value in (("Steps", 2), ("Images", 1), ("Width", 64), ("Height", 64)):
         setting(page, name, value)
     draw(page, "a ring")
 
@@ -145,13 +145,13 @@ def test_who_waits_sees_the_place_and_who_comes_too_many_is_told_so(page: Page, 
     expect(third.get_by_text("currently busy")).to_be_visible()
     expect(third.get_by_role("button", name="Generate")).to_be_enabled()
     page.get_by_role("button", name="Cancel").first.click()
-    expect(second.locator("#pictures img").first).to_be_visible()
+    expect(second.locator("#images img").first).to_be_visible()
 
 
 def test_a_request_that_cannot_be_drawn_is_named_and_leaves_the_page_ready(page: Page) -> None:
     fill(prompt(page), "  ")
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_text("The prompt is empty: say what the picture should show.")).to_be_visible()
+    expect(page.get_by_text("The prompt is empty: say what the image should show.")).to_be_visible()
     draw(page, "a star")
 
 
@@ -163,7 +163,7 @@ def test_the_history_survives_a_reload_and_draws_again(page: Page) -> None:
     card = page.locator("#history li").first
     expect(card.locator(".prompt")).to_have_text("two hearts ${1+1} <b>bold</b>")  # as text, never as code
     card.get_by_role("button", name="Draw again").click()
-    expect(page.locator("#pictures img").first).to_be_visible()
+    expect(page.locator("#images img").first).to_be_visible()
     expect(prompt(page)).to_have_value("two hearts ${1+1} <b>bold</b>")
     expect(page.locator("#history li")).to_have_count(2)
 
@@ -171,7 +171,7 @@ def test_the_history_survives_a_reload_and_draws_again(page: Page) -> None:
 def test_a_pngs_settings_come_back_without_an_upload(page: Page, tmp_path: Path) -> None:
     draw(page, "a star")
     with page.expect_download() as download:
-        page.locator("#pictures").get_by_label("Download").first.click()
+        page.locator("#images").get_by_label("Download").first.click()
     download.value.save_as(tmp_path / "out.png")
     fill(prompt(page), "something else")
     posted: list[str] = []
@@ -216,9 +216,9 @@ def test_heat_maps_are_stepped_through_and_a_word_is_replaced(page: Page) -> Non
     start = page.get_by_role("button", name="Show where each word acts")
     start.click()
     shown = page.locator("#words caption")
-    expect(shown).to_have_text("the picture")
-    expect(start).to_be_enabled()  # the last answer comes twice, and each time goes back to the picture
-    expect(page.locator("#words :focus")).to_be_visible()  # which comes a moment after the picture, and takes the keys
+    expect(shown).to_have_text("the image")
+    expect(start).to_be_enabled()  # the last answer comes twice, and each time goes back to the image
+    expect(page.locator("#words :focus")).to_be_visible()  # which comes a moment after the image, and takes the keys
     for word in ("two", "star", "rings"):
         page.keyboard.press("ArrowRight")
         expect(shown).to_have_text(word)
@@ -247,7 +247,7 @@ def test_a_tab_can_be_canceled_while_it_draws_and_only_then(page: Page) -> None:
     for name, value in (("Steps", 2), ("Width", 64), ("Height", 64)):
         setting(page, name, value)
     start.click()
-    expect(page.locator("#words caption")).to_have_text("the picture")
+    expect(page.locator("#words caption")).to_have_text("the image")
     expect(cancel).to_be_disabled()
 
 
@@ -255,7 +255,7 @@ def test_the_keyboard_alone_draws_a_picture(page: Page) -> None:
     prompt(page).focus()
     page.keyboard.type("a star")
     page.keyboard.press("Enter")
-    expect(page.locator("#pictures img").first).to_be_visible()
+    expect(page.locator("#images img").first).to_be_visible()
     expect(page.get_by_role("button", name="Generate")).to_be_enabled()
     reached = set()
     for _ in range(40):
@@ -268,4 +268,4 @@ def test_about_tells_what_the_model_is_and_leaves_the_form_at_work(page: Page) -
     page.get_by_role("tab", name="About").click()
     expect(page.get_by_role("heading", name="Evaluation")).to_be_visible()
     expect(page.get_by_text("no safety checker").first).to_be_visible()
-    draw(page, "a star")  # which brings the pictures to the front
+    draw(page, "a star")  # which brings the images to the front

@@ -1,4 +1,4 @@
-"""docs/tutorial.md, done: its drawings become a data set, a model and a picture."""
+"""docs/tutorial.md, done: its drawings become a dataset, a model and an image."""
 
 import re
 import sys
@@ -31,7 +31,7 @@ def test_the_tutorial_ends_in_a_picture(small_copy: Copy) -> None:
     assert re.search(r"^mine +25 +5 +archives$", planned, re.MULTILINE), planned
     small_copy.dvc("repro")
     card = (small_copy.root / "metrics/data/card.md").read_text()
-    assert re.search(r"^\| pictures \| coco \| flickr8k \| mine \|", card, re.MULTILINE)
+    assert re.search(r"^\| images \| coco \| flickr8k \| mine \|", card, re.MULTILINE)
     assert re.search(r"^\| \*\*trained on\*\* \| 6 \| 6 \| 25 \|", card, re.MULTILINE), card
     small_copy.run("python", "-m", "app", "many red boxes on white", "-o", "boxes.png")
     assert (small_copy.root / "boxes.png").is_file()

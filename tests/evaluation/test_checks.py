@@ -32,13 +32,13 @@ def test_the_same_pixels_in_training_and_validation_are_refused_and_no_others() 
     training, validation = rows("1", "2", "17_a1b2"), rows("4", "17_c3d4", split="validation")
     check_held_out(training, validation)
     validation[0]["sha256"] = training[2]["sha256"]
-    with pytest.raises(InputError, match="1 pictures are both in training and in validation"):
+    with pytest.raises(InputError, match="1 images are both in training and in validation"):
         check_held_out(training, validation)
 
 
 @pytest.mark.parametrize("name", ["COCO_val2014_000000000042", "COCO_val2014_000000000042.jpg", "000000000042"])
 def test_val2014_does_not_validate_what_train2017_taught(name: str) -> None:
-    """COCO 2017 trains on 35,504 of val2014's 40,504 pictures: the usual COCO-30k protocol would be contaminated."""
+    """COCO 2017 trains on 35,504 of val2014's 40,504 images: the usual COCO-30k protocol would be contaminated."""
     with pytest.raises(InputError, match=r"under another name, number 42 .*with val2017, never with val2014"):
         check_held_out(rows("000000000042", "000000000043"), rows(name, split="validation"))
 
@@ -47,7 +47,7 @@ def test_val2014_does_not_validate_what_train2017_taught(name: str) -> None:
 def test_a_drawn_copy_of_a_real_picture_is_refused(split: str) -> None:
     real = rows("7", split=split)
     drawn = [*rows("8", split="tuned"), {**real[0], "id": "9", "split": "tuned"}]
-    with pytest.raises(InputError, match=f"data/generated/tuned: the picture for coco-9 is a copy of {split} image 7"):
+    with pytest.raises(InputError, match=f"data/generated/tuned: the image for coco-9 is a copy of {split} image 7"):
         check_no_copies("tuned", drawn, real)
     check_no_copies("tuned", drawn[:1], real)
 
@@ -62,7 +62,7 @@ def test_models_that_drew_something_else_are_not_compared(other: dict[str, Any])
 
 def test_a_fid_of_no_more_pictures_than_features_is_refused() -> None:
     protocol = {"frechet_key": "fid", "n": 2048, "features": 2048, "rank_deficient": True}
-    with pytest.raises(InputError, match=r"generate\.images is 2048, but a FID needs more pictures than its 2048"):
+    with pytest.raises(InputError, match=r"generate\.images is 2048, but a FID needs more images than its 2048"):
         check_rank(protocol)
     check_rank(protocol | {"rank_deficient": False})
     check_rank(protocol | {"frechet_key": "fd_effnetlite0"})  # reported under its own name, with the flag

@@ -40,8 +40,8 @@ def clip_folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_embeddings_are_of_length_one_and_those_of_the_model(clip_folder: Path) -> None:
     pictures, captions = shapes(1, 5), ["a star", "stars", "", "a star " * 99, "a"]
     clip = Clip(clip_folder, batch_size=2)
-    for picture in pictures:
-        clip.see(picture)
+    for image in pictures:
+        clip.see(image)
     seen, read = clip.seen(), clip.read(captions)
     assert seen.shape == read.shape == (5, 12)
     assert np.linalg.norm(seen, axis=1) == pytest.approx(np.ones(5), abs=1e-6)
@@ -65,14 +65,14 @@ def test_a_folder_that_lacks_a_file_is_refused_by_name(clip_folder: Path, tmp_pa
 def test_the_feature_stage_keeps_what_clip_sees_and_reads(
     clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No picture is read twice: both networks see it as it passes."""
+    """No image is read twice: both networks see it as it passes."""
     quick = Extractor("fd_quick", "kid_quick", 8, lambda images: images.mean(dim=(2, 3)))
     monkeypatch.setattr("stages.features.load_extractor", lambda *_, **__: quick)
     (tmp_path / "quick.pth").write_bytes(b"weights")
     rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(5)]
     for name, schema in {"drawn": GENERATED_SCHEMA, "reconstructed": RECONSTRUCTED_SCHEMA}.items():
-        write_drawn(tmp_path / "pictures" / name, rows, shapes(1, 5), schema)
-        parts = generated_images(tmp_path / "pictures" / name, name)
+        write_drawn(tmp_path / "images" / name, rows, shapes(1, 5), schema)
+        parts = generated_images(tmp_path / "images" / name, name)
         features(parts, tmp_path, tmp_path / "quick.pth", tmp_path / name, 2, clip_folder)
     drawn, reconstructed = (read_feature_set(tmp_path / name) for name in ("drawn", "reconstructed"))
     assert drawn.clip_pictures is not None

@@ -124,7 +124,7 @@ def test_features_that_are_not_finite_are_an_error() -> None:
 @pytest.mark.usefixtures("one_thread")  # clean-fid's own bits depend on their number
 def test_inception_features_equal_clean_fid_s_own_bit_for_bit(inception: Path, tmp_path: Path) -> None:
     images = pictures(5, side=96)
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image).save(folder / f"{i}.png")
@@ -178,7 +178,7 @@ def test_the_state_dict_s_network_is_torch_fidelity_s(tmp_path: Path, monkeypatc
     assert ours.shape == (2, 2048)
     (expected,) = theirs(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
     assert ours == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-5 * float(expected.max()))
-    assert ours.std(axis=0).mean() > 1e-3 * ours.mean()  # the two pictures have features of their own
+    assert ours.std(axis=0).mean() > 1e-3 * ours.mean()  # the two images have features of their own
 
 
 def test_the_state_dict_tells_its_first_layers_64_features_apart(
@@ -223,7 +223,7 @@ def test_nothing_is_rounded_to_tf32_whatever_was_set_before() -> None:
 
 
 def test_pictures_of_known_moments_are_at_a_known_distance() -> None:
-    """Gray pictures of 0, 100, 200 and of 50, 100, 150: one mean, covariances of 100^2 and 50^2 in all nine places."""
+    """Gray images of 0, 100, 200 and of 50, 100, 150: one mean, covariances of 100^2 and 50^2 in all nine places."""
     wide, narrow = ([np.full((32, 32, 3), gray, np.uint8) for gray in g] for g in ((0, 100, 200), (50, 100, 150)))
     a, b = (extract(mean_color(8), each, batch_size=2) for each in (wide, narrow))
     assert np.cov(a, rowvar=False) == pytest.approx(np.full((3, 3), 100.0**2))

@@ -84,7 +84,7 @@ def test_a_scene_s_outlines_are_its_objects(raw: Path) -> None:
     ("crop", "expected"), [("center", [True, True, False, False]), ("squash", [False, True, False, False])]
 )
 def test_outlines_are_cropped_as_the_picture_is(crop: Any, expected: list[bool], tmp_path: Path) -> None:
-    """The second quarter of a picture twice as wide as high is the left half of its middle square."""
+    """The second quarter of an image twice as wide as high is the left half of its middle square."""
     folder = write_instances(tmp_path, [instance([[20, 0, 40, 0, 40, 40, 20, 40]])])
     mask = read_masks(folder, HALF, {1: (80, 40)}, crop, 4)[1]["traffic light"]
     assert mask.tolist() == [expected] * 4
@@ -124,7 +124,7 @@ def test_a_map_is_where_the_decoder_s_attention_of_the_word_is(tiny_base: Path) 
 
 @pytest.fixture
 def scene_set(raw: Path, tmp_path: Path) -> dict[str, Path]:
-    """The scenes of `raw`, prepared: 64x64 pictures, latents of 8x8, captions that name the thing."""
+    """The scenes of `raw`, prepared: 64x64 images, latents of 8x8, captions that name the thing."""
     pixels = [np.full((64, 64, 3), 40 * i, np.uint8) for i in range(6)]
     write_image_set(tmp_path / "images" / "coco", "coco", {"validation": pixels})
     index = tmp_path / "images" / "coco" / INDEX

@@ -49,8 +49,8 @@ def unit(*rows: tuple[float, ...]) -> np.ndarray:
 
 
 def test_clip_score_is_a_hundred_times_the_mean_cosine_and_never_negative() -> None:
-    pictures, captions = unit((1, 0), (1, 0), (1, 0)), unit((3, 4), (1, 0), (-1, 0))
-    assert clip_score(pictures, captions) == pytest.approx(100 * (0.6 + 1 + 0) / 3)
+    images, captions = unit((1, 0), (1, 0), (1, 0)), unit((3, 4), (1, 0), (-1, 0))
+    assert clip_score(images, captions) == pytest.approx(100 * (0.6 + 1 + 0) / 3)
 
 
 def test_cmmd_of_two_pairs_by_hand() -> None:

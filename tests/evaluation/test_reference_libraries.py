@@ -1,4 +1,4 @@
-"""The same pictures, and the same features, score what clean-fid, torch-fidelity and torchmetrics say."""
+"""The same images, and the same features, score what clean-fid, torch-fidelity and torchmetrics say."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ from finetune.evaluation.prdc import precision, recall
 from stages.preprocess import SCHEMA
 from tests.builders.image_sets import png, shapes
 
-Pictures = list[NDArray[np.uint8]]
+Images = list[NDArray[np.uint8]]
 
 
 class SmallConvolution(nn.Module):
@@ -47,7 +47,7 @@ class SmallConvolution(nn.Module):
         return features
 
 
-def photographs(seed: int, count: int) -> Pictures:
+def photos(seed: int, count: int) -> Images:
     """Of unequal sides and of grain, so that resizing matters."""
     rng = np.random.default_rng(seed)
     grain = [rng.integers(-40, 40, (64, 64, 3)) for _ in range(count)]
@@ -57,14 +57,14 @@ def photographs(seed: int, count: int) -> Pictures:
     return [picture[: 40 + i % 24] for i, picture in enumerate(noisy)]
 
 
-def as_files(folder: Path, pictures: Pictures) -> Path:
+def as_files(folder: Path, pictures: Images) -> Path:
     folder.mkdir()
     for i, pixels in enumerate(pictures):
         Image.fromarray(pixels).save(folder / f"{i:03d}.png")
     return folder
 
 
-def as_shards(folder: Path, pictures: Pictures) -> Path:
+def as_shards(folder: Path, pictures: Images) -> Path:
     """As a stage leaves them, in shards of 16."""
     folder.mkdir()
     rows = []
@@ -84,7 +84,7 @@ def streamed(folder: Path, network: nn.Module, batch_size: int) -> NDArray[np.fl
 def test_shards_score_what_clean_fid_says_of_the_same_files(tmp_path: Path) -> None:
     """Its features bit for bit, at another batch size even; its distance to the rounding of its float32 means."""
     network = SmallConvolution()
-    sets = {"real": photographs(1, 60), "drawn": photographs(2, 45)}
+    sets = {"real": photos(1, 60), "drawn": photos(2, 45)}
     folders = [str(as_files(tmp_path / f"{name}-files", pictures)) for name, pictures in sets.items()]
     theirs = compute_fid(
         *folders,
@@ -138,7 +138,7 @@ def test_torch_fidelity_has_the_same_precision_and_recall(k: int) -> None:
 
 
 def test_torchmetrics_has_the_same_frechet_distance_and_kid() -> None:
-    """On pictures of the size that the network takes, so that nobody resizes."""
+    """On images of the size that the network takes, so that nobody resizes."""
     network = SmallConvolution()
     sets = [np.random.default_rng(i).integers(0, 200 + 50 * i, (30, 299, 299, 3), np.uint8) for i in range(2)]
     metrics = [

@@ -46,7 +46,7 @@ def run(folder: Path, part: str, **inputs: NDArray) -> NDArray:
 
 
 def draw(folder: Path, pipeline: StableDiffusionPipeline, prompts: list[str], latents: NDArray) -> NDArray:
-    """As the pipeline does, each network by ONNX Runtime. Pictures [n, 3, height, width], -1..1."""
+    """As the pipeline does, each network by ONNX Runtime. Images [n, 3, height, width], -1..1."""
 
     def encode(texts: list[str]) -> NDArray:
         ids = pipeline.tokenizer(texts, padding="max_length", max_length=77, truncation=True).input_ids

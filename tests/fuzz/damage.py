@@ -37,7 +37,7 @@ EXTREMES = (
 
 
 @cache
-def pictures() -> dict[str, bytes]:
+def images() -> dict[str, bytes]:
     """By a name that tells format and mode."""
     noise = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 4), np.uint8)
     rgba = Image.fromarray(noise)
@@ -86,21 +86,21 @@ def _saved(image: Image.Image, kind: str, options: dict[str, object]) -> bytes:
 
 
 def archives(kind: str, contents: list[bytes]) -> dict[str, bytes]:
-    """The archives of a data set of that format with these pictures."""
+    """The archives of a dataset of that format with these images."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         if kind == "coco":
             half = dict(enumerate(contents, 1))
             for split in ("train2017", "val2017"):
                 write_zip(folder / f"{split}.zip", {f"{split}/{i:012d}.jpg": each for i, each in half.items()})
-            texts = coco_json({i: [f"picture {i}"] for i in half})
+            texts = coco_json({i: [f"image {i}"] for i in half})
             members = {f"annotations/captions_{split}.json": texts for split in ("train2017", "val2017")}
             write_zip(folder / "annotations_trainval2017.zip", members)
         elif kind == "flickr8k":
             names = [f"{i}_a.jpg" for i in range(len(contents))]
             inside = {f"Flicker8k_Dataset/{name}": each for name, each in zip(names, contents, strict=True)}
             lists = {"train": "\n".join(names[1:]), "dev": names[0], "test": ""}
-            write_flickr8k(folder, inside, "".join(f"{name}#0\tA picture .\n" for name in names), lists)
+            write_flickr8k(folder, inside, "".join(f"{name}#0\tA image .\n" for name in names), lists)
         else:
             inside = {f"{'test' if i == 0 else 'cats'}/{i}.png": each for i, each in enumerate(contents)}
             lines = [json.dumps({"file_name": name, "text": ["a cat", "so"]}) for name in inside]
@@ -154,7 +154,7 @@ def _repeat(content: bytearray, rng: random.Random) -> None:
 
 
 def _mix(content: bytearray, rng: random.Random) -> None:
-    other = rng.choice(list(pictures().values()))
+    other = rng.choice(list(images().values()))
     start = rng.randint(0, len(other))
     at = rng.randint(0, len(content))
     content[at : at + 30] = other[start : start + 30]

@@ -1,4 +1,4 @@
-"""Captions in each data set's form, as anyone may have written them."""
+"""Captions in each dataset's form, as anyone may have written them."""
 
 import json
 import tempfile
@@ -39,7 +39,7 @@ def read(list_dataset: Callable[[Path, Catalog], None], archives: dict[str, dict
 
 
 def is_sound(answer: Listed | InputError) -> bool:
-    """A fault that was told, or pictures that each have a caption, a split and a name of their own."""
+    """A fault that was told, or images that each have a caption, a split and a name of their own."""
     if isinstance(answer, InputError):
         return True
     names = [original.id for original in answer.originals]
@@ -54,10 +54,8 @@ def encoded(text: str) -> bytes:
 
 def in_coco(captions: bytes) -> dict[str, dict[str, bytes]]:
     halves = ("train2017", "val2017")
-    pictures = {f"{half}.zip": {f"{half}/000000000001.jpg": b""} for half in halves}
-    return pictures | {
-        "annotations_trainval2017.zip": {f"annotations/captions_{half}.json": captions for half in halves}
-    }
+    images = {f"{half}.zip": {f"{half}/000000000001.jpg": b""} for half in halves}
+    return images | {"annotations_trainval2017.zip": {f"annotations/captions_{half}.json": captions for half in halves}}
 
 
 @settings(max_examples=80)
@@ -115,9 +113,9 @@ def test_coco_s_outlines(annotations: Any, categories: Any, width: int) -> None:
 @settings(max_examples=80)
 @given(TEXT.map(encoded) | st.binary(), TEXT.map(encoded) | st.binary(), st.text(min_size=1))
 @example(b"1.jpg#\xd9\xa1\ta\n", b"1.jpg", "1.jpg")
-def test_flickr8k_s_texts(tokens: bytes, names: bytes, picture: str) -> None:
+def test_flickr8k_s_texts(tokens: bytes, names: bytes, image: str) -> None:
     lists = {f"Flickr_8k.{split}Images.txt": names for split in ("train", "dev", "test")}
-    archives = {"Flickr8k_Dataset.zip": {f"Flicker8k_Dataset/{encoded(picture).decode(errors='replace')}.jpg": b""}}
+    archives = {"Flickr8k_Dataset.zip": {f"Flicker8k_Dataset/{encoded(image).decode(errors='replace')}.jpg": b""}}
     archives |= {"Flickr8k_text.zip": {"Flickr8k.token.txt": tokens} | lists}
     assert is_sound(read(index_flickr8k, archives))
 

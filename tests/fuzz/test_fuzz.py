@@ -8,7 +8,7 @@ from PIL import Image, TiffImagePlugin
 
 from finetune.data.shards import encode_png
 from finetune.data.transforms import crop_and_resize, decode, encode_jpeg
-from tests.fuzz.damage import pictures
+from tests.fuzz.damage import images
 from tests.tools.fuzz import try_seed
 
 
@@ -17,9 +17,9 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "1")
 
 
-@pytest.mark.parametrize("name", pictures())
+@pytest.mark.parametrize("name", images())
 def test_what_is_damaged_is_whole_at_first(name: str) -> None:
-    image = decode(pictures()[name], 1)
+    image = decode(images()[name], 1)
     assert image.mode == "F" or crop_and_resize(image, "squash").mode == "RGB"
 
 

@@ -39,7 +39,7 @@ SERVING = {
     "num_inference_steps": 10,
     "guidance_scale": 2.0,
     "examples": [{"prompt": "a star", "seed": 1}],
-    "styles": {"realistic": "a photograph of"},
+    "styles": {"realistic": "a photo of"},
     "keywords": ["close-up"],
     "headline": "kid",
     "dvc_md5": "0" * 32,
@@ -101,7 +101,7 @@ def is_shown_or_told(root: Path, path: Path, content: bytes) -> bool:
 @example(paths.SWEEP, b"guidance_scale,kid,sd,key\n1,2,3\n")
 @example(paths.SWEEP, b'guidance_scale,kid,sd,key\n1,2,3,"k\n')
 @example(paths.SWEEP, b"guidance_scale,kid,sd,key\n1,nan,3,k\n")
-@example(paths.LADDER, b"figure,pictures,value,sd\nfd,base,1,1\n")
+@example(paths.LADDER, b"figure,images,value,sd\nfd,base,1,1\n")
 @example(paths.FID_BY_N, b"\xef\xbb\xbfn,floor,reconstructed,base,tuned\n1,1,1,1,1\n")
 def test_any_bytes(root: Path, path: Path, content: bytes) -> None:
     assert is_shown_or_told(root, path, content)

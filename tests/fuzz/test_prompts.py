@@ -1,4 +1,4 @@
-"""Prompts and what pictures carry, from anyone's hand."""
+"""Prompts and what images carry, from anyone's hand."""
 
 import json
 import random
@@ -26,7 +26,7 @@ from tests.fuzz.answers import JSON, result_or_fault
 from tests.fuzz.damage import damaged
 
 TEXT = st.text() | st.text(alphabet="aA ,'-_\u2019\u0130\u00df\ufb01\u0301\u200d\x00\x1c\x85\u2028\ud800\U0001f600<|>")
-STYLES = {"realistic": "a photograph of", "stylized": "an illustration of"}
+STYLES = {"realistic": "a photo of", "stylized": "an illustration of"}
 KEYWORDS = ["close-up", "golden hour"]
 REQUESTS = st.builds(
     Request,

@@ -23,10 +23,10 @@ def draw(pipeline: StableDiffusionPipeline, prompts: list[str], seeds: list[int]
 
 
 def test_pictures_are_rgb_bytes_in_the_order_of_the_prompts(pipeline: StableDiffusionPipeline) -> None:
-    pictures = draw(pipeline, PROMPTS, SEEDS)
-    assert pictures.shape == (3, 64, 64, 3)
-    assert pictures.dtype == np.uint8
-    assert pictures.std() > 1
+    images = draw(pipeline, PROMPTS, SEEDS)
+    assert images.shape == (3, 64, 64, 3)
+    assert images.dtype == np.uint8
+    assert images.std() > 1
 
 
 def test_batch_size_changes_no_bit_on_a_cpu(pipeline: StableDiffusionPipeline) -> None:
@@ -59,11 +59,11 @@ def test_the_prompt_reaches_the_picture(pipeline: StableDiffusionPipeline) -> No
 
 def test_pictures_come_one_by_one(pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    pictures = sample_images(pipeline, PROMPTS, SEEDS, 2, 4.0, batch_size=1)
-    next(pictures)
-    pipeline.unet = None  # a second picture would need it
+    images = sample_images(pipeline, PROMPTS, SEEDS, 2, 4.0, batch_size=1)
+    next(images)
+    pipeline.unet = None  # a second image would need it
     with pytest.raises(AttributeError):
-        next(pictures)
+        next(images)
 
 
 def test_broken_weights_are_reported_and_not_drawn(pipeline: StableDiffusionPipeline) -> None:

@@ -1,4 +1,4 @@
-"""How many images a data set has, before and after it is here."""
+"""How many images a dataset has, before and after it is here."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from finetune.data.shards import INDEX, write_index
 from finetune.errors import InputError
 from finetune.params import Archive, Params, load_params
 from finetune.planning.counts import Images, archive_bytes, count_images
-from tests.builders.archives import picture, write_coco
+from tests.builders.archives import image, write_coco
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_an_index_of_other_archives_is_passed_over(reference: Params, tmp_path: 
 
 
 def test_archives_that_are_here_are_counted(sample: Params, tmp_path: Path) -> None:
-    raw = write_coco(tmp_path / "raw", {i: picture(i) for i in range(1, 4)}, {9: picture(9)})
+    raw = write_coco(tmp_path / "raw", {i: image(i) for i in range(1, 4)}, {9: image(9)})
     params = located(sample, "coco", {file.name: archive(str(file)) for file in raw.glob("*.zip")})
     assert count_images("coco", params, tmp_path / "images") == Images(3, 1, "photos", "archives")
 

@@ -184,7 +184,7 @@ def test_a_place_that_takes_no_page_is_one_line(
 def test_charts_are_drawn_at_the_limits_of_what_is_read() -> None:
     for value in (LARGEST, -LARGEST, 5e-324, 0.0):
         assert "</svg>" in bars({"floor": (value, abs(value))})
-        assert "</svg>" in lines([value, LARGEST], {"base": [value, -value]}, "pictures", "distance")
+        assert "</svg>" in lines([value, LARGEST], {"base": [value, -value]}, "images", "distance")
     assert "</svg>" in lines([1.0], {"tuned": [LARGEST]}, "guidance scale", "KID", [-LARGEST])
 
 
@@ -203,7 +203,7 @@ def test_charts_name_what_they_show() -> None:
     assert " width=" not in chart.split(">")[0]
     for name in ("floor", "tuned"):
         assert f">{name}</text>" in chart
-    assert ">pictures</text>" in lines([1, 2], {"base": [1.0, 2.0]}, "pictures", "distance")
+    assert ">images</text>" in lines([1, 2], {"base": [1.0, 2.0]}, "images", "distance")
 
 
 def test_the_committed_run_can_be_reported(tmp_path: Path) -> None:

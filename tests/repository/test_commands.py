@@ -54,8 +54,8 @@ def test_the_pages_figures_are_written(tmp_path: Path, monkeypatch: pytest.Monke
 def test_few_features_are_laid_beside_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, ROOT, "sample.early_features", str(write_pictures(tmp_path / "pictures", 16)))
-    assert capsys.readouterr().out.startswith("8 pictures against 8 others\n")
+    run(monkeypatch, ROOT, "sample.early_features", str(write_pictures(tmp_path / "images", 16)))
+    assert capsys.readouterr().out.startswith("8 images against 8 others\n")
 
 
 def test_a_seed_is_fuzzed_again() -> None:

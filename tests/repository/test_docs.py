@@ -88,7 +88,7 @@ EXECUTED = {
 AS_TYPED = (
     "git checkout -b mine",
     "git add params.yaml dvc.lock metrics",
-    'git commit -m "My pictures beside the sample\'s"',
+    'git commit -m "My images beside the sample\'s"',
     "git add dvc.lock metrics",
     "git add --force remote",
     "dvc dag",

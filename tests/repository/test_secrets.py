@@ -28,7 +28,7 @@ SECRETS = {
         "STORE_PASSWORD",
     )
 }
-# a training whose record is a local store, its export, and a picture from it
+# a training whose record is a local store, its export, and an image from it
 PROGRAM = """
 import sys
 from pathlib import Path

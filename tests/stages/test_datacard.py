@@ -24,7 +24,7 @@ def card_images(tmp_path: Path, images: Path) -> Path:
 
 @pytest.fixture
 def tokens(tmp_path: Path, card_images: Path) -> Path:
-    """Tokenize left out one training picture of COCO."""
+    """Tokenize left out one training image of COCO."""
     tokens = tmp_path / "tokens"
     write_token_table(tokens, folders(card_images), left_out={"coco-train-0"})
     write_json(tokens / "drops.json", {"like_validation": ["coco/coco-train-0"], "no_caption": []})
@@ -44,7 +44,7 @@ def test_numbers_add_up_from_the_archives_to_the_training(card_images: Path, tok
     assert numbers["truncated"] == 3
     assert coco["used"] == {"train": 15, "validation": 8}
     assert (coco["dropped"], coco["left_out"]) == ({"too_small": 1, "no_image": 2}, {"like_validation": 1})
-    assert coco["pictures"]["count"] == coco["used"]["train"] + coco["used"]["validation"] + 1
+    assert coco["images"]["count"] == coco["used"]["train"] + coco["used"]["validation"] + 1
 
 
 def test_the_card_accounts_for_every_picture(card_images: Path, tokens: Path) -> None:
@@ -77,7 +77,7 @@ def official(usable: int, too_small: int, train: int) -> dict[str, Any]:
     captions = {"count": 1, "used": 1, "per_picture": {"1": 1}, "words": spread, "vocabulary": 1, "words_seen_once": 1}
     return {
         "used": {"train": train, "validation": usable - train},
-        "pictures": pictures | {"landscape": 1.0, "portrait": 0.0, "square": 0.0},
+        "images": pictures | {"landscape": 1.0, "portrait": 0.0, "square": 0.0},
         "captions": captions | {"frequent_words": {"star": 1}},
         "dropped": {"too_small": too_small},
         "left_out": {},

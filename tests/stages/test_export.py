@@ -33,9 +33,9 @@ sys.modules["torchvision"] = None  # optional to diffusers; its usual wheel cann
 import torch
 from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
-picture = pipeline("a star", generator=torch.Generator().manual_seed(5), num_inference_steps=2).images[0]
+image = pipeline("a star", generator=torch.Generator().manual_seed(5), num_inference_steps=2).images[0]
 assert "finetune" not in sys.modules
-print(picture.size, pipeline.unet.dtype, pipeline.text_encoder.dtype, pipeline.vae.dtype)
+print(image.size, pipeline.unet.dtype, pipeline.text_encoder.dtype, pipeline.vae.dtype)
 """
 
 
@@ -178,7 +178,7 @@ def test_the_hub_reads_the_card(tiny_export: Path) -> None:
 def test_the_card_holds_the_run_and_its_results(tiny_export: Path, tiny_run: TinyRun) -> None:
     card = (tiny_export / "README.md").read_text()
     assert f"| train.lr | {tiny_run.recipe.train.lr:.5g} |" in card
-    assert "\n### Pictures\n\n| coco | 3 |\n\n### Captions\n" in card
+    assert "\n### Images\n\n| coco | 3 |\n\n### Captions\n" in card
     assert "A page." not in card
     assert "| kid | 0.0625 | 0.125 | 0.5 | 0.25 |" in card
 

@@ -1,4 +1,4 @@
-"""The stage features: what the extractor sees, beside what the comparison has to know of each picture."""
+"""The stage features: what the extractor sees, beside what the comparison has to know of each image."""
 
 import hashlib
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_all_validation_images_and_as_many_training_images_as_the_floor_needs(
 def test_rows_and_features_are_in_one_order(images: Path, extractor: Path, tmp_path: Path) -> None:
     parts = real(images, tmp_path)
     made = run(parts, extractor, tmp_path)
-    pictures = [picture for part in parts for picture in read_images(part.folder, part.rows)]
+    pictures = [image for part in parts for image in read_images(part.folder, part.rows)]
     assert [row["id"] for row in made.rows] == [row["id"] for row, _ in pictures]
     assert [row["sha256"] for row in made.rows] == [hashlib.sha256(p.tobytes()).hexdigest() for _, p in pictures]
     tiles = [p.reshape(4, 16, 4, 16, 3).mean(axis=(1, 3)) for _, p in pictures]
@@ -90,7 +90,7 @@ def test_the_same_pictures_give_the_same_bytes(images: Path, extractor: Path, tm
 
 def test_pictures_of_one_color_are_refused(images: Path, extractor: Path, tmp_path: Path) -> None:
     write_generated(tmp_path / "tuned", images, [*shapes(8, 11), np.zeros((64, 64, 3), np.uint8)])
-    with pytest.raises(InputError, match="source: 1 of 12 pictures are of one color, more than 1%"):
+    with pytest.raises(InputError, match="source: 1 of 12 images are of one color, more than 1%"):
         run(generated_images(tmp_path / "tuned", "tuned"), extractor, tmp_path)
     assert not (tmp_path / "features").exists()
 

@@ -54,7 +54,7 @@ def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def generated(images: Path, tmp_path: Path) -> Path:
-    """A base that draws noise and a tuned model that draws what the data sets hold."""
+    """A base that draws noise and a tuned model that draws what the datasets hold."""
     return write_ladder(tmp_path / "generated", images, noise(7, 12), shapes(8, 12))
 
 
@@ -182,8 +182,8 @@ def test_the_plot_s_rows_are_the_figures_of_the_report(
     rows = read_csv(tmp_path / "ladder.csv")
     assert len(rows) == 6 * len(RUNGS)
     for row in rows:
-        assert float(row["value"]) == report[row["pictures"]][row["figure"]]
-        assert float(row["sd"]) == report[row["pictures"]][f"{row['figure']}_sd"]
+        assert float(row["value"]) == report[row["images"]][row["figure"]]
+        assert float(row["sd"]) == report[row["images"]][f"{row['figure']}_sd"]
 
 
 def test_the_distance_is_told_for_ever_more_pictures(
@@ -192,7 +192,7 @@ def test_the_distance_is_told_for_ever_more_pictures(
     report = run(images, generated, extractor, tmp_path)
     rows = read_csv(tmp_path / "by_n.csv")
     assert [int(row["n"]) for row in rows] == [2, 4, 6, 8, 10, 12]
-    for name in ("reconstructed", "base", "tuned"):  # of all pictures it is the report's
+    for name in ("reconstructed", "base", "tuned"):  # of all images it is the report's
         assert float(rows[-1][name]) == pytest.approx(report[name]["fd_quick"], rel=1e-5)
 
 
@@ -234,9 +234,9 @@ def test_a_generated_copy_of_a_real_picture_is_refused(
 def test_figures_too_good_to_be_true_are_refused(extractor: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     for dataset, seed in (("coco", 1), ("flickr8k", 3)):
-        night = [picture // 8 for picture in noise(seed, 12)]
+        night = [image // 8 for image in noise(seed, 12)]
         write_image_set(images / dataset, dataset, {"train": night, "validation": shapes(seed, 6)})
-    dark = [picture // 9 for picture in noise(7, 12)]
+    dark = [image // 9 for image in noise(7, 12)]
     with pytest.raises(InputError, match=r"data/generated/tuned: .* less than half of the .* of real ones"):
         run(images, write_ladder(tmp_path / "generated", images, dark, shapes(8, 12)), extractor, tmp_path)
     assert not (tmp_path / "fid.json").exists()
@@ -246,7 +246,7 @@ def test_a_picture_in_training_and_validation_is_refused(extractor: Path, tmp_pa
     images = tmp_path / "images"
     for dataset, seed in (("coco", 1), ("flickr8k", 3)):
         write_image_set(images / dataset, dataset, {"train": shapes(1, 12), "validation": shapes(seed, 6)})
-    with pytest.raises(InputError, match="6 pictures are both in training and in validation"):
+    with pytest.raises(InputError, match="6 images are both in training and in validation"):
         run(images, write_ladder(tmp_path / "generated", images, noise(7, 12), noise(8, 12)), extractor, tmp_path)
 
 
@@ -254,7 +254,7 @@ def test_the_floor_has_only_pictures_that_were_trained_on(extractor: Path, tmp_p
     """What resembles validation is left out of training by tokenize, and would make the floor look better than real."""
     images, copies = tmp_path / "images", [f"{dataset}-train-{i}" for dataset in ("coco", "flickr8k") for i in range(6)]
     for dataset, seed in (("coco", 1), ("flickr8k", 3)):
-        alike = [picture - picture // 64 for picture in shapes(seed, 6)]
+        alike = [image - image // 64 for image in shapes(seed, 6)]
         training = [*alike, *noise(seed, 12)]
         write_image_set(images / dataset, dataset, {"train": training, "validation": shapes(seed, 6)})
     generated = write_ladder(tmp_path / "generated", images, noise(7, 12), noise(8, 12))
@@ -285,5 +285,5 @@ def test_a_fid_of_too_few_pictures_is_refused(
     images: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inception = Extractor("fid", "kid", 32, lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1))
-    with pytest.raises(InputError, match="a FID needs more pictures than its 48 features"):
+    with pytest.raises(InputError, match="a FID needs more images than its 48 features"):
         run(images, generated, use(inception, monkeypatch, tmp_path / "inception"), tmp_path)

@@ -111,9 +111,9 @@ def test_a_killed_run_goes_on_with_the_next_shard(
 
     def stopped_at(last: str | None) -> Any:
         def draw(pipeline: Any, prompts: list[str], **options: Any) -> Iterator[np.ndarray]:
-            for prompt, picture in zip(prompts, sample_images(pipeline, prompts, **options), strict=True):
+            for prompt, image in zip(prompts, sample_images(pipeline, prompts, **options), strict=True):
                 drawn.append(prompt)
-                yield picture
+                yield image
                 if prompt == last:
                     raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""docs/own-data.md, done: a folder of pictures goes through every stage, beside another data set."""
+"""docs/own-data.md, done: a folder of images goes through every stage, beside another dataset."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from stages.fetch import fetch_files
 from stages.latents import latents
 from stages.preprocess import preprocess
 from stages.tokenize_captions import tokenize
-from tests.builders.archives import picture, write_coco
+from tests.builders.archives import image, write_coco
 
 PARAMS = {
     "coco": PreprocessDataset(format="coco", crop="center", min_side=16, jpeg_quality=95, shards=2, max_dropped=0.0),
@@ -31,7 +31,7 @@ PARAMS = {
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """Three pictures to train on, of which one is among COCO's validation pictures in the test, one held out."""
+    """Three images to train on, of which one is among COCO's validation images in the test, one held out."""
     folder = tmp_path / "my photos"
     lines = [
         {"file_name": "train/1.png", "text": "a star"},
@@ -42,7 +42,7 @@ def own(tmp_path: Path) -> Path:
     for number, line in enumerate(lines):
         path = folder / str(line["file_name"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(11 if "11" in path.name else 100 + number))
+        path.write_bytes(image(11 if "11" in path.name else 100 + number))
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -51,7 +51,7 @@ def prepare(
     root: Path, own: Path, base: Path, datasets: Sequence[str]
 ) -> tuple[list[dict[str, Any]], CaptionedLatents]:
     """Run the stages that DVC would run: the token table and what training reads."""
-    write_coco(root / "raw" / "coco", {1: picture(1), 2: picture(2)}, {11: picture(11)})
+    write_coco(root / "raw" / "coco", {1: image(1), 2: image(2)}, {11: image(11)})
     archive_folder(own, root / "own.zip")
     checksum = f"sha256:{sha256_file(root / 'own.zip')}"
     fetch_files({"own.zip": Archive(location=str(own), checksum=checksum, bytes=None)}, root / "raw" / "own")

@@ -11,7 +11,7 @@ from finetune.data.shards import INDEX, read_images, read_index
 from finetune.data.transforms import crop_and_resize, decode
 from finetune.errors import InputError
 from stages.preprocess import preprocess
-from tests.builders.archives import PHOTOS, needs_photos, picture, write_coco, write_flickr8k, write_zip
+from tests.builders.archives import PHOTOS, image, needs_photos, write_coco, write_flickr8k, write_zip
 from tests.builders.preprocessed import (
     PARAMS,
     TOLERANT,
@@ -45,7 +45,7 @@ def test_the_index_has_a_row_per_picture_in_shard_order(coco: Path) -> None:
     (first,) = (row for row in rows if row["id"] == "000000000001")
     assert (first["dataset"], first["width"], first["height"]) == ("coco", 40, 30)
     assert first["member"] == "000000000001.jpg"
-    assert first["captions"] == ["picture 1", " again picture 1\n"]
+    assert first["captions"] == ["image 1", " again image 1\n"]
     assert json.loads((images.parent / "metrics.json").read_text()) == {"train": 8, "validation": 3, "dropped": 0}
     assert drops(images) == {"kept": 11, "dropped": {}}
 
@@ -58,7 +58,7 @@ def test_index_and_report_stand_beside_the_shards(coco: Path) -> None:
 def test_validation_pictures_are_lossless_and_training_pictures_nearly_so(coco: Path) -> None:
     images, rows = run(coco)
     for row, pixels in read_images(images, rows):
-        original = np.asarray(crop_and_resize(decode(picture(int(row["id"])), 1), "center"))
+        original = np.asarray(crop_and_resize(decode(image(int(row["id"])), 1), "center"))
         error = abs(pixels.astype(int) - original).max()
         assert error == 0 if row["split"] == "validation" else 0 < error < 60
 
@@ -93,10 +93,10 @@ def test_a_shard_that_nothing_is_left_of_is_not_written(coco: Path) -> None:
 def test_every_drop_is_told_with_its_reason(tmp_path: Path) -> None:
     raw = write_coco(
         tmp_path / "raw",
-        {1: picture(1), 2: b"<html>", 3: picture(3)[:500], 4: picture(4, 15, 99)},
-        {11: picture(11)},
+        {1: image(1), 2: b"<html>", 3: image(3)[:500], 4: image(4, 15, 99)},
+        {11: image(11)},
     )
-    write_zip(raw / "val2017.zip", {"val2017/000000000011.jpg": picture(11), "val2017/000000000099.jpg": picture(9)})
+    write_zip(raw / "val2017.zip", {"val2017/000000000011.jpg": image(11), "val2017/000000000099.jpg": image(9)})
     images, rows = run(raw, TOLERANT)
     assert [row["id"][-2:] for row in rows] == ["01", "11"]
     assert drops(images) == {
@@ -114,12 +114,12 @@ def test_too_many_drops_name_the_counts_and_keep_what_was_there(coco: Path) -> N
     images, _ = run(coco)
     before = contents(images)
     names = [f"train2017/{i:012d}.jpg" for i in (1, 2)]
-    write_zip(coco / "train2017.zip", {names[0]: b"", names[1]: picture(2)})
+    write_zip(coco / "train2017.zip", {names[0]: b"", names[1]: image(2)})
     limit = PARAMS.model_copy(update={"max_dropped": 0.6})
     with pytest.raises(InputError) as raised:
         run(coco, limit)
     assert str(raised.value) == (
-        f"{coco}: 7 of 11 pictures cannot be used (6 no_image such as 000000000003.jpg, 1 undecodable such as "
+        f"{coco}: 7 of 11 images cannot be used (6 no_image such as 000000000003.jpg, 1 undecodable such as "
         "000000000001.jpg), more than preprocess.coco.max_dropped = 0.6 allows; mend the archives or raise it"
     )
     assert contents(images) == before
@@ -128,7 +128,7 @@ def test_too_many_drops_name_the_counts_and_keep_what_was_there(coco: Path) -> N
 
 def test_nothing_usable_at_all_is_a_fault_whatever_the_limit(tmp_path: Path) -> None:
     raw = write_coco(tmp_path / "raw", {1: b""}, {2: b""})
-    with pytest.raises(InputError, match="2 of 2 pictures cannot be used"):
+    with pytest.raises(InputError, match="2 of 2 images cannot be used"):
         run(raw, TOLERANT)
 
 
@@ -142,7 +142,7 @@ def test_the_crop_rule_and_the_quality_reach_the_pixels(coco: Path) -> None:
 
 
 def test_flickr8k_goes_the_same_way(tmp_path: Path) -> None:
-    pictures = {f"Flicker8k_Dataset/{name}.jpg": picture(i) for i, name in enumerate(("1_a", "2_b"))}
+    pictures = {f"Flicker8k_Dataset/{name}.jpg": image(i) for i, name in enumerate(("1_a", "2_b"))}
     tokens = "1_a.jpg#0\tA caption .\n2_b.jpg#0\tAnother .\n"
     raw = write_flickr8k(tmp_path / "raw", pictures, tokens, {"train": "1_a.jpg", "dev": "2_b.jpg", "test": ""})
     _, rows = run(raw, PARAMS.model_copy(update={"format": "flickr8k"}), "flickr8k")

@@ -1,4 +1,4 @@
-"""What a second run of preprocess-512 does anew: after a kill, with other pictures, with other captions."""
+"""What a second run of preprocess-512 does anew: after a kill, with other images, with other captions."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Reconstructions: the rung of the ladder that shows what the autoencoder alone costs."""
+"""Reconstructions: the rung of the ladder that shows what the VAE alone costs."""
 
 from pathlib import Path
 

@@ -89,7 +89,7 @@ def test_a_run_whose_mlflow_store_is_gone_goes_on_in_a_new_one(
 
 
 def test_a_run_neither_takes_nor_gives_randomness(trained: Trained) -> None:
-    """Looks at held-out images, sample pictures and LoRA's start included: all follow from train.seed."""
+    """Looks at held-out images, sample images and LoRA's start included: all follow from train.seed."""
     written = []
     for name, seed in (("a", 1), ("b", 2)):
         torch.manual_seed(seed)

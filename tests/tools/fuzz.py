@@ -1,6 +1,6 @@
-"""Damaged pictures and archives through fetch and preprocess-512, for as long as told: `make fuzz`.
+"""Damaged images and archives through fetch and preprocess-512, for as long as told: `make fuzz`.
 
-Whatever arrives becomes a picture, a drop with its reason, or one line that names the file. Another exception, a
+Whatever arrives becomes an image, a drop with its reason, or one line that names the file. Another exception, a
 hang or a flood of memory is a fault: the seed that found it is printed, and `--seed` does the same again.
 """
 
@@ -29,7 +29,7 @@ from stages.fetch import fetch_files
 from stages.preprocess import preprocess
 from tests.builders.preprocessed import TOLERANT
 from tests.fuzz.answers import result_or_fault
-from tests.fuzz.damage import archives, damaged, pictures
+from tests.fuzz.damage import archives, damaged, images
 
 PATIENCE = 20  # seconds for one input
 MEMORY = 3 << 30  # bytes beyond what the imports take
@@ -37,8 +37,8 @@ FORMATS = ("coco", "flickr8k", "imagefolder")
 
 
 def try_picture(rng: random.Random) -> str:
-    """What became of a damaged picture: "kept", or the reason for dropping it."""
-    content = damaged(rng.choice(list(pictures().values())), rng)
+    """What became of a damaged image: "kept", or the reason for dropping it."""
+    content = damaged(rng.choice(list(images().values())), rng)
     try:
         square = crop_and_resize(decode(content, min_side=1), rng.choice(("center", "squash")))
     except DroppedError as reason:
@@ -51,9 +51,9 @@ def try_picture(rng: random.Random) -> str:
 
 
 def try_archive(rng: random.Random, folder: Path) -> str:
-    """What became of a data set of which one archive, or one picture in it, is damaged: "made" or "refused"."""
+    """What became of a dataset of which one archive, or one image in it, is damaged: "made" or "refused"."""
     kind = rng.choice(FORMATS)
-    inside = [damaged(each, rng) if rng.random() < 0.2 else each for each in rng.sample([*pictures().values()], 3)]
+    inside = [damaged(each, rng) if rng.random() < 0.2 else each for each in rng.sample([*images().values()], 3)]
     made = archives(kind, inside)
     victim = rng.choice([*made])
     made[victim] = damaged(made[victim], rng)
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="default %(default)g")
     parser.add_argument("--seed", help="one input, as an earlier run named it")
     options = parser.parse_args()
-    try_seed("warm: 0")  # what is imported late is not counted as a picture's memory
+    try_seed("warm: 0")  # what is imported late is not counted as an image's memory
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     start = f"{random.SystemRandom().randrange(10**6):06d}"
