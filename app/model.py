@@ -16,6 +16,7 @@ from app.sampling import enough_memory
 from finetune.artifacts import read_json, sha256_file
 from finetune.errors import InputError
 from finetune.export.manifest import MANIFEST, check_manifest
+from finetune.model.determinism import default_device
 from finetune.model.loading import load_pipeline
 
 disable_progress_bar()  # of loading
@@ -98,7 +99,8 @@ def load_model(folder: Path, base: Path, safety: bool = True) -> Model:
     if not folder.is_dir():
         raise InputError(f"{folder}: no model here; run `dvc pull export` or `dvc repro`")
     check_manifest(folder, remedy="run `dvc checkout --force` or `dvc repro`")
-    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    device = default_device()
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
     without = {} if safety else {"safety_checker": None, "requires_safety_checker": False}
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, local_files_only=True, **without

@@ -44,7 +44,7 @@ def run_data_stages(raw: Path, folder: Path) -> Measured:
     images, tokens, metrics = folder / "images" / "coco", folder / "tokens", folder / "metrics.json"
     seconds = {
         "preprocess-512": seconds_of(
-            lambda: preprocess("coco", raw, images, metrics, PREPROCESS, ShardCache(folder / "kept"))
+            lambda: preprocess("coco", raw, images, metrics, PREPROCESS, ShardCache(str(folder / "cache")))
         ),
         "tokenize": seconds_of(lambda: tokenize({"coco": images}, BASE / "tokenizer", tokens, metrics, TOKENIZE)),
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.claims import CLAIMS, HEADER, machine_of, result_of, row
-from finetune.artifacts import table
+from finetune.artifacts import markdown_table
 
 BLOCK = re.compile(r"(<!-- bench: ([a-z_ ]+(?:, [a-z ]+)?) -->\n).*?(<!-- end -->)", re.DOTALL)
 GROWING = ("preprocess-512", "tokenize", "latents", "train-fp16", "features")  # with the number of images
@@ -33,7 +33,7 @@ def _claims(results: Mapping[str, Result | None]) -> str:
         return "Not measured."
     columns = [column for column in zip(HEADER, *rows, strict=True) if any(column[1:])]
     header, *body = zip(*columns, strict=True)
-    return table(header, body)
+    return markdown_table(header, body)
 
 
 def _origin(name: str, result: Result) -> str:
@@ -55,7 +55,7 @@ def _full_size(full_size: Result, model_memory: Result) -> str:
         return [f"`{stage}`", f"{many:,}", *costs, f"{growth:.2f} of {few:,}"]
 
     header = ("stage", "pictures", "core seconds", "seconds", "MiB of the largest process", "over those of fewer")
-    return table(header, rows())
+    return markdown_table(header, rows())
 
 
 def _noop_speed(noop_speed: Result) -> str:
@@ -77,7 +77,7 @@ def _noop_speed(noop_speed: Result) -> str:
         "shards, times as fast",
         "one file, times as fast",
     )
-    return table(header, map(cells, ("repro", "status")))
+    return markdown_table(header, map(cells, ("repro", "status")))
 
 
 def _spread(found: Mapping[str, float]) -> str:
@@ -101,7 +101,7 @@ def _resizers(resizers: Result) -> str:
     halves = ["two random halves of Pillow's"]
     for each in sets:
         halves += ["", "", f"{each['frechet_distance_of_halves']:.0f}"]
-    return table(header, [*rows, halves])
+    return markdown_table(header, [*rows, halves])
 
 
 def _foretold(scaling: Result) -> str:
@@ -109,7 +109,7 @@ def _foretold(scaling: Result) -> str:
         measures = map(scaling["stages"][stage].get, ("core_seconds", "memory_mib", "output_mb"))
         return [stage, *(f"{each['predicted']:,.0f} / {each['measured']:,.0f}" for each in measures)]
 
-    return table(("stage", "core seconds", "memory, MiB", "output, MB"), map(cells, scaling["stages"]))
+    return markdown_table(("stage", "core seconds", "memory, MiB", "output, MB"), map(cells, scaling["stages"]))
 
 
 def _by_images(scaling: Result) -> str:
@@ -120,7 +120,7 @@ def _by_images(scaling: Result) -> str:
 
     sizes = sorted(map(int, scaling["by_images"]))
     rows = [[stage, *(cell(scaling["by_images"][str(size)][stage]) for size in sizes)] for stage in GROWING]
-    return table(("stage", *(f"{size:,}" for size in sizes)), rows)
+    return markdown_table(("stage", *(f"{size:,}" for size in sizes)), rows)
 
 
 def _by_gpus(scaling: Result) -> str:
@@ -134,7 +134,7 @@ def _by_gpus(scaling: Result) -> str:
         ]
 
     header = ("GPUs", "latents, hours", "training, hours", "of these computing")
-    return table(header, map(cells, sorted(map(int, scaling["by_gpus"]))))
+    return markdown_table(header, map(cells, sorted(map(int, scaling["by_gpus"]))))
 
 
 OWN_TABLES: dict[str, Callable[..., str]] = {

@@ -49,7 +49,7 @@ def stage(folder: Path) -> Callable[[], None]:
 
     def run() -> None:
         fresh = folder / f"round-{next(rounds)}"  # nothing to take over from an earlier one
-        cache = ShardCache(fresh / "finished")
+        cache = ShardCache(str(fresh / "cache"))
         preprocess("photos", folder / "raw", fresh / "images", fresh / "metrics.json", PARAMS, cache)
 
     return run

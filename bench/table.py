@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.claims import CLAIMS, HEADER, machine_of, result_of, row
 from bench.harness import RESULTS, ROOT
 from bench.pages import filled
-from finetune.artifacts import table
+from finetune.artifacts import markdown_table
 
 NAME = "README.md"
 INTRODUCTION = """\
@@ -43,7 +43,7 @@ def text(results: Path) -> str:
         result = result_of(results, claim.bench)
         where = [result["date"], machine_of(result)] if result else ["", ""]
         rows.append([*row(claim, result), *where, f"`python -m bench.{claim.bench}`"])
-    return f"{INTRODUCTION}\n{table((*HEADER, 'date', 'machine', 'command'), rows)}\n\n{crashes(results)}\n"
+    return f"{INTRODUCTION}\n{markdown_table((*HEADER, 'date', 'machine', 'command'), rows)}\n\n{crashes(results)}\n"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Files that stages hand to one another: written atomically, hashed, and checked where they are read."""
 
 import csv
 import hashlib
@@ -16,17 +16,23 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from finetune.errors import InputError
 
+MAX_NUMBER = 1e15  # no metric of a run exceeds it, and no chart can show one that does
+Number = Annotated[int | float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+StandardDeviation = Annotated[Number, Field(ge=0)]
+COLUMN = TypeAdapter(list[Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]])
+HINT = "`dvc repro` or `git checkout` brings it back"
+
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty sibling to fill; it becomes `path` at the end, or nothing is left of it after an error."""
+    """Yield an empty sibling directory to fill. It replaces `path` at the end, or is deleted after an error."""
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         for file in partial.rglob("*.safetensors"):
-            file.chmod(0o644)  # the library makes them readable to their owner alone
+            file.chmod(0o644)  # safetensors makes them readable by their owner only
         if path.exists():
             shutil.rmtree(path)
         os.replace(partial, path)
@@ -36,7 +42,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a sibling to write; it becomes `path` at the end, or nothing is left of it after an error."""
+    """Yield a sibling path to write. It replaces `path` at the end, or is deleted after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -47,19 +53,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Sorted keys and a final newline: equal content, equal bytes."""
+    """Write JSON with sorted keys and a final newline, so that equal content gives equal bytes."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    """A line for each row, the same on every system."""
+    """Write one line per row, with the same line ending on every system."""
     with atomic_write(path) as partial, partial.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def require_writable(*paths: Path) -> None:
-    """Raises InputError where an output could not be written, before hours are spent on what goes there."""
+    """Raise InputError if an output cannot be written, before hours are spent on its content."""
     for path in paths:
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         try:
@@ -69,42 +75,33 @@ def require_writable(*paths: Path) -> None:
             raise InputError(f"{path}: cannot be written: {folder}: {error.strerror}") from None
 
 
-@contextmanager
-def intact(path: Path) -> Iterator[None]:
-    """Raises InputError for what numpy, Arrow, Pillow, tarfile and json say of a file that is not whole."""
-    try:
-        yield
-    except (EOFError, OSError, SyntaxError, TarError, ValueError) as error:
-        if getattr(error, "errno", None) is not None:  # the machine's fault, and none of the content's
-            raise
-        raise InputError(f"{path}: damaged ({error}); remove it and run `dvc repro`") from None
-
-
-def load_json(path: Path) -> Any:
-    """Raises InputError where it is not whole."""
-    with intact(path):
-        content: Any = json.loads(path.read_text())
-    return content
+def hash_file(file: Path, algorithm: str) -> str:
+    """Return the hexadecimal digest of a file. algorithm: a name that `hashlib.new` accepts."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def sha256_file(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return hash_file(file, "sha256")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
+def fingerprint(**parts: Any) -> str:
+    """Return 32 hexadecimal digits that identify `parts`: JSON values, and paths, which stand for their content.
+
+    A file stands for its bytes, a folder for the names and bytes of the files below it.
+    """
+    content = json.dumps(parts, sort_keys=True, default=_content_hash)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-LARGEST = 1e15  # no figure of a run is beyond it, and no chart is drawn of what is
-Number = Annotated[int | float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
-Deviation = Annotated[Number, Field(ge=0)]
-REMEDY = "`dvc repro` or `git checkout` brings it back"
-NUMBERS = TypeAdapter(list[Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]])
+def _content_hash(path: Path) -> Any:
+    if path.is_dir():
+        return {file.relative_to(path).as_posix(): sha256_file(file) for file in path.rglob("*") if file.is_file()}
+    return sha256_file(path)
 
 
 class Section(BaseModel):
-    """The keys that a reader needs; others may stand beside them."""
+    """The keys that a reader needs; the file may hold others."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -114,7 +111,7 @@ class Protocol(Section):
 
 
 class Ladder(Section):
-    """Of metrics/fid.json, what all its readers need."""
+    """The part of metrics/fid.json that all its readers need."""
 
     floor: dict[str, Number]
     reconstructed: dict[str, Number]
@@ -123,55 +120,71 @@ class Ladder(Section):
     protocol: Protocol
 
 
-def read_json(path: Path, schema: Any, remedy: str = REMEDY) -> Any:
-    """The content as plain dictionaries and lists. schema: any type that pydantic knows.
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what numpy, Arrow, Pillow and tarfile raise for a damaged file into an InputError that names it."""
+    try:
+        yield
+    except (EOFError, OSError, SyntaxError, TarError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:  # a problem of the machine, not of the content
+            raise
+        raise InputError(f"{path}: damaged ({error}); remove it and run `dvc repro`") from None
 
-    Raises InputError that names the first wrong key and ends in `remedy`.
+
+def read_json(path: Path, schema: Any = Any, hint: str = HINT) -> Any:
+    """Return the content as plain dictionaries and lists, checked against any type that pydantic knows.
+
+    Raises InputError that names the first wrong key and ends in `hint`.
     """
     adapter = TypeAdapter(schema)
     try:
-        return adapter.dump_python(adapter.validate_json(_content(path, remedy), strict=True))
+        return adapter.dump_python(adapter.validate_json(_read_bytes(path, hint), strict=True))
     except ValidationError as errors:
-        fault = errors.errors()[0]
-        raise _fault(path, ": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]])), remedy) from None
+        first = errors.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise _unreadable(path, f"{key}: {first['msg']}" if key else first["msg"], hint) from None
 
 
 def read_text(path: Path) -> str:
     """Raises InputError that names the file."""
     try:
-        return _content(path).decode()
+        return _read_bytes(path, HINT).decode()
     except UnicodeDecodeError as error:
-        raise _fault(path, f"not UTF-8 at byte {error.start}") from None
+        raise _unreadable(path, f"not UTF-8 at byte {error.start}", HINT) from None
 
 
 def read_table(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) -> dict[str, list[Any]]:
-    """The columns of a CSV, `numbers` and `texts` among them; all but `texts` must be numbers.
+    """Return the columns of a CSV. `numbers` and `texts` must be among them; all columns except `texts` hold numbers.
 
     Raises InputError that names the first wrong column.
     """
     try:
         rows = list(csv.reader(read_text(path).splitlines(), strict=True))
     except csv.Error as error:
-        raise _fault(path, f"not CSV: {error}") from None
+        raise _unreadable(path, f"not CSV: {error}", HINT) from None
     if len(rows) < 2 or len({*map(len, rows)}) > 1:
-        raise _fault(path, "not a table: no rows, or rows of different lengths")
+        raise _unreadable(path, "not a table: no rows, or rows of different lengths", HINT)
     columns: dict[str, list[Any]] = {name: list(column) for name, *column in zip(*rows, strict=True)}
     if missing := [name for name in (*numbers, *texts) if name not in columns]:
-        raise _fault(path, f"no column {missing[0]}")
+        raise _unreadable(path, f"no column {missing[0]}", HINT)
     for name in columns.keys() - {*texts}:
         try:
-            columns[name] = NUMBERS.validate_python(columns[name])
+            columns[name] = COLUMN.validate_python(columns[name])
         except ValidationError as errors:
-            raise _fault(path, f"column {name}: {errors.errors()[0]['msg']}") from None
+            raise _unreadable(path, f"column {name}: {errors.errors()[0]['msg']}", HINT) from None
     return columns
 
 
-def _content(path: Path, remedy: str = REMEDY) -> bytes:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def _read_bytes(path: Path, hint: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _fault(path, error.strerror or str(error), remedy) from None
+        raise _unreadable(path, error.strerror or str(error), hint) from None
 
 
-def _fault(path: Path, fault: str, remedy: str = REMEDY) -> InputError:
-    return InputError(f"{path}: {fault}; {remedy}")
+def _unreadable(path: Path, problem: str, hint: str) -> InputError:
+    return InputError(f"{path}: {problem}; {hint}")

@@ -9,13 +9,13 @@ from finetune.errors import InputError
 from finetune.paths import repository_root
 
 
-def require_free_space(folder: Path, needed: int) -> None:
-    """Raises InputError that tells how much is missing when `needed` bytes do not fit on the disk of `folder`."""
-    missing = needed - shutil.disk_usage(folder).free
-    if missing > 0:
+def require_free_space(folder: Path, needed: int, what: str = "the files to fetch") -> None:
+    """Raise InputError if `needed` bytes do not fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
         raise InputError(
-            f"{folder}: {needed / 1e9:.3f} GB do not fit on this disk, {missing / 1e9:.3f} GB are missing; "
-            "free them and run again"
+            f"{folder}: {what} need {needed / 1e9:.3f} GB, but {free / 1e9:.3f} GB are free on this disk; "
+            "free some space and run again"
         )
 
 

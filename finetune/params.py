@@ -242,7 +242,7 @@ def load_params(path: Path = PARAMS) -> Params:
     Raises InputError that names every wrong key with its value and what is allowed.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+        content = read_yaml(path)
     except FileNotFoundError:
         presets = [] if path.parent == Path() else sorted(file.stem for file in path.parent.glob("*.yaml"))
         remedy = f"take one of {', '.join(presets)}" if presets else "run in the repository root"
@@ -256,6 +256,11 @@ def load_params(path: Path = PARAMS) -> Params:
     except ValidationError as errors:
         faults = [_describe(dict(fault)) for fault in errors.errors()]
         raise InputError(*(f"{path}: {fault}" for fault in faults)) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Raises OSError and what NOT_YAML lists."""
+    return yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
 
 
 def flatten(content: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from finetune.errors import InputError
 PARAMS = Path("params.yaml")
 
 RAW = Path("data/raw")  # /<dataset>/<archive>
-IMAGES = Path("data/images")  # /<dataset>/{train-00000.tar, ..., index.parquet, drops.json}
+IMAGES = Path("data/images")  # /<dataset>/{train-00000.tar, ..., index.parquet, dropped.json}
 TOKENS = Path("data/tokens")  # {ids.npy, images.parquet, manifest.json}
 LATENTS = Path("data/latents")  # /<dataset>/{00000.npy, ..., manifest.json}
 GENERATED = Path("data/generated")  # /{reconstructed,base,tuned}/{00000.tar, ..., index.parquet}

@@ -7,7 +7,7 @@ from collections import defaultdict
 from importlib.metadata import metadata
 from pathlib import Path
 
-from finetune.artifacts import atomic_write, table
+from finetune.artifacts import atomic_write, markdown_table
 
 NOTICE = Path("NOTICE.md")
 LOCK = Path("requirements.lock")
@@ -38,7 +38,7 @@ def with_packages(notice: str, lock: str) -> str:
     for package in packages(lock):
         by_license[license_of(package)].append(package)
     rows = [[name.replace("|", "or"), ", ".join(by_license[name])] for name in sorted(by_license, key=str.lower)]
-    return notice.partition(BEGIN)[0] + BEGIN + "\n" + table(("license", "packages"), rows) + "\n"
+    return notice.partition(BEGIN)[0] + BEGIN + "\n" + markdown_table(("license", "packages"), rows) + "\n"
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from pydantic import model_validator
 
-from finetune.artifacts import Deviation, Ladder, Number, Protocol, Section
+from finetune.artifacts import Ladder, Number, Protocol, Section, StandardDeviation
 
 
 class Comparison(Protocol):
@@ -44,7 +44,7 @@ class Train(Section):
 
 class Attention(Section):
     auc: Number
-    auc_sd: Deviation
+    auc_sd: StandardDeviation
     pointing: Number
 
 

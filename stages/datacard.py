@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import paths
-from finetune.artifacts import atomic_directory, load_json, write_json
+from finetune.artifacts import atomic_directory, read_json, write_json
 from finetune.data.card import data_card
 from finetune.data.reference import used_captions
 from finetune.data.shards import read_images
@@ -32,7 +32,7 @@ def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
         censuses[row["dataset"]].add(row, used)
     left_out = _left_out(tokens)
     numbers: dict[str, Any] = {
-        "truncated": load_json(tokens / "manifest.json")["truncated"],
+        "truncated": read_json(tokens / "manifest.json")["truncated"],
         "datasets": {
             dataset: dataset_statistics.numbers()
             | {"dropped": _dropped(images[dataset]), "left_out": dict(left_out.get(dataset, {}))}
@@ -47,14 +47,14 @@ def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
 
 
 def _dropped(images: Path) -> dict[str, int]:
-    report = load_json(images / "drops.json")["dropped"]
+    report = read_json(images / "dropped.json")["dropped"]
     return {reason: len(names) for reason, names in report.items()}
 
 
 def _left_out(tokens: Path) -> dict[str, Counter[str]]:
     """Dataset -> reason -> how many."""
     counts: dict[str, Counter[str]] = {}
-    for reason, names in load_json(tokens / "drops.json").items():
+    for reason, names in read_json(tokens / "dropped.json").items():
         for name in names:
             counts.setdefault(name.split("/")[0], Counter())[reason] += 1
     return counts

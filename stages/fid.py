@@ -1,7 +1,5 @@
 """fid: how near base, tuned and reconstructed images come to the validation images, beside what real ones score."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune import paths
-from finetune.artifacts import write_csv, write_json
+from finetune.artifacts import fingerprint, write_csv, write_json
 from finetune.data.reference import read_real, real_rows
 from finetune.data.shards import read_images, read_index, spread
 from finetune.evaluation.checks import (
@@ -93,7 +91,7 @@ def _protocol(sets: dict[str, FeatureSet], params: Fid) -> dict[str, Any]:
         "n_reference": len(reference),
         "precision_neighbors": params.precision_neighbors,
     }
-    digest = hashlib.sha256(json.dumps([protocol, reference], sort_keys=True).encode()).hexdigest()
+    digest = fingerprint(protocol=protocol, reference=reference)
     deficient = is_rank_deficient(protocol["n"], protocol["features"])
     if sets["base"].early_features is not None:
         protocol["fid_64"] = NO_FID

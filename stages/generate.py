@@ -3,35 +3,30 @@
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.artifacts import atomic_directory, sha256_file
-from finetune.data import shards
-from finetune.data.shard_cache import ShardCache, finished_key
+from finetune.artifacts import atomic_directory
+from finetune.data.shard_cache import Metadata, ShardCache, map_shards
 from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
-from finetune.model import determinism, loading, sampling, tokenizer
-from finetune.model.determinism import derive_seed
-from finetune.model.loading import load_pipeline_once, model_sha256
+from finetune.model.determinism import default_device, derive_seed
+from finetune.model.loading import load_pipeline_once, model_fingerprint
 from finetune.model.sampling import sample_images
 from finetune.parallel import model_pool
 from finetune.params import Generate, load_params
 from finetune.stage import run_stage
 
 SHARD_IMAGES = 250  # minutes of a GPU, which is what a kill costs at most
-# what a shard's bytes come from
-MAKERS = (__file__, loading.__file__, sampling.__file__, shards.__file__, determinism.__file__, tokenizer.__file__)
-PACKAGES = ("diffusers", "numpy", "pillow", "tokenizers", "torch", "transformers")
+LIBRARIES = ("diffusers", "numpy", "pillow", "tokenizers", "torch", "transformers")  # whose versions decide on pixels
+Row = dict[str, Any]  # of the index
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -45,54 +40,51 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all shards of a model's images have in common."""
+class ImageMaker:
+    """Generates the images of one shard, which is a list of index rows."""
 
     base: Path
     tuned: Path | None
-    sha256: str  # of the model
+    fingerprint: str  # of the model
     images: int  # in all shards
-    folder: Path
     params: Generate
-    cache: ShardCache
+
+    def name(self, rows: list[Row]) -> str:
+        return str(rows[0]["shard"])
+
+    def inputs(self, rows: list[Row]) -> dict[str, Any]:
+        sampling = self.params.model_dump(exclude={"images", "seed"})  # each row has its seed
+        return {"device": default_device().type, "model": self.fingerprint, "params": sampling, "rows": rows}
+
+    def write(self, rows: list[Row], path: Path) -> Metadata:
+        generated = sample_images(
+            load_pipeline_once(self.base, self.tuned, self.fingerprint, default_device().type),
+            prompts=[row["prompt"] for row in rows],
+            seeds=[row["seed"] for row in rows],
+            num_inference_steps=self.params.num_inference_steps,
+            guidance_scale=self.params.guidance_scale,
+            batch_size=self.params.batch_size,
+        )
+        first = SHARD_IMAGES * int(path.stem)
+        with tqdm(desc="generate", initial=first, total=self.images, unit="image", disable=None) as bar:
+            write_shard(path, _members(rows, generated, bar))
+        return {}
 
 
 def generate(
-    images: Mapping[str, Path], base: Path, tuned: Path | None, generated: Path, params: Generate, cache: ShardCache
+    images: Mapping[str, Path], base: Path, tuned: Path | None, out: Path, params: Generate, cache: ShardCache
 ) -> None:
-    """Fill `generated` with lossless images by `base`, or by `base` with the parts in `tuned` for its own.
+    """Fill `out` with lossless images by `base`, with the parts in `tuned` replacing its own.
 
-    images: dataset -> its folder. Shards that an earlier run finished, before it was killed, are taken over.
+    images: dataset -> its folder.
     """
     rows = _plan(images, params)
-    with atomic_directory(generated) as folder, model_pool() as ordered_map:
-        job = Job(base, tuned, model_sha256(base, tuned), len(rows), folder, params, cache)
-        of_shards = [rows[start : start + SHARD_IMAGES] for start in range(0, len(rows), SHARD_IMAGES)]
-        keys = list(ordered_map(partial(draw_shard, job), of_shards))
+    shards = [rows[start : start + SHARD_IMAGES] for start in range(0, len(rows), SHARD_IMAGES)]
+    maker = ImageMaker(base, tuned, model_fingerprint(base, tuned), len(rows), params)
+    with atomic_directory(out) as folder, model_pool() as ordered_map:
+        for _ in map_shards(maker, shards, folder, cache, ordered_map, keep_unfinished=True):
+            pass
         write_index(folder / INDEX, rows, SCHEMA)
-    cache.keep_until_next(keys)
-
-
-def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
-    """Draw the images of one shard, or take them over from an earlier run. Returns their key."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    file = job.folder / rows[0]["shard"]
-    drawn_by = job.params.model_dump(exclude={"images", "seed"})  # each row has its seed
-    key = finished_key({"device": device, "model": job.sha256, "params": drawn_by, "rows": rows}, MAKERS, PACKAGES)
-    if job.cache.take(key, file) is None:
-        pictures = sample_images(
-            load_pipeline_once(job.base, job.tuned, job.sha256, device),
-            prompts=[row["prompt"] for row in rows],
-            seeds=[row["seed"] for row in rows],
-            num_inference_steps=job.params.num_inference_steps,
-            guidance_scale=job.params.guidance_scale,
-            batch_size=job.params.batch_size,
-        )
-        first = SHARD_IMAGES * int(file.stem)
-        with tqdm(desc="generate", initial=first, total=job.images, unit="image", disable=None) as bar:
-            write_shard(file, _members(rows, pictures, bar))
-        job.cache.keep(key, file, {"sha256": sha256_file(file)})
-    return key
 
 
 def _members(
@@ -133,7 +125,7 @@ def main() -> None:
     params = load_params()
     tuned = paths.TUNED / params.export.weights if model == "tuned" else None
     images = paths.dataset_dirs(paths.IMAGES, params.datasets)
-    cache = ShardCache.of_stage("generate", model)
+    cache = ShardCache.for_stage("generate", model, LIBRARIES)
     generate(images, paths.BASE, tuned, paths.GENERATED / model, params.generate, cache)
 
 

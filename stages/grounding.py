@@ -19,7 +19,7 @@ from finetune.data.shards import INDEX, read_images, read_rows, spread
 from finetune.evaluation.coco_masks import Mask, read_masks
 from finetune.evaluation.grounding import area_under_curve, points_at, positions_of, word_map
 from finetune.image_grid import grid, save_small
-from finetune.model.determinism import generator, map_single_threaded
+from finetune.model.determinism import default_device, generator, map_single_threaded
 from finetune.model.loading import load_pipeline
 from finetune.params import Grounding, PreprocessDataset, load_params
 from finetune.stage import run_stage
@@ -67,7 +67,7 @@ def grounding(
     for dataset in (name for name, section in datasets.items() if section.format == "coco"):
         places = raw[dataset], images[dataset], latents[dataset]
         cases += _cases(*places, datasets[dataset], models["base"].tokenizer, params.images)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
 
     def look_at_all(model: StableDiffusionPipeline) -> list[Map]:
         for part in (model.unet, model.text_encoder):

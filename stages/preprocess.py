@@ -6,8 +6,8 @@ and a shard whose images have not changed since an earlier run is taken over fro
 
 import argparse
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,11 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.artifacts import atomic_directory, sha256_file, write_json
-from finetune.data import shards, transforms
-from finetune.data.shard_cache import Note, ShardCache, finished_key
+from finetune.artifacts import atomic_directory, write_json
+from finetune.data.shard_cache import Metadata, ShardCache, map_shards
 from finetune.data.shards import INDEX, encode_png, index_writer, shard_name, write_shard
 from finetune.data.transforms import crop_and_resize, decode, encode_jpeg, perceptual_hash
-from finetune.datasets import catalog as reading
-from finetune.datasets import zip_reader
-from finetune.datasets.catalog import Catalog, DroppedError, Original, Split
+from finetune.datasets.catalog import Catalog, DroppedError, SourceImage, Split
 from finetune.datasets.formats import FORMATS
 from finetune.errors import InputError
 from finetune.parallel import worker_pool
@@ -45,26 +42,47 @@ SCHEMA = pa.schema(
         "captions": pa.list_(pa.string()),
     }
 )
-MAKERS = (__file__, transforms.__file__, reading.__file__, shards.__file__, zip_reader.__file__)
-PACKAGES = ("imagehash", "numpy", "pillow", "scipy", "torch")  # what a shard's bytes come from, with these MAKERS
+LIBRARIES = ("imagehash", "numpy", "pillow", "scipy", "torch")  # whose versions determine a shard
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all shards of a dataset have in common."""
+class ImageShardMaker:
+    """Converts the source images of one shard, which is a split and a number."""
 
-    dataset: str
-    listing: Path
-    folder: Path
+    catalog: Path
     params: PreprocessDataset
-    cache: ShardCache
 
+    def name(self, shard: tuple[Split, int]) -> str:
+        split, number = shard
+        return f"{split}-{shard_name(number)}"
 
-@dataclass(frozen=True)
-class Shard:
-    rows: list[dict[str, Any]]  # of the index
-    dropped: dict[str, list[str]]
-    key: str
+    def inputs(self, shard: tuple[Split, int]) -> dict[str, Any]:
+        """Captions are not part of a shard, so correcting one costs nothing."""
+        sources = [(image.id, image.member.crc, image.member.size) for image in self._source_images(shard)]
+        params = self.params.model_dump(include={"crop", "min_side", "jpeg_quality"})
+        return {"sources": sources, "params": params, "split": shard[0]}
+
+    def write(self, shard: tuple[Split, int], path: Path) -> Metadata:
+        rows: list[dict[str, Any]] = []
+        dropped: dict[str, list[str]] = {}
+
+        def converted() -> Iterator[tuple[str, bytes]]:
+            for image in self._source_images(shard):
+                try:
+                    row, content = _convert(image, shard[0], self.params)
+                except DroppedError as reason:
+                    dropped.setdefault(str(reason), []).append(image.name)
+                    continue
+                rows.append(row)
+                yield row["member"], content
+
+        write_shard(path, converted())
+        # a repaired archive has the same table of contents as the damaged one
+        return {"rows": rows, "dropped": dropped, "reusable": "damaged_in_archive" not in dropped}
+
+    def _source_images(self, shard: tuple[Split, int]) -> list[SourceImage]:
+        with closing(Catalog(self.catalog)) as catalog:
+            return catalog.originals(*shard)
 
 
 def preprocess(
@@ -72,93 +90,47 @@ def preprocess(
 ) -> None:
     """Write shards, index and drop report to `images`, and the counts to `metrics`.
 
-    Raises InputError for archives that cannot be read and when more than `max_dropped` of the images fall out.
+    Raises InputError for archives that cannot be read, and if more than `max_dropped` of the images are dropped.
     """
     with atomic_directory(images) as folder:
-        listing = folder / "listing.sqlite"
-        wanted, dropped = _list(raw, listing, params)
-        job = Job(dataset, listing, folder, params, cache)
+        catalog_file = folder / "catalog.sqlite"
+        shards, dropped = _index(raw, catalog_file, params)
         kept = {"train": 0, "validation": 0}
-        keys = set()
         with (
+            closing(Catalog(catalog_file)) as catalog,
             worker_pool() as ordered_map,
             index_writer(folder / INDEX, SCHEMA) as write_rows,
-            tqdm(desc=dataset, total=len(wanted), unit="shard", disable=None) as progress,
+            tqdm(desc=dataset, total=len(shards), unit="shard", disable=None) as progress,
         ):
-            for (split, _), shard in zip(wanted, ordered_map(partial(make_shard, job), wanted), strict=True):
-                write_rows(shard.rows)
-                kept[split] += len(shard.rows)
-                keys.add(shard.key)
-                for reason, names in shard.dropped.items():
+            maker = ImageShardMaker(catalog_file, params)
+            made = map_shards(maker, shards, folder, cache, ordered_map)
+            for (split, number), metadata in zip(shards, made, strict=True):
+                captions = {image.id: image.captions for image in catalog.originals(split, number)}
+                file = folder / maker.name((split, number))
+                common = {"dataset": dataset, "split": split, "shard": file.name, "shard_sha256": metadata["sha256"]}
+                write_rows([common | row | {"captions": captions[row["id"]]} for row in metadata["rows"]])
+                if not metadata["rows"]:
+                    file.unlink()
+                kept[split] += len(metadata["rows"])
+                for reason, names in metadata["dropped"].items():
                     dropped.setdefault(reason, []).extend(names)
                 progress.update()
-        listing.unlink()
+        catalog_file.unlink()
         _check_dropped(raw, dataset, sum(kept.values()), dropped, params.max_dropped)
         report = {reason: sorted(names) for reason, names in dropped.items()}
-        write_json(folder / "drops.json", {"kept": sum(kept.values()), "dropped": report})
-    cache.keep_only(keys)
+        write_json(folder / "dropped.json", {"kept": sum(kept.values()), "dropped": report})
     write_json(metrics, kept | {"dropped": sum(map(len, dropped.values()))})
 
 
-def make_shard(job: Job, which: tuple[Split, int]) -> Shard:
-    """Write one shard, or take it over from an earlier run; no file where none of its images can be used."""
-    split, number = which
-    listing = Catalog(job.listing)
-    originals = listing.originals(split, number)
-    listing.close()
-    path = job.folder / f"{split}-{shard_name(number)}"
-    key = finished_key(_determinants(split, originals, job.params), MAKERS, PACKAGES)
-    note = job.cache.take(key, path)
-    if note is None:
-        note = _write(path, split, originals, job.params)
-        if "damaged_in_archive" not in note["dropped"]:  # a mended archive has the same table of contents
-            job.cache.keep(key, path, note)
-    if not note["rows"]:
-        path.unlink()
-    by_id = {original.id: original for original in originals}
-    common = {"dataset": job.dataset, "split": split, "shard": path.name, "shard_sha256": note["sha256"]}
-    rows = [common | row | {"captions": by_id[row["id"]].captions} for row in note["rows"]]
-    return Shard(rows, note["dropped"], key)
+def _index(raw: Path, file: Path, params: PreprocessDataset) -> tuple[list[tuple[Split, int]], dict[str, list[str]]]:
+    """Write the catalog of the archives. Returns the shards to make, and what is already dropped."""
+    with closing(Catalog(file)) as catalog:
+        FORMATS[params.format](raw, catalog)
+        catalog.finalize(params.shards)
+        return catalog.shards(), catalog.dropped()
 
 
-def _list(raw: Path, file: Path, params: PreprocessDataset) -> tuple[list[tuple[Split, int]], dict[str, list[str]]]:
-    """The shards to make, and what is already left out."""
-    listing = Catalog(file)
-    FORMATS[params.format](raw, listing)
-    listing.finalize(params.shards)
-    result = listing.shards(), listing.dropped()
-    listing.close()
-    return result
-
-
-def _determinants(split: Split, originals: list[Original], params: PreprocessDataset) -> dict[str, Any]:
-    """Captions are not among them: they are no part of a shard, and a corrected one costs nothing."""
-    return {
-        "originals": [(original.id, original.member.crc, original.member.size) for original in originals],
-        "params": params.model_dump(include={"crop", "min_side", "jpeg_quality"}),
-        "split": split,
-    }
-
-
-def _write(path: Path, split: Split, originals: list[Original], params: PreprocessDataset) -> Note:
-    rows: list[dict[str, Any]] = []
-    dropped: dict[str, list[str]] = {}
-
-    def converted() -> Iterator[tuple[str, bytes]]:
-        for original in originals:
-            try:
-                row, content = _convert(original, split, params)
-            except DroppedError as reason:
-                dropped.setdefault(str(reason), []).append(original.name)
-                continue
-            rows.append(row)
-            yield row["member"], content
-
-    write_shard(path, converted())
-    return {"rows": rows, "dropped": dropped, "sha256": sha256_file(path)}
-
-
-def _convert(original: Original, split: Split, params: PreprocessDataset) -> tuple[dict[str, Any], bytes]:
+def _convert(original: SourceImage, split: Split, params: PreprocessDataset) -> tuple[dict[str, Any], bytes]:
     image = decode(original.read(), params.min_side)
     square = crop_and_resize(image, params.crop)
     held_out = split == "validation"
@@ -195,7 +167,7 @@ def main() -> None:
         paths.IMAGES / dataset,
         paths.PREPROCESS_METRICS / f"{dataset}.json",
         params[dataset],
-        ShardCache.of_stage("preprocess", dataset),
+        ShardCache.for_stage("preprocess", dataset, LIBRARIES),
     )
 
 

@@ -18,7 +18,7 @@ from finetune.artifacts import atomic_directory
 from finetune.data.latents import LatentCache
 from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
-from finetune.model.determinism import map_single_threaded
+from finetune.model.determinism import default_device, map_single_threaded
 from finetune.model.loading import load_vae
 from finetune.params import load_params
 from finetune.stage import run_stage
@@ -36,7 +36,7 @@ def reconstruct(
     images, latents: dataset -> its folder.
     """
     chosen = spread(list(_validation(images, latents)), count)
-    vae = load_vae(vae_folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    vae = load_vae(vae_folder).to(default_device())
     rows = [
         {
             "id": row["id"],

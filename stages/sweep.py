@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -14,6 +13,7 @@ from finetune.data.shards import read_index, spread
 from finetune.evaluation.feature_set import random_half_splits, read_feature_set
 from finetune.evaluation.features import extract, load_extractor
 from finetune.evaluation.mmd import kid
+from finetune.model.determinism import default_device
 from finetune.model.loading import load_pipeline
 from finetune.model.sampling import sample_images
 from finetune.params import Fid, Generate, Sweep, load_params
@@ -39,7 +39,7 @@ def sweep(
     rows = spread(read_index(drawn), params.images)
     reference = read_feature_set(real).rows_in_split("validation").features
     network = load_extractor(extractor)
-    pipeline = load_pipeline(base, tuned).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = load_pipeline(base, tuned).to(default_device())
 
     def pictures(guidance_scale: float) -> Iterator[NDArray[np.uint8]]:
         return sample_images(

@@ -73,7 +73,7 @@ def tokenize(images: Mapping[str, Path], tokenizer: Path, tokens: Path, metrics:
                 counts["captions"] += len(captions)
                 counts["truncated"] += count_truncated(clip, captions, ids)
         _check_dropped(counts["train"] + counts["validation"], dropped, params.max_dropped)
-        write_json(folder / "drops.json", dropped)
+        write_json(folder / "dropped.json", dropped)
         manifest = {
             "empty": token_ids(clip, [""])[0].tolist(),
             "indexes": {dataset: sha256_file(images[dataset] / INDEX) for dataset in images},

@@ -11,23 +11,33 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from finetune import paths
-from finetune.artifacts import atomic_directory, atomic_write, require_writable, sha256_file, write_csv, write_json
+from finetune.artifacts import (
+    atomic_directory,
+    atomic_write,
+    fingerprint,
+    require_writable,
+    sha256_file,
+    write_csv,
+    write_json,
+)
 from finetune.data.shards import spread
 from finetune.errors import InputError
 from finetune.image_grid import grid
-from finetune.model.determinism import derive_seed, set_determinism
+from finetune.model.determinism import default_device, derive_seed, set_determinism
 from finetune.model.loading import WEIGHTS, load_pipeline, load_unet
 from finetune.model.sampling import sample_images
 from finetune.params import Train, flatten, load_params
-from finetune.stage import run_stage
+from finetune.stage import code_fingerprint, run_stage
 from finetune.tracking import Run, git_tags, tracked_run
 from finetune.training.batches import CaptionedLatents, check_match
-from finetune.training.checkpoints import Checkpoints, checkpoint_bytes, exclusive, run_key
+from finetune.training.checkpoints import Checkpoints, checkpoint_bytes
 from finetune.training.denoiser import Denoiser, merged, save_lora
 from finetune.training.loop import Watch, run_steps
 from finetune.training.optim import optimizer_bytes
 from finetune.training.trainer import History, Trainer
 from finetune.training.validation import validate
+
+LIBRARIES = ("accelerate", "bitsandbytes", "diffusers", "numpy", "peft", "torch", "transformers")  # that compute a step
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +70,15 @@ def train(
     data = CaptionedLatents(tokens, latents)
     inputs = [folder / "manifest.json" for folder in (tokens, *latents.values())]
     inputs += [tokens / "ids.npy", tokens / "images.parquet", *base.rglob("*.safetensors"), *base.rglob("*.json")]
-    key = run_key(params.model_dump() | {"device": accelerator.device.type}, inputs)
-    with exclusive(key) if main else nullcontext(Checkpoints(key)) as checkpoints:
+    checkpoints = Checkpoints(
+        fingerprint(
+            code=code_fingerprint("train", LIBRARIES),
+            params=params.model_dump(),
+            device=accelerator.device.type,
+            inputs={str(file): file for file in inputs},
+        )
+    )
+    with checkpoints.exclusive() if main else nullcontext():
         accelerator.wait_for_everyone()  # nobody reads a checkpoint before the lock is held
         pipeline = load_pipeline(base)
         denoiser = Denoiser(pipeline.unet, pipeline.text_encoder, params)
@@ -88,7 +105,7 @@ def train(
                 unets = {name: partial / name / "unet" / WEIGHTS["unet"] for name in ("last", "best")}
                 run.tag({f"sha256.tuned.{name}": sha256_file(file) for name, file in unets.items()})
             write_records(trainer, history, grids, metrics, curves, samples)
-        checkpoints.finish()
+        checkpoints.mark_complete()
 
 
 def bytes_on_disk(denoiser: Denoiser, params: Train) -> int:
@@ -101,7 +118,7 @@ def bytes_on_disk(denoiser: Denoiser, params: Train) -> int:
 
 
 def accelerator_of(params: Train) -> Accelerator:
-    on_gpu = torch.cuda.is_available()
+    on_gpu = default_device().type == "cuda"
     accelerator = Accelerator(mixed_precision=params.mixed_precision if on_gpu else "no", cpu=not on_gpu)
     if not on_gpu and params.mixed_precision != "no" and accelerator.is_main_process:
         log.info("no GPU: train.mixed_precision %s is not used, every step computes in fp32", params.mixed_precision)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.artifacts import atomic_directory, atomic_write, intact, load_json, write_json
+from finetune.artifacts import atomic_directory, atomic_write, read_json, reading, write_json
 from finetune.errors import InputError
 
 
@@ -75,18 +75,20 @@ def test_json_without_a_number_is_refused(tmp_path: Path, value: float) -> None:
 
 @pytest.mark.parametrize("content", [b"", b'{"half', bytes(20), b"\xff"])
 def test_json_that_is_not_whole_is_named_with_the_remedy(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "drops.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"drops\.json: damaged \(.*\); remove it and run `dvc repro`$"):
-        load_json(tmp_path / "drops.json")
+    (tmp_path / "dropped.json").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"dropped\.json: Invalid JSON.*; `dvc repro` or `git checkout` brings it back$"
+    ):
+        read_json(tmp_path / "dropped.json")
 
 
 def test_what_is_whole_comes_back(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": [1]}')
-    assert load_json(tmp_path / "a.json") == {"a": [1]}
+    assert read_json(tmp_path / "a.json") == {"a": [1]}
 
 
 def test_a_file_that_is_missing_or_on_a_failing_disk_is_not_called_damaged(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        load_json(tmp_path / "none.json")
-    with pytest.raises(OSError, match="Input/output error"), intact(tmp_path):
+    with pytest.raises(InputError, match=r"none\.json: No such file or directory; `dvc repro`"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(OSError, match="Input/output error"), reading(tmp_path):
         raise OSError(errno.EIO, "Input/output error")

@@ -17,7 +17,7 @@ from finetune.data.shard_cache import ShardCache
 from finetune.evaluation.features import EFFICIENTNET
 from stages import latents as latents_stage
 from stages import preprocess as preprocess_stage
-from tests.builders.archives import ROOT, image, write_coco
+from tests.builders.archives import ROOT, image_bytes, write_coco
 from tests.stages.test_preprocess import PARAMS, contents
 
 
@@ -53,13 +53,15 @@ def encode_shard_killed_once(job: Any, shard: Any) -> Any:
 def test_a_worker_killed_in_the_middle_of_preprocess_costs_its_shard_alone(
     ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw = write_coco(tmp_path / "raw", {i: image(i) for i in range(1, 13)}, {i: image(i) for i in range(21, 24)})
+    raw = write_coco(
+        tmp_path / "raw", {i: image_bytes(i) for i in range(1, 13)}, {i: image_bytes(i) for i in range(21, 24)}
+    )
 
     def run(folder: Path) -> None:
         folder.mkdir()
         (folder / "moment").write_text("half-written")
         preprocess_stage.preprocess(
-            "coco", raw, folder / "images", folder / "metrics.json", PARAMS, ShardCache(folder / "finished")
+            "coco", raw, folder / "images", folder / "metrics.json", PARAMS, ShardCache(str(folder / "finished"))
         )
 
     monkeypatch.setenv("WORKERS", "1")
@@ -79,7 +81,7 @@ def test_a_worker_killed_at_the_end_of_a_shard_of_latents_costs_that_alone(
     def run(folder: Path) -> None:
         folder.mkdir()
         (folder / "moment").write_text("kept")
-        latents_stage.latents(images / "coco", tiny_base / "vae", folder / "out", ShardCache(folder / "finished"))
+        latents_stage.latents(images / "coco", tiny_base / "vae", folder / "out", ShardCache(str(folder / "finished")))
 
     run(tmp_path / "here")
     monkeypatch.setenv("RAY_ADDRESS", ray_address)
@@ -107,8 +109,8 @@ def test_the_stages_commands_run_on_the_cluster(
         params["generate"] |= {"images": 4, "num_inference_steps": 1}
         params["fid"] |= {"precision_neighbors": 1, "density_neighbors": 1}
         (root / "params.yaml").write_text(yaml.safe_dump(params))
-        held_out = {i: image(i, 256, 256) for i in (6, 7, 8, 9)}
-        write_coco(root / "data/raw/coco", {i: image(i, 256, 256) for i in range(4)}, held_out)
+        held_out = {i: image_bytes(i, 256, 256) for i in (6, 7, 8, 9)}
+        write_coco(root / "data/raw/coco", {i: image_bytes(i, 256, 256) for i in range(4)}, held_out)
         (root / "models/extractor").mkdir(parents=True)
         (root / "models/extractor" / EFFICIENTNET).symlink_to(efficientnet_weights)
         (root / "models/base").symlink_to(tiny_base)

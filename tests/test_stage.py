@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from finetune.errors import InputError
-from finetune.stage import run_stage
+from finetune.stage import code_fingerprint, run_stage, stage_code
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,7 +114,7 @@ def test_a_signal_stops_a_stage_with_one_line_and_runs_its_clean_up(
     script = f"""
 import pathlib, time
 from finetune.artifacts import atomic_directory
-from finetune.stage import run_stage
+from finetune.stage import code_fingerprint, run_stage, stage_code
 def work():
     with atomic_directory(pathlib.Path({str(tmp_path / "out")!r})) as folder:
         (folder / "half").touch()
@@ -162,3 +162,51 @@ def test_ctrl_c_while_python_still_imports_is_one_line_too(command: str, begun: 
     assert process.returncode == -signal.SIGINT
     assert "Traceback" not in process.stderr
     assert [line for line in process.stderr.splitlines() if line.startswith("interrupted")]
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stage whose code is one file and one package."""
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "finetune/training").mkdir(parents=True)
+    (tmp_path / "stages/train.py").write_text(
+        '"""Doc."""\ndef f(x):\n    if x:\n        raise ValueError("wrong")\n    return 1\n'
+    )
+    (tmp_path / "finetune/training/loop.py").write_text("STEPS = 1\n")
+    deps = ["stages/train.py", "finetune/training", "data/tokens"]
+    (tmp_path / "dvc.yaml").write_text(f"stages:\n  train-fp16: {{cmd: python -m stages.train, deps: {deps}}}\n")
+    monkeypatch.setattr("finetune.stage.CODE", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "same"),
+    [
+        ("stages/train.py", "return 1", "return 2", False),
+        ("finetune/training/loop.py", "STEPS = 1", "STEPS = 2", False),
+        ("stages/train.py", "return 1", "return 1  # a comment", True),
+        ("stages/train.py", "Doc.", "Another docstring.", True),
+        ("stages/train.py", "wrong", "a better message", True),
+        ("stages/train.py", "if x:", "if not x:", False),
+    ],
+)
+def test_the_code_s_fingerprint_follows_what_it_computes(code: Path, file: str, old: str, new: str, same: bool) -> None:
+    first = code_fingerprint("train", ["numpy"])
+    (code / file).write_text((code / file).read_text().replace(old, new))
+    assert (code_fingerprint("train", ["numpy"]) == first) == same
+
+
+@pytest.mark.usefixtures("code")
+@pytest.mark.parametrize("library", ["numpy", "bitsandbytes"])  # bitsandbytes is optional
+def test_the_code_s_fingerprint_follows_each_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = code_fingerprint("train", ["numpy", "bitsandbytes"])
+    monkeypatch.setattr("finetune.stage.version", lambda name: "0.0" if name == library else "unchanged")
+    other = code_fingerprint("train", ["numpy", "bitsandbytes"])
+    assert other != first
+
+
+def test_every_stage_with_a_cache_names_its_code() -> None:
+    for module in ("generate", "latents", "preprocess", "train"):
+        files = {file.name for file in stage_code(module)}
+        assert f"{module}.py" in files
+        assert len(files) > 5

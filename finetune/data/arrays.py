@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from finetune.artifacts import intact
+from finetune.artifacts import reading
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def array_writer(path: Path, dtype: DTypeLike) -> Iterator[Callable[[NDArray[Any
 
 def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
     """Raises InputError where the file holds no whole array of numbers."""
-    with intact(path):
+    with reading(path):
         array: NDArray[Any] = np.load(path, mmap_mode=mmap_mode)
     return array
 

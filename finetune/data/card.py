@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from finetune.artifacts import table
+from finetune.artifacts import markdown_table
 from finetune.data.statistics import LONG_WORD
 from finetune.data.transforms import SIDE
 
@@ -24,26 +24,26 @@ What this run trains on and validates with. `stages/datacard.py` counts it in th
 
 ## From the archives to the training
 
-{table(("images", *sets, "all"), _balance(sets))}
+{markdown_table(("images", *sets, "all"), _balance(sets))}
 
 {_missing(sets)}{_reference(sets)}\
-Names of all that is left out: `data/images/<dataset>/drops.json`, `data/tokens/drops.json`.
+Names of all that is left out: `data/images/<dataset>/dropped.json`, `data/tokens/dropped.json`.
 
 ## Captions
 
 Of all usable images, as their authors wrote them; a word is a run of letters, whatever their case.
 
-{table(("captions", *sets), _by_dataset(sets, _captions))}
+{markdown_table(("captions", *sets), _by_dataset(sets, _captions))}
 
 {_truncated(numbers["truncated"])}
 
 {_frequent(sets)}
 
-## Original images
+## SourceImage images
 
 Upright, before they become {SIDE}x{SIDE}.
 
-{table(("originals", *sets), _by_dataset(sets, _originals))}
+{markdown_table(("originals", *sets), _by_dataset(sets, _originals))}
 """
 
 

@@ -4,7 +4,6 @@ The only place that applies the scaling factor (0.18215 for Stable Diffusion 1.x
 """
 
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -13,7 +12,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.artifacts import load_json, sha256_file
+from finetune.artifacts import fingerprint, read_json
 from finetune.data.arrays import read_array
 from finetune.errors import InputError
 from finetune.model.loading import load_vae
@@ -26,16 +25,15 @@ def shard_name(images: str) -> str:
     return PurePath(images).with_suffix(".npy").name
 
 
-def vae_sha256(folder: Path) -> str:
-    """Of all that decides on latents: weights and configuration."""
-    files = ("config.json", "diffusion_pytorch_model.safetensors")
-    return sha256("".join(sha256_file(folder / name) for name in files).encode()).hexdigest()
+def vae_fingerprint(folder: Path) -> str:
+    """Identify the VAE by its weights and configuration."""
+    return fingerprint(config=folder / "config.json", weights=folder / "diffusion_pytorch_model.safetensors")
 
 
 @lru_cache(maxsize=1)
 def load_encoder(vae: Path, digest: str, device: torch.device) -> AutoencoderKL:
-    """The VAE of this `vae_sha256`, ready to encode; a process that encodes many shards loads it once."""
-    assert digest == vae_sha256(vae), f"{vae} was changed meanwhile"
+    """The VAE of this `vae_fingerprint`, ready to encode; a process that encodes many shards loads it once."""
+    assert digest == vae_fingerprint(vae), f"{vae} was changed meanwhile"
     return load_vae(vae).to(device, memory_format=torch.channels_last)
 
 
@@ -64,7 +62,7 @@ class LatentCache:
 
     def __init__(self, folder: Path) -> None:
         """Raises InputError where a shard is not as long as the manifest says, or no shard at all."""
-        shards = load_json(folder / MANIFEST)["shards"]
+        shards = read_json(folder / MANIFEST)["shards"]
         self._shards = [_open_shard(folder / shard["file"], shard["images"]) for shard in shards]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
 

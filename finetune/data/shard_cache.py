@@ -1,91 +1,120 @@
-"""Finished shards, kept outside DVC's outputs: a killed stage goes on with the next one, and a later run makes only
-those anew whose inputs changed.
+"""Finished shards, kept as scratch state: a killed stage resumes with the next shard, and a later run makes only the
+shards whose inputs changed.
 
-DVC deletes a stage's outputs before it runs the stage, so they cannot serve for this; the folder is in the main
-repository's .dvc/tmp, which `dvc repro`, `--temp` and the queue share. A kept file is a hard link to the output where
-the file system allows it, so that it takes no space of its own. Deleting the folder costs time and nothing else.
+A cached file is a hard link to the output where the file system allows it, so it takes no space of its own.
 """
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from finetune.artifacts import atomic_write, sha256_file, write_json
-from finetune.paths import repository_root
+from finetune.artifacts import atomic_write, fingerprint, sha256_file, write_json
+from finetune.parallel import OrderedMap
+from finetune.scratch import Scratch, prune
+from finetune.stage import code_fingerprint
 
-PLACED = ".placed"  # beside a file that a complete run used
-Note = dict[str, Any]  # JSON; "sha256" is of the file that the note is about
-
-
-def finished_key(determinants: dict[str, Any], code: Sequence[str], packages: Collection[str]) -> str:
-    """32 hexadecimal digits that differ when a determinant, a source file or a package's version differs."""
-    content = {
-        "determinants": determinants,
-        "code": [sha256_file(Path(file)) for file in code],
-        "packages": {package: version(package) for package in packages},
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+Metadata = dict[str, Any]  # JSON; "sha256" is that of the shard
+Shard = TypeVar("Shard")
+ShardIn = TypeVar("ShardIn", contravariant=True)
 
 
 class ShardCache:
-    """Files with a note each, by a key of all that determines both. Two runs at once do not harm each other."""
+    """Shards with their metadata, by a key of everything that determines both. Concurrent runs may share it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, kind: str, code: str = "") -> None:
+        """kind: of the scratch state. code: fingerprint of the code that makes the shards, part of every key."""
+        self.kind, self._code = kind, code
 
     @classmethod
-    def of_stage(cls, stage: str, dataset: str) -> "ShardCache":
-        return cls(repository_root().absolute() / ".dvc" / "tmp" / "shards" / stage / dataset)
+    def for_stage(cls, module: str, variant: str, libraries: Sequence[str]) -> "ShardCache":
+        return cls(f"shards/{module}/{variant}", code_fingerprint(module, libraries))
 
-    def take(self, key: str, path: Path) -> Note | None:
-        """Put the file kept under `key` at `path`. None where there is none, or one that was damaged.
+    def key(self, inputs: dict[str, Any]) -> str:
+        return fingerprint(code=self._code, inputs=inputs)
 
-        What is at `path` already, left by a process that was killed there, is removed in any case.
+    def get(self, key: str, path: Path) -> Metadata | None:
+        """Put the shard cached under `key` at `path`. None if there is none, or it is damaged.
+
+        Whatever a killed process left at `path` is deleted in any case.
         """
         path.unlink(missing_ok=True)
+        folder = self._scratch(key).folder
         try:
-            note: Note = json.loads(self._note(key).read_text())
-            _link(self._folder / key, path)
+            metadata: Metadata = json.loads((folder / "metadata.json").read_text())
+            _link(folder / "content", path)
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        if sha256_file(path) != note["sha256"]:
+        if sha256_file(path) != metadata["sha256"]:
             path.unlink()
             return None
-        return note
+        return metadata
 
-    def keep(self, key: str, path: Path, note: Note) -> None:
-        with suppress(FileNotFoundError, FileExistsError):  # another run is just keeping the same
-            with atomic_write(self._folder / key) as partial:
-                partial.unlink(missing_ok=True)
-                _link(path, partial)
-            write_json(self._note(key), note)
+    def put(self, key: str, path: Path, metadata: Metadata) -> None:
+        folder = self._scratch(key).folder
+        with suppress(FileNotFoundError, FileExistsError):  # another run is caching the same shard
+            with atomic_write(folder / "content") as partial_file:
+                partial_file.unlink(missing_ok=True)
+                _link(path, partial_file)
+            write_json(folder / "metadata.json", metadata)
 
-    def keep_only(self, keys: Collection[str]) -> None:
-        """Remove what a run that is now complete did not use."""
-        for file in self._folder.glob("[!.]*"):
-            if file.stem not in keys:
-                file.unlink(missing_ok=True)
-
-    def keep_until_next(self, keys: Collection[str]) -> None:
-        """As `keep_only`, but of a run that is not complete, such as another experiment's, nothing is removed.
-
-        What this run used stays until another completes: DVC may be killed before it has stored the output.
-        """
-        for marker in self._folder.glob(f"*{PLACED}"):
-            if marker.stem not in keys:
-                for file in (marker, self._folder / marker.stem, self._note(marker.stem)):
-                    file.unlink(missing_ok=True)
+    def mark_complete(self, keys: Iterable[str]) -> None:
         for key in keys:
-            (self._folder / key).with_suffix(PLACED).touch()
+            with suppress(FileNotFoundError):  # not cached, or pruned by a concurrent run
+                self._scratch(key).mark_complete()
 
-    def _note(self, key: str) -> Path:
-        return self._folder / f"{key}.json"
+    def _scratch(self, key: str) -> Scratch:
+        return Scratch(self.kind, key)
+
+
+class ShardMaker(Protocol, Generic[ShardIn]):
+    """How a stage makes one shard. Instances travel to worker processes."""
+
+    def name(self, shard: ShardIn) -> str:
+        """File name of the shard."""
+
+    def inputs(self, shard: ShardIn) -> dict[str, Any]:
+        """JSON of everything that determines the shard's bytes, except code and library versions."""
+
+    def write(self, shard: ShardIn, path: Path) -> Metadata:
+        """Write the shard and return what else a later run needs to know of it."""
+
+
+def map_shards(
+    maker: ShardMaker[Shard],
+    shards: Iterable[Shard],
+    folder: Path,
+    cache: ShardCache,
+    ordered_map: OrderedMap,
+    keep_unfinished: bool = False,
+) -> Iterator[Metadata]:
+    """Make every shard in `folder` or reuse it from the cache; yield its metadata in the order of `shards`.
+
+    Afterwards the cache drops the shards of earlier runs that this one did not use. keep_unfinished: except those of
+    runs that never completed, such as another experiment's.
+    """
+    keys = []
+    for key, metadata in ordered_map(partial(_make_shard, maker, folder, cache), shards):
+        keys.append(key)
+        yield metadata
+    cache.mark_complete(keys)
+    prune(cache.kind, keys, unfinished=not keep_unfinished)
+
+
+def _make_shard(maker: ShardMaker[Shard], folder: Path, cache: ShardCache, shard: Shard) -> tuple[str, Metadata]:
+    path = folder / maker.name(shard)
+    key = cache.key(maker.inputs(shard))
+    metadata = cache.get(key, path)
+    if metadata is None:
+        metadata = maker.write(shard, path)
+        metadata["sha256"] = sha256_file(path)
+        if metadata.pop("reusable", True):
+            cache.put(key, path, metadata)
+    return key, metadata
 
 
 def _link(source: Path, target: Path) -> None:
@@ -93,5 +122,5 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except (FileNotFoundError, FileExistsError):
         raise
-    except OSError:  # another file system, or one without hard links
+    except OSError:  # a different file system, or one without hard links
         shutil.copyfile(source, target)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.artifacts import intact
+from finetune.artifacts import reading
 from finetune.errors import InputError
 
 INDEX = "index.parquet"
@@ -38,7 +38,7 @@ def read_shard(path: Path, wanted: Container[str] | None = None) -> Iterator[tup
     """Name and pixels, RGB `uint8 [height, width, 3]`, of the members that are wanted or all, in the shard's order, one
     at a time; no other is decoded.
     """
-    with intact(path), tarfile.open(path, "r:") as tar:
+    with reading(path), tarfile.open(path, "r:") as tar:
         for info in tar:
             if wanted is None or info.name in wanted:
                 file = tar.extractfile(info)
@@ -79,7 +79,7 @@ def read_rows(index: Path, columns: Sequence[str] | None = None) -> Iterator[Row
 def read_batches(index: Path, columns: Sequence[str] | None = None) -> Iterator[list[Row]]:
     """The rows of an index, or some columns of them, in their order, a thousand at a time."""
     # each column ahead and on threads of its own would hold all of a large index in memory
-    with intact(index), pq.ParquetFile(index, pre_buffer=False) as file:
+    with reading(index), pq.ParquetFile(index, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=1000, columns=columns, use_threads=False):
             yield batch.to_pylist()
 

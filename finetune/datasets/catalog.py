@@ -57,7 +57,7 @@ class DroppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Original:
+class SourceImage:
     """An image inside an archive, with its captions as their authors wrote them."""
 
     id: str
@@ -142,7 +142,7 @@ class Catalog:
         """Those that hold anything, train first."""
         return self._db.execute("SELECT DISTINCT split, shard FROM original ORDER BY split, shard").fetchall()
 
-    def originals(self, split: Split, shard: int) -> list[Original]:
+    def originals(self, split: Split, shard: int) -> list[SourceImage]:
         """Those of one shard by id."""
         rows = self._db.execute(
             "SELECT id, archive, name, archive.path, original.path, method, crc, packed, size, offset "
@@ -150,7 +150,7 @@ class Catalog:
             (split, shard),
         )
         return [
-            Original(id_, split, self._captions(archive, name), Path(path), Member(*member))
+            SourceImage(id_, split, self._captions(archive, name), Path(path), Member(*member))
             for id_, archive, name, path, *member in rows
         ]
 

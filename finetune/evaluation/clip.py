@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from finetune.errors import InputError
-from finetune.model.determinism import full_precision, map_single_threaded
+from finetune.model.determinism import default_device, full_precision, map_single_threaded
 
 FILES = ("config.json", "merges.txt", "model.safetensors", "vocab.json")
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the colors that OpenAI's CLIP was trained on, and their
@@ -32,7 +32,7 @@ class Clip:
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, SafetensorError) as error:
             raise InputError(f"{folder}: not a CLIP model: {error}") from None
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = default_device()
         self._model = model.requires_grad_(False).eval().to(self._device)
         self._side = model.config.vision_config.image_size
         self._batch_size = batch_size

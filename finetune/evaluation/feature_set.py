@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from finetune.artifacts import atomic_directory, load_json, write_json
+from finetune.artifacts import atomic_directory, read_json, write_json
 from finetune.data.arrays import read_array
 from finetune.data.shards import INDEX, read_index, write_index
 from finetune.model.determinism import generator
@@ -73,7 +73,7 @@ def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
 
 def read_feature_set(folder: Path) -> FeatureSet:
     optional = (read_array(folder / name) if (folder / name).exists() else None for name in OPTIONAL)
-    return FeatureSet(read_index(folder), read_array(folder / FEATURES), load_json(folder / PROTOCOL), *optional)
+    return FeatureSet(read_index(folder), read_array(folder / FEATURES), read_json(folder / PROTOCOL), *optional)
 
 
 def random_half_splits(draws: int, seed: int, *sizes: int) -> Iterator[list[NDArray[np.int64]]]:

@@ -19,7 +19,7 @@ from torchvision.models import Inception3
 from finetune.artifacts import sha256_file
 from finetune.errors import InputError
 from finetune.evaluation import efficientnet_lite
-from finetune.model.determinism import full_precision, map_single_threaded
+from finetune.model.determinism import default_device, full_precision, map_single_threaded
 
 EFFICIENTNET = "efficientnet-lite0.pth"
 TORCHSCRIPT = "inception-2015-12-05.pt"  # clean-fid's
@@ -57,12 +57,14 @@ def load_extractor(path: Path, few: bool = False) -> Extractor:
         raise InputError(f"{path}: no such file; run `dvc repro fetch-extractor`")
     if path.name == EFFICIENTNET:
         network = efficientnet_lite.load_efficientnet_lite(path)
-        return Extractor("fd_effnetlite0", "kid_effnetlite0", efficientnet_lite.INPUT_SIZE, network.to(_device()))
+        return Extractor(
+            "fd_effnetlite0", "kid_effnetlite0", efficientnet_lite.INPUT_SIZE, network.to(default_device())
+        )
     if sha256_file(path) != PUBLISHED.get(path.name):
         raise InputError(f"{path}: not the published Inception, by its sha256; check fetch.extractor")
     few = few and path.name == STATE_DICT
     inception = InceptionV3W(str(path.parent), download=False) if path.name == TORCHSCRIPT else _Inception(path, few)
-    inception.requires_grad_(False).eval().to(_device())
+    inception.requires_grad_(False).eval().to(default_device())
     return Extractor("fid", "kid", INCEPTION_SIZE, inception, NUM_EARLY_FEATURES if few else 0)
 
 
@@ -111,15 +113,11 @@ def extract(extractor: Extractor, images: Iterable[NDArray[np.uint8]], batch_siz
     @torch.no_grad()
     def look(batch: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         inputs = torch.from_numpy(np.stack([resize(image) for image in batch])).permute(0, 3, 1, 2).contiguous()
-        return extractor.network(inputs.to(_device())).cpu().numpy()
+        return extractor.network(inputs.to(default_device())).cpu().numpy()
 
     batches = iter(lambda: list(islice(remaining, batch_size)), [])
     with full_precision():
-        features = np.concatenate(list(map_single_threaded(look, batches, _device())))
+        features = np.concatenate(list(map_single_threaded(look, batches, default_device())))
     if not np.isfinite(features).all():
         raise InputError("the extractor's features are not finite; fetch models/extractor again")
     return features
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from finetune.artifacts import read_json, sha256_file, write_json
+from finetune.artifacts import hash_file, read_json, sha256_file, write_json
 from finetune.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -53,12 +53,7 @@ def dvc_md5(path: Path) -> str:
     Raises FileNotFoundError where there is neither.
     """
     if not path.is_dir():
-        return _md5_of(path)
+        return hash_file(path, "md5")
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-    listed = [{"md5": _md5_of(files[name]), "relpath": name} for name in sorted(files)]
+    listed = [{"md5": hash_file(files[name], "md5"), "relpath": name} for name in sorted(files)]
     return f"{hashlib.md5(json.dumps(listed).encode(), usedforsecurity=False).hexdigest()}.dir"
-
-
-def _md5_of(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

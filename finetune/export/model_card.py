@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from finetune import paths
-from finetune.artifacts import Ladder, read_json, read_text, table
+from finetune.artifacts import Ladder, markdown_table, read_json, read_text
 from finetune.model.loading import LORA
 from finetune.params import Export, Fetch, Generate, Train, flatten
 
@@ -56,6 +56,7 @@ def model_card(recipe: CardConfig, evidence: CardResults, prompt: str, seed: int
 
     `prompt` and `seed` are those of the preview's first image.
     """
+    parameters = _pairs({"train": recipe.train.model_dump(), "export.weights": recipe.export.weights})
     return f"""{_front_matter(recipe)}
 
 # {recipe.export.name}
@@ -75,15 +76,15 @@ fine-tuned on captioned images. {_weights_note(recipe.train)}
 
 ### Archives as fetched
 
-{table(("dataset", "archive", "from", "checksum"), _archives(recipe.fetch))}
+{markdown_table(("dataset", "archive", "from", "checksum"), _archives(recipe.fetch))}
 
 ## Training
 
-{table(("parameter", "value"), _pairs({"train": recipe.train.model_dump(), "export.weights": recipe.export.weights}))}
+{markdown_table(("parameter", "value"), parameters)}
 
 What it reported (`metrics/train.json`):
 
-{table(("metric", "value"), _pairs(evidence.train))}
+{markdown_table(("metric", "value"), _pairs(evidence.train))}
 
 ## Evaluation
 
@@ -93,7 +94,7 @@ images through the VAE. Figures ending in _sd are standard deviations.
 
 {_ladder(evidence.fid)}
 
-{table(("protocol", "value"), _pairs(evidence.fid["protocol"]))}
+{markdown_table(("protocol", "value"), _pairs(evidence.fid["protocol"]))}
 
 ## Where it came from
 
@@ -118,7 +119,7 @@ def _provenance(evidence: CardResults) -> str:
     return f"""\
 Made from these outputs of the pipeline:
 
-{table(("output", "md5 in dvc.lock"), [[f"`{path}`", f"`{md5}`"] for path, md5 in evidence.made_from.items()])}
+{markdown_table(("output", "md5 in dvc.lock"), [[f"`{path}`", f"`{md5}`"] for path, md5 in evidence.made_from.items()])}
 
 A run is recorded before the commit that holds it exists, so no commit is named here. In the repository that trained
 this model, the last line of the following names the commit that first recorded its evaluation. That commit's `dvc.lock`
@@ -189,7 +190,9 @@ and seeds. On a GPU add `torch_dtype=torch.float16` and `.to("cuda")`."""
 def _ladder(fid: dict[str, Any]) -> str:
     rungs = ("floor", "reconstructed", "base", "tuned")
     figures = sorted({key for rung in rungs for key in fid[rung]})  # not every rung has captions, or an infinity
-    return table(("metric", *rungs), [[key, *(_show(fid[rung].get(key, "")) for rung in rungs)] for key in figures])
+    return markdown_table(
+        ("metric", *rungs), [[key, *(_show(fid[rung].get(key, "")) for rung in rungs)] for key in figures]
+    )
 
 
 def _pairs(nested: dict[str, Any]) -> list[list[str]]:

@@ -1,10 +1,5 @@
-"""Where a download waits until it is an output: outside DVC's outputs, which DVC deletes before it runs a stage.
+"""Resumable, verified downloads. What has arrived is scratch state until it becomes a stage's output."""
 
-A folder in the main repository's .dvc/tmp, named by a hash of address and checksum, keeps what has arrived through
-whatever ends a run, and is found again by `dvc repro`, `--temp` and the queue alike.
-"""
-
-import hashlib
 import json
 import logging
 import os
@@ -20,13 +15,12 @@ from tqdm import tqdm
 from urllib3.exceptions import InvalidHeader, MaxRetryError, ProtocolError
 from urllib3.util import Retry
 
-from finetune.artifacts import write_json
+from finetune.artifacts import fingerprint, write_json
 from finetune.disk import require_free_space
 from finetune.fetch.source import Source, UnavailableError
-from finetune.paths import repository_root
-from finetune.process import exclusive_lock
+from finetune.scratch import Scratch, prune
 
-PLACED = "placed"
+KIND = "downloads"  # of scratch state
 
 
 class Version(TypedDict):
@@ -42,7 +36,8 @@ class PartialDownload:
 
     def __init__(self, url: str, checksum: str | None) -> None:
         self.url = url
-        self.folder = _folder() / hashlib.sha256(f"{url} {checksum}".encode()).hexdigest()[:16]
+        self._scratch = Scratch(KIND, fingerprint(url=url, checksum=checksum))
+        self.folder = self._scratch.folder
         self.content = self.folder / "content"
         self._version = self.folder / "version.json"
 
@@ -72,12 +67,13 @@ class PartialDownload:
         return version
 
     def discard(self) -> None:
-        for path in (self.content, self._version, self.folder / PLACED):
-            path.unlink(missing_ok=True)  # and not emptied: an output may be a link to the same bytes
+        self._scratch.mark_in_use()
+        for path in (self.content, self._version):
+            path.unlink(missing_ok=True)  # not truncated: an output may be a link to the same bytes
 
-    def place(self, destination: Path) -> None:
-        """Make it an output. It stays here until another fetch starts: DVC may be killed before it has stored it."""
-        (self.folder / PLACED).touch()
+    def publish(self, destination: Path) -> None:
+        """Make it part of a stage's output. A later fetch deletes it here."""
+        self._scratch.mark_complete()
         try:
             os.link(self.content, destination)
         except OSError:  # another disk, or one without links
@@ -85,18 +81,12 @@ class PartialDownload:
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Raises InputError while another process downloads this."""
-        return exclusive_lock(self.folder / "lock", f"{self.url}: another process is downloading it")
+        return self._scratch.lock(f"{self.url}: another process is downloading it")
 
 
 def prune_published(keep: Collection[PartialDownload]) -> None:
-    """Delete the downloads that have become outputs, but for `keep`; DVC has stored them by now."""
-    for marker in _folder().glob(f"*/{PLACED}"):
-        if marker.parent not in {partial.folder for partial in keep}:
-            shutil.rmtree(marker.parent, ignore_errors=True)  # another fetch may be at it too
-
-
-def _folder() -> Path:
-    return repository_root() / ".dvc/tmp/downloads"
+    """Delete the downloads that have become outputs, except `keep`; DVC has stored them by now."""
+    prune(KIND, {partial.folder.name for partial in keep})
 
 
 log = logging.getLogger(__name__)

@@ -1,12 +1,12 @@
 """A file to fetch: where it may be had, and what tells that it is the right one."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub.utils.sha import git_hash
 
+from finetune.artifacts import hash_file
 from finetune.errors import InputError
 
 GIT = "git-sha1"  # a hub's own hash of a small file: that of the git object
@@ -44,8 +44,7 @@ class Source:
 def _digest(path: Path, algorithm: str) -> str:
     if algorithm == GIT:
         return git_hash(path.read_bytes())
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+    return hash_file(path, algorithm)
 
 
 def _refusal(location: str, found: str, expected: str) -> str:

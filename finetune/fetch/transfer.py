@@ -41,7 +41,7 @@ def fetch_all(sources: list[Source], folder: Path, retries: Retry = RETRIES) -> 
             _copy(source, folder / source.name)
     downloads = _download_all(remote, retries) if remote else []
     for source, partial in zip(remote, downloads, strict=True):
-        partial.place(folder / source.name)
+        partial.publish(folder / source.name)
 
 
 def _copy(source: Source, destination: Path) -> None:
@@ -110,8 +110,8 @@ def _download_all(sources: list[Source], retries: Retry) -> list[PartialDownload
             # a daemon never keeps the command from ending, however long its server says nothing
             threading.Thread(target=work, args=pair, daemon=True).start()
         try:
-            for cache in as_completed(downloads):
-                cache.result()
+            for finished in as_completed(downloads):
+                finished.result()
         finally:
             stop.set()
-    return [cache.result() for cache in downloads]
+    return [finished.result() for finished in downloads]

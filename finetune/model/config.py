@@ -1,9 +1,9 @@
 """Whether a base model can be trained here, by its configuration, before hours go into what is made with it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from finetune.artifacts import read_json
 from finetune.errors import InputError
 
 KEYS = {
@@ -13,7 +13,7 @@ KEYS = {
     "vae": ("block_out_channels", "latent_channels"),
 }
 PREDICTIONS = ("epsilon", "v_prediction")
-REMEDY = "choose another model under fetch.base in params.yaml"
+HINT = "choose another model under fetch.base in params.yaml"
 
 
 def check_base(base: Path) -> dict[str, dict[str, Any]]:
@@ -26,21 +26,17 @@ def check_base(base: Path) -> dict[str, dict[str, Any]]:
         ("unet", "in_channels", "vae", "latent_channels"),
     ):
         if (one := parts[part][key]) != (another := parts[other][its_key]):
-            raise InputError(f"{base / part}: its {key} is {one}, the {other}'s {its_key} {another}; {REMEDY}")
+            raise InputError(f"{base / part}: its {key} is {one}, the {other}'s {its_key} {another}; {HINT}")
     if (prediction := parts["scheduler"].get("prediction_type", "epsilon")) not in PREDICTIONS:
         known = " nor ".join(PREDICTIONS)
-        raise InputError(f"{base / 'scheduler'}: prediction_type {prediction!r} is neither {known}; {REMEDY}")
+        raise InputError(f"{base / 'scheduler'}: prediction_type {prediction!r} is neither {known}; {HINT}")
     return parts
 
 
 def configuration(base: Path, part: str) -> dict[str, Any]:
     """Raises InputError for one that is not there, is damaged, or lacks what is read of it."""
     path = base / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
-    try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"{path}: not a part of a model in diffusers layout: {error}; {REMEDY}") from None
-    if not isinstance(content, dict) or not content.keys() >= {*KEYS[part]}:
-        needed = " and ".join(KEYS[part]) or "a JSON object"
-        raise InputError(f"{path}: not a part of a model in diffusers layout: it needs {needed}; {REMEDY}")
+    content: dict[str, Any] = read_json(path, dict[str, Any], HINT)
+    if missing := [key for key in KEYS[part] if key not in content]:
+        raise InputError(f"{path}: no {missing[0]}; {HINT}")
     return content

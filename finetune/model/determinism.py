@@ -26,6 +26,10 @@ T = TypeVar("T")
 Result = TypeVar("Result")
 
 
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def map_single_threaded(work: Callable[[T], Result], items: Iterable[T], device: torch.device) -> Iterator[Result]:
     """Like `map`; on a CPU for as many items at once as torch has threads there, a GPU takes one after another.
 

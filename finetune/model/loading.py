@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
 
-from finetune.artifacts import sha256_file
+from finetune.artifacts import fingerprint
 from finetune.errors import InputError
 from finetune.model.tokenizer import load_tokenizer
 
@@ -72,9 +71,9 @@ def load_pipeline(base: Path, tuned: Path | None = None) -> StableDiffusionPipel
 
 @lru_cache(maxsize=1)
 def load_pipeline_once(base: Path, tuned: Path | None, digest: str, device: str) -> StableDiffusionPipeline:
-    """The model of this `model_sha256` on a device: loaded once by a process that draws many shards. Ray ends its
+    """The model of this `model_fingerprint` on a device: loaded once by a process that draws many shards. Ray ends its
     processes after each job on a GPU."""
-    assert digest == model_sha256(base, tuned), f"{tuned or base} was changed meanwhile"
+    assert digest == model_fingerprint(base, tuned), f"{tuned or base} was changed meanwhile"
     return load_pipeline(base, tuned).to(device)
 
 
@@ -83,16 +82,13 @@ def tuned_part(base: Path, tuned: Path | None, part: str) -> Path:
     return tuned / part if tuned and (part == "unet" or (tuned / part).is_dir()) else base / part
 
 
-def model_sha256(base: Path, tuned: Path | None = None) -> str:
-    """Of every file of `load_pipeline`'s model."""
-    folders = [
-        *(base / part for part in ("vae", "tokenizer", "scheduler")),
-        *(tuned_part(base, tuned, part) for part in ("text_encoder", "unet")),
-    ]
-    if missing := [folder for folder in folders if not folder.is_dir()]:
+def model_fingerprint(base: Path, tuned: Path | None = None) -> str:
+    """Identify the model that `load_pipeline` loads, by the content of its parts."""
+    parts = {part: base / part for part in ("vae", "tokenizer", "scheduler")}
+    parts |= {part: tuned_part(base, tuned, part) for part in ("text_encoder", "unet")}
+    if missing := [folder for folder in parts.values() if not folder.is_dir()]:
         raise InputError(f"{missing[0]}: no such folder; run `dvc repro`")
-    files = [file for folder in folders for file in sorted(folder.iterdir())]
-    return sha256("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode()).hexdigest()
+    return fingerprint(**parts)
 
 
 def _load(kind: Any, folder: Path, **options: Any) -> Any:

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.artifacts import load_json
+from finetune.artifacts import read_json
 from finetune.data.arrays import read_array
-from finetune.data.latents import MANIFEST, LatentCache, vae_sha256
+from finetune.data.latents import MANIFEST, LatentCache, vae_fingerprint
 from finetune.data.shards import read_rows
 from finetune.errors import InputError
 from finetune.model.config import configuration
@@ -46,7 +46,7 @@ class CaptionedLatents:
         """latents: dataset -> its folder. That they belong to the tokens is `check_match`'s to know."""
         self.rows: list[dict[str, Any]] = list(read_rows(tokens / "images.parquet"))
         self.token_ids: NDArray[np.uint16] = read_array(tokens / "ids.npy", mmap_mode="r")
-        self.empty_ids: list[int] = load_json(tokens / MANIFEST)["empty"]
+        self.empty_ids: list[int] = read_json(tokens / MANIFEST)["empty"]
         in_order = [latents[dataset] for dataset, _ in groupby(self.rows, itemgetter("dataset"))]
         self._caches = [LatentCache(folder) for folder in in_order]
         self._starts = np.cumsum([0, *map(len, self._caches)])
@@ -149,17 +149,17 @@ def check_match(tokens: Path, latents: dict[str, Path], base: Path) -> None:
     """Raises InputError where latents come from another VAE or are of other images than the tokens, and where
     captions hold tokens that the text encoder lacks. latents: dataset -> its folder.
     """
-    described = load_json(tokens / MANIFEST)
+    described = read_json(tokens / MANIFEST)
     known = configuration(base, "text_encoder")["vocab_size"]
     if described["vocab_size"] > known:
         raise InputError(
             f"{tokens}: its tokenizer knows {described['vocab_size']} tokens, {base / 'text_encoder'} {known}; "
             "run `dvc repro tokenize`"
         )
-    expected = vae_sha256(base / "vae")
+    expected = vae_fingerprint(base / "vae")
     for dataset, folder in latents.items():
-        manifest = load_json(folder / MANIFEST)
-        if manifest["vae_sha256"] != expected:
+        manifest = read_json(folder / MANIFEST)
+        if manifest["vae_fingerprint"] != expected:
             raise InputError(f"{folder}: encoded by another VAE than {base / 'vae'}; run `dvc repro latents@{dataset}`")
         if manifest["index_sha256"] != described["indexes"].get(dataset):
             raise InputError(f"{tokens} and {folder} list different images; run `dvc repro tokenize latents@{dataset}`")

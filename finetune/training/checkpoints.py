@@ -1,13 +1,9 @@
 """Whole-or-nothing checkpoints: every tensor and a JSON state in one safetensors file."""
 
-import hashlib
 import json
 import os
-import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from finetune.artifacts import atomic_write, sha256_file
+from finetune.artifacts import atomic_write
+from finetune.disk import require_free_space
 from finetune.errors import InputError
-from finetune.paths import repository_root
-from finetune.process import exclusive_lock
+from finetune.scratch import Scratch, prune
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -80,27 +76,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
                 slot[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
-FINISHED = "finished"
-PACKAGES = ("accelerate", "bitsandbytes", "diffusers", "numpy", "peft", "torch", "transformers")  # that make the steps
-
-
-def run_key(determinants: dict[str, Any], files: list[Path]) -> str:
-    """16 hexadecimal digits that differ when the parameters, a file, our code or a library's version differ."""
-    ours = ("finetune", "stages", "__main__")
-    loaded = {name: getattr(sys.modules[name], "__file__", None) for name in list(sys.modules) if name.startswith(ours)}
-    content = {
-        "versions": {package: _version(package) for package in PACKAGES},
-        "determinants": determinants,
-        "code": {name: sha256_file(Path(file)) for name, file in sorted(loaded.items()) if file},
-        "files": {str(file): sha256_file(file) for file in sorted(files)},
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _version(package: str) -> str | None:
-    with suppress(PackageNotFoundError):  # bitsandbytes is optional
-        return version(package)
-    return None
+KIND = "resume"  # of scratch state
 
 
 def checkpoint_bytes(trainable_parameters: int, optimizer: int) -> int:
@@ -109,56 +85,66 @@ def checkpoint_bytes(trainable_parameters: int, optimizer: int) -> int:
 
 
 class Checkpoints:
-    """The resume points of one run, and the EMA weights that did best so far."""
+    """The checkpoints of one run, and its EMA weights with the lowest validation loss so far.
+
+    key: fingerprint of everything that determines the run.
+    """
 
     def __init__(self, key: str) -> None:
-        self.folder = repository_root() / ".dvc/tmp/resume" / key
+        self._scratch = Scratch(KIND, key)
+        self.folder = self._scratch.folder
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other processes from training the same run, and delete the checkpoints of completed runs.
+
+        Raises InputError while another process trains this run.
+        """
+        prune(KIND, {self.folder.name})
+        with self._scratch.lock(f"{self.folder}: another process is training this run"):
+            self._scratch.mark_in_use()
+            yield
 
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Raises OSError or SafetensorError on a full disk; what was saved before is left as it was."""
+        """Raises OSError or SafetensorError on a full disk, and leaves the previous checkpoint as it was."""
         save_checkpoint(self._file("step", step), tensors, state | {"step": step, "key": self.folder.name})
         for old in self._files("step")[:-1]:
             old.unlink()
 
     def load_latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Raises InputError for a file that is torn or was moved here from another run."""
+        """Raises InputError for a damaged file, and for one that was moved here from another run."""
         files = self._files("step")
         if not files:
             return None
         tensors, state = load_checkpoint(files[-1])
         if state["key"] != self.folder.name:
             raise InputError(
-                f"{files[-1]}: a checkpoint of another run ({state['key']}), with other parameters, inputs or "
+                f"{files[-1]} is a checkpoint of another run ({state['key']}), with different parameters, inputs or "
                 "versions; remove it and run again"
             )
         return tensors, state
 
     def save_best(self, step: int, tensors: dict[str, Tensor]) -> None:
-        """By step, for the run may yet be killed before the checkpoint that knows of it."""
+        """Named by step, because the run may be killed before it saves the checkpoint that refers to it."""
         save_checkpoint(self._file("best", step), tensors, {})
 
     def load_best(self, step: int) -> dict[str, Tensor]:
         return load_checkpoint(self._file("best", step))[0]
 
     def keep_best(self, step: int) -> None:
-        """Remove the others; the checkpoint that names `step` is written."""
+        """Delete the best weights of other steps. The checkpoint that refers to `step` must have been saved."""
         for other in self._files("best"):
             if other != self._file("best", step):
                 other.unlink()
 
     def require_space(self, size: int) -> None:
-        """Raises InputError where `size` bytes, less those that are here already, do not fit on the disk."""
-        needed = size - sum(file.stat().st_size for file in (*self._files("step"), *self._files("best")))
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise InputError(
-                f"{self.folder}: {free / 2**30:.1f} GiB free, but checkpoints and weights of this run take "
-                f"{needed / 2**30:.1f} GiB; free some"
-            )
+        """Raise InputError if `size` bytes, less those of the files that are here already, do not fit on the disk."""
+        present = sum(file.stat().st_size for file in (*self._files("step"), *self._files("best")))
+        require_free_space(self.folder, size - present, "checkpoints and weights of this run")
 
-    def finish(self) -> None:
-        """The run's outputs are written. Its last checkpoint stays until another run starts: DVC may be killed yet."""
-        (self.folder / FINISHED).touch()
+    def mark_complete(self) -> None:
+        """The run's outputs are written. Its last checkpoint stays until another run starts."""
+        self._scratch.mark_complete()
 
     def _file(self, kind: str, step: int) -> Path:
         return self.folder / f"{kind}-{step:08d}.safetensors"
@@ -166,20 +152,3 @@ class Checkpoints:
     def _files(self, kind: str) -> list[Path]:
         """Oldest first."""
         return sorted(self.folder.glob(f"{kind}-*.safetensors"))
-
-
-@contextmanager
-def exclusive(key: str) -> Iterator[Checkpoints]:
-    """The checkpoints of a run, for one process at a time; those of finished runs go, whoever else removes them now.
-
-    Raises InputError while another process trains the same run.
-    """
-    checkpoints = Checkpoints(key)
-    folder = checkpoints.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for other in folder.parent.glob(f"*/{FINISHED}"):
-        if other.parent != folder:
-            shutil.rmtree(other.parent, ignore_errors=True)
-    with exclusive_lock(folder.with_suffix(".lock"), f"{folder}: another process is training this very run"):
-        (folder / FINISHED).unlink(missing_ok=True)  # it is in use again
-        yield checkpoints

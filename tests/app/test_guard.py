@@ -10,9 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 
+from app.server import guard
 from app.server.guard import LOGINS, MAX_BODY, MAX_COMMAS, MAX_TEXT, Guard
 from app.server.serve import make_app
-from app.ui.session import guard
 
 FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 

@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from app.request import SCHEDULERS as NAMES
 from app.request import Request
-from app.sampling import SCHEDULERS, Image, Step, draw
+from app.sampling import SCHEDULERS, Picture, Step, draw
 from finetune.errors import InputError
 from finetune.model.loading import load_pipeline
 from tests.app.test_request import GOOD
@@ -42,8 +42,8 @@ def called(pipeline: StableDiffusionPipeline, request: Request) -> np.ndarray:
     )
 
 
-def cache(steps: Iterator[Step | Image]) -> Image:
-    return next(step for step in steps if isinstance(step, Image))
+def last_of(steps: Iterator[Step | Picture]) -> Picture:
+    return next(step for step in steps if isinstance(step, Picture))
 
 
 def changed(**values: Any) -> Request:
@@ -56,7 +56,7 @@ def test_a_drawing_is_the_pipelines_own_picture(
     pipeline: StableDiffusionPipeline, scheduler: str, guidance: float
 ) -> None:
     request = changed(scheduler=scheduler, guidance=guidance)
-    drawn = cache(draw(pipeline, request))
+    drawn = last_of(draw(pipeline, request))
     pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
     assert np.array_equal(np.asarray(drawn.image), called(pipeline, request))
     assert not drawn.withheld
@@ -74,15 +74,15 @@ def test_every_setting_changes_the_picture(pipeline: StableDiffusionPipeline) ->
         "height": 64,
     }
     assert other.keys() == REQUEST.to_json().keys()
-    pictures = [np.asarray(cache(draw(pipeline, REQUEST)).image)]
-    pictures += [np.asarray(cache(draw(pipeline, changed(**{k: v}))).image) for k, v in other.items()]
+    pictures = [np.asarray(last_of(draw(pipeline, REQUEST)).image)]
+    pictures += [np.asarray(last_of(draw(pipeline, changed(**{k: v}))).image) for k, v in other.items()]
     assert len({(picture.shape, picture.tobytes()) for picture in pictures}) == len(pictures)
 
 
 def test_steps_come_before_the_picture_and_end_at_what_it_shows(pipeline: StableDiffusionPipeline) -> None:
     for scheduler in NAMES:
         *steps, picture = draw(pipeline, changed(scheduler=scheduler))
-        assert isinstance(picture, Image)
+        assert isinstance(picture, Picture)
         assert [(step.done, step.total) for step in steps if isinstance(step, Step)] == [(i, 4) for i in range(1, 5)]
         guess = pipeline.vae.decode(steps[-1].guess / pipeline.vae.config.scaling_factor).sample
         shown = pipeline.image_processor.postprocess(guess, output_type="np")[0]
@@ -108,9 +108,9 @@ def out_of_memory_above(rows: int, forward: Callable[..., Any]) -> Callable[...,
 
 
 def test_less_memory_draws_the_halves_of_guidance_one_by_one(pipeline: StableDiffusionPipeline) -> None:
-    whole = np.asarray(cache(draw(pipeline, REQUEST)).image, dtype=int)
+    whole = np.asarray(last_of(draw(pipeline, REQUEST)).image, dtype=int)
     pipeline.unet.forward = out_of_memory_above(1, pipeline.unet.forward)
-    halves = np.asarray(cache(draw(pipeline, REQUEST)).image, dtype=int)
+    halves = np.asarray(last_of(draw(pipeline, REQUEST)).image, dtype=int)
     assert np.abs(whole - halves).max() <= 1  # a convolution rounds differently at another batch size
 
 
@@ -124,7 +124,7 @@ def test_too_little_memory_is_one_line(pipeline: StableDiffusionPipeline, part: 
     else:
         pipeline.vae.decode = fail
     with pytest.raises(InputError, match="not enough free memory for this image: choose a smaller size"):
-        cache(draw(pipeline, REQUEST))
+        last_of(draw(pipeline, REQUEST))
 
 
 def test_other_errors_are_not_taken_for_memory(pipeline: StableDiffusionPipeline) -> None:
@@ -133,7 +133,7 @@ def test_other_errors_are_not_taken_for_memory(pipeline: StableDiffusionPipeline
 
     pipeline.unet.forward = fail
     with pytest.raises(RuntimeError, match="something else"):
-        cache(draw(pipeline, REQUEST))
+        last_of(draw(pipeline, REQUEST))
 
 
 def tiny_checker(threshold: float) -> StableDiffusionSafetyChecker:
@@ -150,9 +150,9 @@ def tiny_checker(threshold: float) -> StableDiffusionSafetyChecker:
 def test_the_safety_checker_withholds_what_it_finds(
     pipeline: StableDiffusionPipeline, threshold: float, withheld: bool
 ) -> None:
-    free = np.asarray(cache(draw(pipeline, REQUEST)).image)
+    free = np.asarray(last_of(draw(pipeline, REQUEST)).image)
     extractor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     pipeline.register_modules(safety_checker=tiny_checker(threshold), feature_extractor=extractor)
-    drawn = cache(draw(pipeline, REQUEST))
+    drawn = last_of(draw(pipeline, REQUEST))
     assert drawn.withheld == withheld
     assert np.array_equal(np.asarray(drawn.image), np.zeros_like(free) if withheld else free)

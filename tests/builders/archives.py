@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.datasets.catalog import Catalog, Original
+from finetune.datasets.catalog import Catalog, SourceImage
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = Path(os.environ.get("PHOTOS", ROOT.parent / "shared" / "photos"))
@@ -27,7 +27,7 @@ needs_photos = pytest.mark.skipif(
 class Listed:
     """All that a listing tells, train first, each split by id."""
 
-    originals: list[Original]
+    originals: list[SourceImage]
     dropped: dict[str, list[str]]
 
 
@@ -43,7 +43,7 @@ def listed(list_dataset: Callable[[Path, Catalog], None], raw: Path) -> Listed:
     return Listed(originals, dropped)
 
 
-def picture(seed: int, width: int = 40, height: int = 30) -> bytes:
+def image_bytes(seed: int, width: int = 40, height: int = 30) -> bytes:
     """A lossless image of noise: equal seeds give equal pixels, different ones different pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     file = io.BytesIO()

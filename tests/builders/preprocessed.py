@@ -9,7 +9,7 @@ from finetune.data.shard_cache import ShardCache
 from finetune.data.shards import read_index
 from finetune.params import PreprocessDataset
 from stages.preprocess import preprocess
-from tests.builders.archives import image, write_coco, write_zip
+from tests.builders.archives import image_bytes, write_coco, write_zip
 
 PARAMS = PreprocessDataset(format="coco", crop="center", min_side=16, jpeg_quality=95, shards=3, max_dropped=0.0)
 TOLERANT = PARAMS.model_copy(update={"max_dropped": 1.0})
@@ -17,18 +17,18 @@ TRAIN, VALIDATION = range(1, 9), range(11, 14)
 
 
 def write_archives(folder: Path) -> Path:
-    return write_coco(folder, {i: image(i) for i in TRAIN}, {i: image(i) for i in VALIDATION})
+    return write_coco(folder, {i: image_bytes(i) for i in TRAIN}, {i: image_bytes(i) for i in VALIDATION})
 
 
 def replace_train(coco: Path, changed: dict[int, bytes]) -> None:
     """Other bytes for some training images, under the same captions."""
-    pictures = {i: image(i) for i in TRAIN} | changed
+    pictures = {i: image_bytes(i) for i in TRAIN} | changed
     write_zip(coco / "train2017.zip", {f"train2017/{i:012d}.jpg": content for i, content in pictures.items()})
 
 
 def run(raw: Path, params: PreprocessDataset = PARAMS, dataset: str = "coco") -> tuple[Path, list[dict[str, Any]]]:
     images = raw.parent / "images"
-    preprocess(dataset, raw, images, raw.parent / "metrics.json", params, ShardCache(raw.parent / "finished"))
+    preprocess(dataset, raw, images, raw.parent / "metrics.json", params, ShardCache(str(raw.parent / "finished")))
     return images, read_index(images)
 
 
@@ -39,7 +39,7 @@ def forget(raw: Path) -> None:
 
 
 def drops(images: Path) -> Any:
-    return json.loads((images / "drops.json").read_text())
+    return json.loads((images / "dropped.json").read_text())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

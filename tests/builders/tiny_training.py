@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from finetune import paths
-from finetune.data.latents import vae_sha256
+from finetune.data.latents import vae_fingerprint
 from finetune.model.tokenizer import load_tokenizer
 from finetune.params import Train, load_params
 
@@ -44,7 +44,7 @@ def write_inputs(root: Path, base: Path) -> None:
     """Tokens, latents and base model below `root` as their stages leave them, with random latents."""
     rng = np.random.default_rng(0)
     shutil.copytree(base, root / paths.BASE)
-    vae = vae_sha256(base / "vae")
+    vae = vae_fingerprint(base / "vae")
     rows, first = [], 0
     for dataset, (train_images, validation_images) in IMAGES.items():
         ids = [f"{dataset}{i}" for i in range(train_images + validation_images)]
@@ -54,7 +54,7 @@ def write_inputs(root: Path, base: Path) -> None:
         moments[:, :, 4:] = abs(moments[:, :, 4:]) / 10
         np.save(folder / "00000.npy", moments)
         shards = [{"file": "00000.npy", "images": len(ids), "sha256": ""}]
-        manifest = {"index_sha256": dataset, "shards": shards, "vae_sha256": vae}
+        manifest = {"index_sha256": dataset, "shards": shards, "vae_fingerprint": vae}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         for i, image_id in enumerate(ids):
             split = "train" if i < train_images else "validation"

@@ -1,16 +1,18 @@
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune.artifacts import sha256_file
-from finetune.data.shard_cache import ShardCache, finished_key
+from finetune.data.shard_cache import Metadata, ShardCache, map_shards
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> ShardCache:
-    return ShardCache(tmp_path / "kept" / "here")
+    return ShardCache(str(tmp_path / "cache"))
 
 
 def make(path: Path, content: str) -> dict[str, Any]:
@@ -20,28 +22,28 @@ def make(path: Path, content: str) -> dict[str, Any]:
 
 def test_what_was_kept_comes_back_with_its_note(cache: ShardCache, tmp_path: Path) -> None:
     note = make(tmp_path / "a", "content")
-    cache.keep("key", tmp_path / "a", note)
+    cache.put("key", tmp_path / "a", note)
     (tmp_path / "a").unlink()  # as DVC does before it runs a stage
-    assert cache.take("key", tmp_path / "b") == note
+    assert cache.get("key", tmp_path / "b") == note
     assert (tmp_path / "b").read_text() == "content"
 
 
 def test_what_a_killed_process_left_there_is_replaced(cache: ShardCache, tmp_path: Path) -> None:
     note = make(tmp_path / "a", "content")
-    cache.keep("key", tmp_path / "a", note)
-    assert cache.take("key", tmp_path / "a") == note, "killed after it kept its file"
-    assert cache.take("other", tmp_path / "a") is None
+    cache.put("key", tmp_path / "a", note)
+    assert cache.get("key", tmp_path / "a") == note, "killed after it kept its file"
+    assert cache.get("other", tmp_path / "a") is None
     assert not (tmp_path / "a").exists(), "written in place, it would damage the kept file that it is a link to"
 
 
 def test_there_is_nothing_under_another_key(cache: ShardCache, tmp_path: Path) -> None:
-    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
-    assert cache.take("other", tmp_path / "b") is None
+    cache.put("key", tmp_path / "a", make(tmp_path / "a", "content"))
+    assert cache.get("other", tmp_path / "b") is None
     assert not (tmp_path / "b").exists()
 
 
 def test_a_kept_file_takes_no_space_of_its_own(cache: ShardCache, tmp_path: Path) -> None:
-    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
+    cache.put("key", tmp_path / "a", make(tmp_path / "a", "content"))
     assert (tmp_path / "a").stat().st_nlink == 2
 
 
@@ -51,9 +53,9 @@ def test_without_hard_links_it_is_a_copy(cache: ShardCache, tmp_path: Path, monk
 
     monkeypatch.setattr("os.link", refuse)
     note = make(tmp_path / "a", "content")
-    cache.keep("key", tmp_path / "a", note)
+    cache.put("key", tmp_path / "a", note)
     assert (tmp_path / "a").stat().st_nlink == 1
-    assert cache.take("key", tmp_path / "b") == note
+    assert cache.get("key", tmp_path / "b") == note
 
 
 def test_two_runs_that_keep_the_same_at_once_do_not_write_into_each_other_s_output(
@@ -68,78 +70,83 @@ def test_two_runs_that_keep_the_same_at_once_do_not_write_into_each_other_s_outp
         link(source, target)
 
     monkeypatch.setattr("os.link", link_second)
-    cache.keep("key", tmp_path / "a", note)
+    cache.put("key", tmp_path / "a", note)
     assert (tmp_path / "b").read_text() == "another run's"
 
 
 @pytest.mark.parametrize("damage", ["", "c0ntent"])
 def test_a_damaged_file_is_not_taken(damage: str, cache: ShardCache, tmp_path: Path) -> None:
-    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
-    (tmp_path / "kept" / "here" / "key").write_text(damage)
-    assert cache.take("key", tmp_path / "b") is None
+    cache.put("key", tmp_path / "a", make(tmp_path / "a", "content"))
+    (tmp_path / "cache" / "key" / "content").write_text(damage)
+    assert cache.get("key", tmp_path / "b") is None
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("lost", ["key", "key.json"])
+@pytest.mark.parametrize("lost", ["content", "metadata.json"])
 def test_a_file_without_a_note_and_a_note_without_a_file_are_nothing(
     lost: str, cache: ShardCache, tmp_path: Path
 ) -> None:
-    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
-    (tmp_path / "kept" / "here" / lost).unlink()
-    assert cache.take("key", tmp_path / "b") is None
+    cache.put("key", tmp_path / "a", make(tmp_path / "a", "content"))
+    (tmp_path / "cache" / "key" / lost).unlink()
+    assert cache.get("key", tmp_path / "b") is None
 
 
 def test_a_note_that_was_cut_short_is_none(cache: ShardCache, tmp_path: Path) -> None:
-    cache.keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
-    (tmp_path / "kept" / "here" / "key.json").write_text('{"sha')
-    assert cache.take("key", tmp_path / "b") is None
+    cache.put("key", tmp_path / "a", make(tmp_path / "a", "content"))
+    (tmp_path / "cache" / "key" / "metadata.json").write_text('{"sha')
+    assert cache.get("key", tmp_path / "b") is None
 
 
-def test_a_finished_run_leaves_only_what_it_used(cache: ShardCache, tmp_path: Path) -> None:
-    for key in ("old", "new"):
-        cache.keep(key, tmp_path / key, make(tmp_path / key, key))
-    cache.keep_only({"new"})
-    assert cache.take("old", tmp_path / "a") is None
-    assert cache.take("new", tmp_path / "b") is not None
-
-
-def test_a_complete_run_leaves_its_own_until_the_next_and_never_touches_what_was_killed(
-    cache: ShardCache, tmp_path: Path
+@pytest.mark.parametrize("keep_unfinished", [False, True])
+def test_a_run_prunes_the_shards_of_earlier_runs_that_it_did_not_use(
+    keep_unfinished: bool, cache: ShardCache, tmp_path: Path
 ) -> None:
-    def taken() -> set[str]:
-        return {key for key in ("first", "second", "killed") if cache.take(key, tmp_path / "taken")}
-
-    for key in ("first", "second", "killed"):
-        cache.keep(key, tmp_path / key, make(tmp_path / key, key))
-    cache.keep_until_next({"first"})
-    assert taken() == {"first", "second", "killed"}
-    cache.keep_until_next({"second"})
-    assert taken() == {"second", "killed"}
-    cache.keep_until_next({"first"})
-    assert [path.name for path in (tmp_path / "kept" / "here").iterdir() if path.stem == "second"] == []
+    out = tmp_path / "out"
+    out.mkdir()
+    cache.put("killed", out / "killed", make(out / "killed", "of a run that never completed"))
+    for shards in (["a", "b"], ["b", "c"]):
+        list(map_shards(Upper(), shards, out, cache, map, keep_unfinished))
+    cached = {
+        json.loads((folder / "metadata.json").read_text()).get("shard") for folder in (tmp_path / "cache").iterdir()
+    }
+    assert cached == {"b", "c"} | ({None} if keep_unfinished else set())
 
 
-def test_the_copies_that_dvc_experiments_run_in_share_what_is_kept(
+@dataclass(frozen=True)
+class Upper:
+    """Writes the name of a shard in capitals."""
+
+    def name(self, shard: str) -> str:
+        return f"{shard}.txt"
+
+    def inputs(self, shard: str) -> dict[str, Any]:
+        return {"shard": shard}
+
+    def write(self, shard: str, path: Path) -> Metadata:
+        path.write_text(shard.upper())
+        return {"shard": shard, "reusable": shard != "damaged"}
+
+
+def test_shards_are_made_once(cache: ShardCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = list(map_shards(Upper(), ["a", "damaged"], tmp_path, cache, map))
+    made: list[str] = []
+    write = Upper.write
+    monkeypatch.setattr(Upper, "write", lambda self, shard, path: made.append(shard) or write(self, shard, path))
+    assert list(map_shards(Upper(), ["a", "damaged"], tmp_path, cache, map)) == first
+    assert made == ["damaged"], "it is made again until it is reusable"
+    assert (tmp_path / "a.txt").read_text() == "A"
+
+
+def test_the_copies_that_dvc_experiments_run_in_share_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    ShardCache.of_stage("latents", "coco").keep("key", tmp_path / "a", make(tmp_path / "a", "content"))
-    assert (tmp_path / ".dvc/tmp/shards/latents/coco/key").read_text() == "content"
+    cache = ShardCache.for_stage("latents", "coco", ["numpy"])
+    cache.put("key", tmp_path / "a", make(tmp_path / "a", "content"))
+    assert (tmp_path / ".dvc/tmp/shards/latents/coco/key/content").read_text() == "content"
 
 
-def test_a_key_changes_with_all_that_it_names(tmp_path: Path) -> None:
-    code = [tmp_path / "stage" / "code.py", tmp_path / "library" / "code.py"]
-    for file in code:
-        file.parent.mkdir()
-        file.write_text("1")
-
-    def key(a: int, *packages: str) -> str:
-        return finished_key({"a": a}, [str(file) for file in code], packages)
-
-    first = key(1, "numpy")
-    assert first == key(1, "numpy")
-    assert len({first, key(2, "numpy"), key(1, "numpy", "pillow")}) == 3
-    for file in code:
-        file.write_text("2")
-        assert key(1, "numpy") != first
-        file.write_text("1")
+def test_a_key_changes_with_the_inputs_and_the_code() -> None:
+    keys = [ShardCache("kind", code).key({"a": a}) for code in ("1", "2") for a in (1, 2)]
+    assert len({*keys}) == 4
+    assert keys[0] == ShardCache("other", "1").key({"a": 1})

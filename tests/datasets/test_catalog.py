@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.datasets.catalog import Catalog, DroppedError, Original, Split, file_name
+from finetune.datasets.catalog import Catalog, DroppedError, SourceImage, Split, file_name
 from finetune.datasets.zip_reader import members
 from tests.builders.archives import Listed, listed, write_zip
 
@@ -107,7 +107,7 @@ def test_shards_are_of_nearly_one_size(tmp_path: Path) -> None:
     assert all(150 < numbers.count(number) < 250 for number in range(6))
 
 
-def spoilt(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> Original:
+def spoilt(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> SourceImage:
     archive = write_zip(tmp_path / "a.zip", {"a.jpg": b"content"})
     archive.write_bytes(spoil(archive.read_bytes()))
     (original,) = match(archive, {"a.jpg": ["text"]}, {"a.jpg": "train"}).originals
@@ -132,4 +132,4 @@ def test_a_compression_that_could_hold_a_bomb_is_a_drop(tmp_path: Path) -> None:
         archive.writestr("a.jpg", bytes(100))
     (member,) = members(tmp_path / "a.zip")
     with pytest.raises(DroppedError, match="unknown_compression"):
-        Original("a", "train", ("text",), tmp_path / "a.zip", member).read()
+        SourceImage("a", "train", ("text",), tmp_path / "a.zip", member).read()

@@ -5,14 +5,14 @@ import pytest
 
 from finetune.datasets.coco import ANNOTATIONS, index_coco
 from finetune.errors import InputError
-from tests.builders.archives import PHOTOS, coco_json, image, listed, needs_photos, write_coco, write_zip
+from tests.builders.archives import PHOTOS, coco_json, image_bytes, listed, needs_photos, write_coco, write_zip
 
 MEMBER = "annotations/captions_train2017.json"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_coco(tmp_path, {7: image(7), 3: image(3)}, {5: image(5)})
+    return write_coco(tmp_path, {7: image_bytes(7), 3: image_bytes(3)}, {5: image_bytes(5)})
 
 
 def replace_captions(folder: Path, content: bytes) -> None:
@@ -26,7 +26,7 @@ def test_train2017_trains_and_val2017_validates(folder: Path) -> None:
         ("000000000007", "train"),
         ("000000000005", "validation"),
     ]
-    assert listing.originals[2].read() == image(5)
+    assert listing.originals[2].read() == image_bytes(5)
 
 
 def test_captions_keep_their_annotation_order_and_their_whitespace(folder: Path) -> None:

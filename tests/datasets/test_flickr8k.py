@@ -4,9 +4,9 @@ import pytest
 
 from finetune.datasets.flickr8k import index_flickr8k
 from finetune.errors import InputError
-from tests.builders.archives import PHOTOS, image, listed, needs_photos, write_flickr8k, write_zip
+from tests.builders.archives import PHOTOS, image_bytes, listed, needs_photos, write_flickr8k, write_zip
 
-PICTURES = {f"Flicker8k_Dataset/{name}.jpg": image(i) for i, name in enumerate(["1_a", "2_b", "3_c", "4_d"])}
+PICTURES = {f"Flicker8k_Dataset/{name}.jpg": image_bytes(i) for i, name in enumerate(["1_a", "2_b", "3_c", "4_d"])}
 TOKENS = "".join(f"{name}.jpg#{i}\tCaption {i} of {name} .\n" for name in ("1_a", "2_b", "3_c") for i in range(2))
 FORMATS = {"train": "1_a.jpg\n", "dev": "2_b.jpg\n", "test": "3_c.jpg\n"}
 

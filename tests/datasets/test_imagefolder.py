@@ -7,7 +7,7 @@ import pytest
 
 from finetune.datasets.imagefolder import index_imagefolder
 from finetune.errors import InputError
-from tests.builders.archives import image, listed, write_zip
+from tests.builders.archives import image_bytes, listed, write_zip
 
 
 def jsonl(*lines: dict[str, Any]) -> bytes:
@@ -15,7 +15,7 @@ def jsonl(*lines: dict[str, Any]) -> bytes:
 
 
 def own(folder: Path, metadata: bytes, *names: str) -> Path:
-    write_zip(folder / "own.zip", {"metadata.jsonl": metadata} | {name: image(0) for name in names})
+    write_zip(folder / "own.zip", {"metadata.jsonl": metadata} | {name: image_bytes(0) for name in names})
     return folder
 
 
@@ -30,7 +30,7 @@ def test_pictures_come_with_one_caption_or_several(tmp_path: Path) -> None:
         "2": ("two cats", "cats that play"),
     }
     assert {original.split for original in found.originals} == {"train"}
-    assert found.originals[0].read() == image(0)
+    assert found.originals[0].read() == image_bytes(0)
     assert found.dropped == {}
 
 

@@ -257,7 +257,7 @@ def test_a_file_that_does_not_fit_on_the_disk_is_not_begun(
 ) -> None:
     usage = disk.shutil._ntuple_diskusage(10**9, 10**9 - HALF, HALF)  # type: ignore[attr-defined]
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match=r"0\.001 GB do not fit on this disk, 0\.001 GB are missing"):
+    with pytest.raises(InputError, match=r"the files to fetch need 0\.001 GB, but 0\.001 GB are free on this disk"):
         fetch(source(url, f"{site.url}/mirror.zip", size=None))
     assert partial.size == 0
     assert len(site.asked) == 1

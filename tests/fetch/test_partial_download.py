@@ -51,7 +51,7 @@ def test_of_a_note_that_was_cut_short_nothing_is_known(note: str) -> None:
 
 def test_an_output_keeps_its_bytes_when_the_download_starts_over(tmp_path: Path) -> None:
     partial = arrived()
-    partial.place(tmp_path / "output")
+    partial.publish(tmp_path / "output")
     partial.discard()
     partial.content.write_bytes(b"other")
     assert (tmp_path / "output").read_bytes() == b"half"
@@ -62,14 +62,14 @@ def test_a_disk_without_links_gets_a_copy(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError
 
     monkeypatch.setattr("os.link", refuse)
-    arrived().place(tmp_path / "output")
+    arrived().publish(tmp_path / "output")
     assert (tmp_path / "output").read_bytes() == b"half"
 
 
 def test_the_next_fetch_forgets_what_has_become_an_output_and_nothing_else(tmp_path: Path) -> None:
     placed, wanted, waiting = (arrived(f"http://host/{name}") for name in ("placed", "wanted", "waiting"))
-    placed.place(tmp_path / "placed")
-    wanted.place(tmp_path / "wanted")
+    placed.publish(tmp_path / "placed")
+    wanted.publish(tmp_path / "wanted")
     prune_published(keep=[wanted])
     assert [partial.size for partial in (placed, wanted, waiting)] == [0, 4, 4]
     assert (tmp_path / "placed").read_bytes() == b"half"

@@ -130,7 +130,9 @@ def test_files_that_do_not_fit_together_are_not_begun(
     usage = disk.shutil._ntuple_diskusage(10**12, 10**12 - 10**9, 10**9)  # type: ignore[attr-defined]
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
     sources = [source(name, f"{site.url}/{name}", size=750_000_000) for name in "ab"]
-    with pytest.raises(InputError, match=r"1\.500 GB do not fit on this disk, 0\.500 GB are missing; free them"):
+    with pytest.raises(
+        InputError, match=r"the files to fetch need 1\.500 GB, but 1\.000 GB are free on this disk; free some"
+    ):
         fetch_all(sources, folder)
     assert site.asked == []
 

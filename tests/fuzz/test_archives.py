@@ -18,7 +18,7 @@ from finetune.datasets.zip_reader import DAMAGED, UnknownCompressionError, membe
 from finetune.errors import InputError
 from finetune.params import Archive
 from stages.fetch import fetch_files
-from tests.builders.archives import image, write_flickr8k
+from tests.builders.archives import image_bytes, write_flickr8k
 from tests.builders.preprocessed import TOLERANT, drops, run
 from tests.fuzz.answers import result_or_fault
 from tests.fuzz.damage import damaged
@@ -170,7 +170,7 @@ def test_a_member_of_any_name_is_used_or_left_out_and_nothing_is_written_elsewhe
     monkeypatch.setenv("WORKERS", "1")
     for i, name in enumerate(names):
         raw = tmp_path / str(i) / "raw"
-        pictures = {"b.jpg": image(2), "Q" * len(name): image(1)}
+        pictures = {"b.jpg": image_bytes(2), "Q" * len(name): image_bytes(1)}
         lists = {"train": "a.jpg\nb.jpg\n", "dev": "", "test": ""}
         write_flickr8k(raw, pictures, "a.jpg#0\tone\nb.jpg#0\ttwo\n", lists)
         rename_last(raw / "Flickr8k_Dataset.zip", name)

@@ -53,5 +53,7 @@ def test_what_would_fail_at_the_first_step_is_named(file: str, change: dict[str,
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"latent_channels": 4}'])
 def test_a_plan_for_a_configuration_that_lacks_something_is_one_line(content: str, base: Path) -> None:
     (base / VAE).write_text(content)
-    with pytest.raises(InputError, match=r"vae/config\.json: not a part of a model in diffusers layout: .*; choose"):
+    with pytest.raises(
+        InputError, match=r"vae/config\.json: .*; choose another model under fetch\.base in params\.yaml$"
+    ):
         architecture_of(Base(location=str(base), revision=None, sha256=dict.fromkeys(WEIGHTS, "0" * 64)))

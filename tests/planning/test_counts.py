@@ -10,7 +10,7 @@ from finetune.data.shards import INDEX, write_index
 from finetune.errors import InputError
 from finetune.params import Archive, Params, load_params
 from finetune.planning.counts import Images, archive_bytes, count_images
-from tests.builders.archives import image, write_coco
+from tests.builders.archives import image_bytes, write_coco
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_an_index_of_other_archives_is_passed_over(reference: Params, tmp_path: 
 
 
 def test_archives_that_are_here_are_counted(sample: Params, tmp_path: Path) -> None:
-    raw = write_coco(tmp_path / "raw", {i: image(i) for i in range(1, 4)}, {9: image(9)})
+    raw = write_coco(tmp_path / "raw", {i: image_bytes(i) for i in range(1, 4)}, {9: image_bytes(9)})
     params = located(sample, "coco", {file.name: archive(str(file)) for file in raw.glob("*.zip")})
     assert count_images("coco", params, tmp_path / "images") == Images(3, 1, "photos", "archives")
 

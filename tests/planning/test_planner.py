@@ -10,7 +10,7 @@ from finetune.errors import InputError
 from finetune.params import Fid, load_params
 from finetune.planning.plan import Device, Plan, main, plan, warnings
 from finetune.planning.stages import FEATURES
-from tests.repository.test_consistency import library_imports
+from tests.repository.test_imports import imported_files
 
 ROOT = Path(__file__).parents[2]
 RTX3090 = Device(tflops=71.0, tflops_fp32=35.6, utilization=0.35, gib=24.0)
@@ -60,7 +60,7 @@ def test_a_run_too_large_for_disk_and_remote_is_told_so(
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     remote, disk = warnings(Plan(planned.text, planned.fetched, 10**18), tmp_path)
     assert "dvc remote add --local --default" in remote
-    assert "do not fit on this disk" in disk
+    assert "are free on this disk" in disk
 
 
 def test_a_full_size_base_beside_few_pictures_is_told_of_its_remote_too(
@@ -80,8 +80,8 @@ def test_options_out_of_range_are_refused() -> None:
 
 
 def test_planning_needs_neither_tracking_nor_a_hub() -> None:
-    waiting, found = {"planner"}, set[str]()
-    while waiting:
-        found.add(name := waiting.pop())
-        waiting |= library_imports(ROOT / "finetune" / f"{name}.py") - found
-    assert found & {"download", "model_files", "tracking", "transfer"} == set()
+    pending, found = {ROOT / "finetune/planning/plan.py"}, set[Path]()
+    while pending:
+        found.add(file := pending.pop())
+        pending |= imported_files(file) - found
+    assert {f.stem for f in found} & {"download", "hub_files", "tracking", "transfer"} == set()

@@ -18,7 +18,7 @@ def card_images(tmp_path: Path, images: Path) -> Path:
     """With the reports of preprocess-512."""
     copy = shutil.copytree(images, tmp_path / "images")
     for folder in folders(copy).values():
-        write_json(folder / "drops.json", {"kept": 0, "dropped": {"too_small": ["x"], "no_image": ["y", "z"]}})
+        write_json(folder / "dropped.json", {"kept": 0, "dropped": {"too_small": ["x"], "no_image": ["y", "z"]}})
     return copy
 
 
@@ -27,7 +27,7 @@ def tokens(tmp_path: Path, card_images: Path) -> Path:
     """Tokenize left out one training image of COCO."""
     tokens = tmp_path / "tokens"
     write_token_table(tokens, folders(card_images), left_out={"coco-train-0"})
-    write_json(tokens / "drops.json", {"like_validation": ["coco/coco-train-0"], "no_caption": []})
+    write_json(tokens / "dropped.json", {"like_validation": ["coco/coco-train-0"], "no_caption": []})
     write_json(tokens / "manifest.json", {"truncated": 3})
     return tokens
 

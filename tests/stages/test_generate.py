@@ -23,7 +23,7 @@ PARAMS = Generate(seed=5, images=6, num_inference_steps=2, guidance_scale=4.0, b
 def generate(images: Path, base: Path, tuned: Path | None, out: Path, params: Generate = PARAMS) -> None:
     """With nothing kept from earlier."""
     with TemporaryDirectory() as kept:
-        generate_stage(folders(images), base, tuned, out, params, ShardCache(Path(kept)))
+        generate_stage(folders(images), base, tuned, out, params, ShardCache(str(Path(kept))))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_with_the_next_shard(
     images: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "SHARD_IMAGES", 2)
-    cache = ShardCache(tmp_path / "finished")
+    cache = ShardCache(str(tmp_path / "finished"))
     sample_images = stage.sample_images
     drawn: list[str] = []
 
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_with_the_next_shard(
 def test_a_run_that_was_killed_before_dvc_stored_its_output_draws_nothing_again(
     images: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = ShardCache(tmp_path / "finished")
+    cache = ShardCache(str(tmp_path / "finished"))
     generate_stage(folders(images), tiny_base, None, tmp_path / "base", PARAMS, cache)
     drawn = contents(tmp_path / "base")
     shutil.rmtree(tmp_path / "base")  # as DVC does with an output that it has not recorded
@@ -144,7 +144,7 @@ def test_a_run_that_was_killed_before_dvc_stored_its_output_draws_nothing_again(
 
 
 def test_a_kept_shard_is_of_no_use_to_other_weights_or_settings(images: Path, tiny_base: Path, tmp_path: Path) -> None:
-    cache = ShardCache(tmp_path / "finished")
+    cache = ShardCache(str(tmp_path / "finished"))
     unet = load_unet(tiny_base / "unet")
     unet.conv_out.weight.data.mul_(2)
     unet.save_pretrained(tmp_path / "other/unet")

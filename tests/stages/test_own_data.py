@@ -19,7 +19,7 @@ from stages.fetch import fetch_files
 from stages.latents import latents
 from stages.preprocess import preprocess
 from stages.tokenize_captions import tokenize
-from tests.builders.archives import image, write_coco
+from tests.builders.archives import image_bytes, write_coco
 
 PARAMS = {
     "coco": PreprocessDataset(format="coco", crop="center", min_side=16, jpeg_quality=95, shards=2, max_dropped=0.0),
@@ -42,7 +42,7 @@ def own(tmp_path: Path) -> Path:
     for number, line in enumerate(lines):
         path = folder / str(line["file_name"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image(11 if "11" in path.name else 100 + number))
+        path.write_bytes(image_bytes(11 if "11" in path.name else 100 + number))
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -51,15 +51,15 @@ def prepare(
     root: Path, own: Path, base: Path, datasets: Sequence[str]
 ) -> tuple[list[dict[str, Any]], CaptionedLatents]:
     """Run the stages that DVC would run: the token table and what training reads."""
-    write_coco(root / "raw" / "coco", {1: image(1), 2: image(2)}, {11: image(11)})
+    write_coco(root / "raw" / "coco", {1: image_bytes(1), 2: image_bytes(2)}, {11: image_bytes(11)})
     archive_folder(own, root / "own.zip")
     checksum = f"sha256:{sha256_file(root / 'own.zip')}"
     fetch_files({"own.zip": Archive(location=str(own), checksum=checksum, bytes=None)}, root / "raw" / "own")
     for dataset in datasets:
         images, metrics = root / "images" / dataset, root / "metrics" / f"{dataset}.json"
-        cache = ShardCache(root / "finished" / dataset)
+        cache = ShardCache(str(root / "finished" / dataset))
         preprocess(dataset, root / "raw" / dataset, images, metrics, PARAMS[dataset], cache)
-        latents(images, base / "vae", root / "latents" / dataset, ShardCache(root / "finished-latents" / dataset))
+        latents(images, base / "vae", root / "latents" / dataset, ShardCache(str(root / "finished-latents" / dataset)))
     tokenize(
         {dataset: root / "images" / dataset for dataset in datasets},
         base / "tokenizer",

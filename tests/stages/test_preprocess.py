@@ -11,7 +11,7 @@ from finetune.data.shards import INDEX, read_images, read_index
 from finetune.data.transforms import crop_and_resize, decode
 from finetune.errors import InputError
 from stages.preprocess import preprocess
-from tests.builders.archives import PHOTOS, image, needs_photos, write_coco, write_flickr8k, write_zip
+from tests.builders.archives import PHOTOS, image_bytes, needs_photos, write_coco, write_flickr8k, write_zip
 from tests.builders.preprocessed import (
     PARAMS,
     TOLERANT,
@@ -52,13 +52,13 @@ def test_the_index_has_a_row_per_picture_in_shard_order(coco: Path) -> None:
 
 def test_index_and_report_stand_beside_the_shards(coco: Path) -> None:
     images, rows = run(coco)
-    assert {path.name for path in images.iterdir()} == {row["shard"] for row in rows} | {"drops.json", INDEX}
+    assert {path.name for path in images.iterdir()} == {row["shard"] for row in rows} | {"dropped.json", INDEX}
 
 
 def test_validation_pictures_are_lossless_and_training_pictures_nearly_so(coco: Path) -> None:
     images, rows = run(coco)
     for row, pixels in read_images(images, rows):
-        original = np.asarray(crop_and_resize(decode(image(int(row["id"])), 1), "center"))
+        original = np.asarray(crop_and_resize(decode(image_bytes(int(row["id"])), 1), "center"))
         error = abs(pixels.astype(int) - original).max()
         assert error == 0 if row["split"] == "validation" else 0 < error < 60
 
@@ -93,10 +93,12 @@ def test_a_shard_that_nothing_is_left_of_is_not_written(coco: Path) -> None:
 def test_every_drop_is_told_with_its_reason(tmp_path: Path) -> None:
     raw = write_coco(
         tmp_path / "raw",
-        {1: image(1), 2: b"<html>", 3: image(3)[:500], 4: image(4, 15, 99)},
-        {11: image(11)},
+        {1: image_bytes(1), 2: b"<html>", 3: image_bytes(3)[:500], 4: image_bytes(4, 15, 99)},
+        {11: image_bytes(11)},
     )
-    write_zip(raw / "val2017.zip", {"val2017/000000000011.jpg": image(11), "val2017/000000000099.jpg": image(9)})
+    write_zip(
+        raw / "val2017.zip", {"val2017/000000000011.jpg": image_bytes(11), "val2017/000000000099.jpg": image_bytes(9)}
+    )
     images, rows = run(raw, TOLERANT)
     assert [row["id"][-2:] for row in rows] == ["01", "11"]
     assert drops(images) == {
@@ -114,7 +116,7 @@ def test_too_many_drops_name_the_counts_and_keep_what_was_there(coco: Path) -> N
     images, _ = run(coco)
     before = contents(images)
     names = [f"train2017/{i:012d}.jpg" for i in (1, 2)]
-    write_zip(coco / "train2017.zip", {names[0]: b"", names[1]: image(2)})
+    write_zip(coco / "train2017.zip", {names[0]: b"", names[1]: image_bytes(2)})
     limit = PARAMS.model_copy(update={"max_dropped": 0.6})
     with pytest.raises(InputError) as raised:
         run(coco, limit)
@@ -142,7 +144,7 @@ def test_the_crop_rule_and_the_quality_reach_the_pixels(coco: Path) -> None:
 
 
 def test_flickr8k_goes_the_same_way(tmp_path: Path) -> None:
-    pictures = {f"Flicker8k_Dataset/{name}.jpg": image(i) for i, name in enumerate(("1_a", "2_b"))}
+    pictures = {f"Flicker8k_Dataset/{name}.jpg": image_bytes(i) for i, name in enumerate(("1_a", "2_b"))}
     tokens = "1_a.jpg#0\tA caption .\n2_b.jpg#0\tAnother .\n"
     raw = write_flickr8k(tmp_path / "raw", pictures, tokens, {"train": "1_a.jpg", "dev": "2_b.jpg", "test": ""})
     _, rows = run(raw, PARAMS.model_copy(update={"format": "flickr8k"}), "flickr8k")
@@ -159,7 +161,12 @@ def test_flickr8k_goes_the_same_way(tmp_path: Path) -> None:
 def test_real_archives_become_shards(tmp_path: Path, dataset: str, kept: dict[str, int], dropped: int) -> None:
     params = TOLERANT.model_copy(update={"format": dataset, "min_side": 128})
     preprocess(
-        dataset, PHOTOS / dataset, tmp_path / "images", tmp_path / "metrics.json", params, ShardCache(tmp_path / "kept")
+        dataset,
+        PHOTOS / dataset,
+        tmp_path / "images",
+        tmp_path / "metrics.json",
+        params,
+        ShardCache(str(tmp_path / "kept")),
     )
     rows = read_index(tmp_path / "images")
     assert Counter(row["split"] for row in rows) == kept

@@ -6,15 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune.data.transforms import crop_and_resize
-from finetune.datasets.catalog import Original
-from tests.builders.archives import ROOT, picture, write_coco
+from finetune.datasets.catalog import SourceImage
+from tests.builders.archives import ROOT, image_bytes, write_coco
 from tests.builders.preprocessed import (
     PARAMS,
     TOLERANT,
@@ -44,13 +43,13 @@ def coco(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of the originals whose bytes were read, in order: what a run really did."""
     ids: list[str] = []
-    read = Original.read
+    read = SourceImage.read
 
-    def noted(original: Original) -> bytes:
+    def noted(original: SourceImage) -> bytes:
         ids.append(original.id.lstrip("0"))
         return read(original)
 
-    monkeypatch.setattr(Original, "read", noted)
+    monkeypatch.setattr(SourceImage, "read", noted)
     return ids
 
 
@@ -60,19 +59,6 @@ def test_nothing_changed_nothing_is_decoded(coco: Path, decoded: list[str]) -> N
     shutil.rmtree(coco.parent / "images")  # as DVC does before it runs a stage again
     assert contents(run(coco)[0]) == before
     assert decoded == []
-
-
-def test_another_scipy_which_makes_the_perceptual_hashes_takes_nothing_over(
-    coco: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(coco)
-    first = list(decoded)
-    decoded.clear()
-    monkeypatch.setattr(
-        "finetune.data.shard_cache.version", lambda package: "another" if package == "scipy" else version(package)
-    )
-    run(coco)
-    assert decoded == first
 
 
 def test_a_killed_run_goes_on_with_the_next_shard(
@@ -110,8 +96,8 @@ def kill_after(calls: int) -> Any:
 def test_pictures_more_cost_only_the_shards_that_they_go_to(coco: Path, decoded: list[str]) -> None:
     run(coco)
     decoded.clear()
-    more = {i: picture(i) for i in (*TRAIN, 99)}
-    write_coco(coco, more, {i: picture(i) for i in VALIDATION})
+    more = {i: image_bytes(i) for i in (*TRAIN, 99)}
+    write_coco(coco, more, {i: image_bytes(i) for i in VALIDATION})
     _, rows = run(coco)
     assert len(rows) == 12
     assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in rows if row["shard"] == shard_of(rows, 99))
@@ -120,7 +106,7 @@ def test_pictures_more_cost_only_the_shards_that_they_go_to(coco: Path, decoded:
 def test_a_picture_that_changed_is_decoded_again_and_its_shard_with_it(coco: Path, decoded: list[str]) -> None:
     _, before = run(coco)
     decoded.clear()
-    replace_train(coco, {3: picture(33)})
+    replace_train(coco, {3: image_bytes(33)})
     _, after = run(coco)
     assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in after if row["shard"] == shard_of(after, 3))
     assert [a["id"] for a, b in zip(before, after, strict=True) if a["sha256"] != b["sha256"]] == ["000000000003"]
@@ -133,7 +119,7 @@ def test_a_corrected_caption_costs_nothing_and_arrives(coco: Path, decoded: list
     archive.write_bytes(archive.read_bytes())
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tests.builders.archives.coco_json", corrected)
-        write_coco(coco, {i: picture(i) for i in TRAIN}, {i: picture(i) for i in VALIDATION})
+        write_coco(coco, {i: image_bytes(i) for i in TRAIN}, {i: image_bytes(i) for i in VALIDATION})
     _, rows = run(coco)
     assert decoded == []
     assert {tuple(row["captions"]) for row in rows} == {("corrected",)}
@@ -151,7 +137,7 @@ def test_a_mended_archive_is_read_again(coco: Path) -> None:
     """Its table of contents is the same as before, so the drop must not be remembered."""
     archive = coco / "train2017.zip"
     whole = archive.read_bytes()
-    archive.write_bytes(whole.replace(picture(1), picture(1)[:-20] + bytes(20)))
+    archive.write_bytes(whole.replace(image_bytes(1), image_bytes(1)[:-20] + bytes(20)))
     images, _ = run(coco, TOLERANT)
     assert drops(images)["dropped"] == {"damaged_in_archive": ["000000000001.jpg"]}
     archive.write_bytes(whole)
@@ -165,30 +151,30 @@ from finetune.data.shard_cache import ShardCache
 from finetune.params import PreprocessDataset
 from stages.preprocess import preprocess
 
-root, keep = Path({root!r}), ShardCache.keep
+root, put = Path({root!r}), ShardCache.put
 
-def keep_and_die(*shard):
-    keep(*shard)
-    if len(list((root / "finished").glob("*.json"))) == {finished}:
+def put_and_die(*shard):
+    put(*shard)
+    if len(list((root / "cache").glob("*/metadata.json"))) == {count}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-ShardCache.keep = keep_and_die
+ShardCache.put = put_and_die
 preprocess(
     "coco", root / "raw", root / "images", root / "metrics.json", PreprocessDataset(**{params}),
-    ShardCache(root / "finished"),
+    ShardCache(str(root / "cache")),
 )
 """
 
 
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
-    write_coco(raw, {i: picture(i, 200, 200) for i in range(60)}, {100: picture(100)})
+    write_coco(raw, {i: image_bytes(i, 200, 200) for i in range(60)}, {100: image_bytes(100)})
     params = PARAMS.model_copy(update={"shards": 12})
     straight = contents(run(raw, params)[0])
     forget(raw)
-    for cache in (1, 4, 9):
-        call = PREPROCESS_AND_DIE.format(root=str(tmp_path), cache=cache, params=params.model_dump())
+    for count in (1, 4, 9):
+        call = PREPROCESS_AND_DIE.format(root=str(tmp_path), count=count, params=params.model_dump())
         assert subprocess.run([sys.executable, "-c", call], cwd=ROOT).returncode == -signal.SIGKILL
         assert not (tmp_path / "images").exists()
     assert contents(run(raw, params)[0]) == straight
-    assert {path.name for path in tmp_path.iterdir()} == {"raw", "images", "finished", "metrics.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "images", "cache", "metrics.json"}

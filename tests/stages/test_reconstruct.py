@@ -19,7 +19,7 @@ from tests.builders.image_sets import folders, shapes, write_image_set
 def encoded(tiny_base: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("latents")
     for dataset, folder in folders(images).items():
-        latents(folder, tiny_base / "vae", out / dataset, ShardCache(out / "finished" / dataset))
+        latents(folder, tiny_base / "vae", out / dataset, ShardCache(str(out / "finished" / dataset)))
     return out
 
 

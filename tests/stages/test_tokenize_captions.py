@@ -109,7 +109,7 @@ def test_an_image_left_without_a_caption_is_left_out_and_told(images: dict[str, 
     tokens = run(images, tiny_base, TOLERANT.model_copy(update={"min_words": 3}))
     table = pq.read_table(tokens / "images.parquet").to_pylist()
     assert [(row["id"], row["captions"]) for row in table] == [("c1", 0), ("c2", 0), ("f1", 2)]
-    assert json.loads((tokens / "drops.json").read_text())["no_caption"] == ["coco/c1", "coco/c2"]
+    assert json.loads((tokens / "dropped.json").read_text())["no_caption"] == ["coco/c1", "coco/c2"]
     assert metrics(tokens)["dropped"]["no_caption"] == 2
 
 
@@ -135,7 +135,7 @@ def test_training_images_that_any_data_set_validates_with_are_left_out(tmp_path:
     table = pq.read_table(tokens / "images.parquet").to_pylist()
     assert [(row["dataset"], row["id"]) for row in table if row["captions"]] == [("coco", "other"), ("flickr8k", "v")]
     assert [(row["dataset"], row["id"]) for row in table] == [(row["dataset"], row["id"]) for row in rows], "in step"
-    assert json.loads((tokens / "drops.json").read_text()) == {
+    assert json.loads((tokens / "dropped.json").read_text()) == {
         "like_validation": ["coco/near", "flickr8k/near"],
         "no_caption": [],
         "same_as_validation": ["coco/equal"],

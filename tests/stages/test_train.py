@@ -14,8 +14,9 @@ from torch import Tensor
 
 from finetune.errors import InputError
 from finetune.stage import run_stage
+from finetune.training import checkpoints
 from finetune.training.checkpoints import load_checkpoint, save_checkpoint
-from finetune.training.trainer import Trainer, checkpoints
+from finetune.training.trainer import Trainer
 from stages import train as stage
 from tests.builders.half_gradients import OVERFLOWING, HalfGradients, scaled_accelerator
 from tests.builders.steered_training import interrupted_at, script_looks, signalled_at

@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from bench.harness import RESULTS, write_result
-from finetune.artifacts import table
+from finetune.artifacts import markdown_table
 from tests.e2e.conftest import ROOT, Copy, copy_repository, make_small
 from tests.tools.mounts import bound_read_only, own_disk, remounted
 
@@ -267,7 +267,7 @@ def main() -> None:
             rows += outcomes(copy, stage, disk if mounted else None, options.kills, options.seed)
             write_result("crashes", ["dvc", "torch"], {"outcomes": [asdict(row) for row in rows], "seed": options.seed})
     header = [field.name for field in fields(Outcome)]
-    print(table(header, [tuple(str(value) for value in asdict(row).values()) for row in rows]))
+    print(markdown_table(header, [tuple(str(value) for value in asdict(row).values()) for row in rows]))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def try_archive(rng: random.Random, folder: Path) -> str:
 
     def make() -> None:
         fetch_files(sources, folder / "raw")
-        kept = ShardCache(folder / "kept")
+        kept = ShardCache(str(folder / "kept"))
         preprocess("fuzz", folder / "raw", folder / "images", folder / "metrics.json", params, kept)
 
     refused = result_or_fault(make, str(folder / "raw")) is not None

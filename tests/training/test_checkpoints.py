@@ -1,6 +1,8 @@
 """Checkpoints: whole, few, and only for the run they belong to."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +12,12 @@ import torch
 
 from finetune.errors import InputError
 from finetune.training.checkpoints import (
-    exclusive,
+    Checkpoints,
     load_checkpoint,
     optimizer_tensors,
     restore_optimizer,
-    run_key,
     save_checkpoint,
 )
-from finetune.training.trainer import checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -26,36 +26,15 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_key_tells_parameters_and_inputs_apart(tmp_path: Path) -> None:
-    file = tmp_path / "input"
-    file.write_text("one")
-    key = run_key({"lr": 1e-5}, [file])
-    assert key == run_key({"lr": 1e-5}, [file])
-    assert key != run_key({"lr": 2e-5}, [file])
-    file.write_text("two")
-    assert key != run_key({"lr": 1e-5}, [file])
-
-
-def test_the_key_tells_code_and_library_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = run_key({}, [])
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "version", lambda _: "another")
-        assert run_key({}, []) != key
-    monkeypatch.setattr(checkpoints, "sha256_file", lambda _: "edited")
-    assert run_key({}, []) != key
-
-
-@pytest.mark.parametrize("package", ["bitsandbytes", "numpy", "peft", "torch"])
-def test_the_key_tells_the_version_of_each_library_apart_that_makes_a_step(
-    package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key, known = run_key({}, []), checkpoints.version
-    monkeypatch.setattr(checkpoints, "version", lambda name: "another" if name == package else known(name))
-    assert run_key({}, []) != key
+@contextmanager
+def opened(key: str) -> Iterator[Checkpoints]:
+    checkpoints = Checkpoints(key)
+    with checkpoints.exclusive():
+        yield checkpoints
 
 
 def test_the_newest_checkpoint_is_the_one_to_go_on_from_and_the_only_one() -> None:
-    with exclusive("abc") as checkpoints:
+    with opened("abc") as checkpoints:
         for step in (5, 10, 1000):
             checkpoints.save(step, {"x": torch.full((2,), float(step))}, {"note": "n"})
         latest = checkpoints.load_latest()
@@ -67,7 +46,7 @@ def test_the_newest_checkpoint_is_the_one_to_go_on_from_and_the_only_one() -> No
 
 
 def test_of_the_best_weights_the_ones_that_a_checkpoint_names_are_kept() -> None:
-    with exclusive("abc") as checkpoints:
+    with opened("abc") as checkpoints:
         for step in (5, 10, 15):
             checkpoints.save_best(step, {"x": torch.full((2,), float(step))})
         checkpoints.keep_best(10)
@@ -77,9 +56,11 @@ def test_of_the_best_weights_the_ones_that_a_checkpoint_names_are_kept() -> None
 
 def test_what_a_run_holds_already_needs_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3 * 2**20))
-    with exclusive("abc") as checkpoints:
+    with opened("abc") as checkpoints:
         checkpoints.require_space(3 * 2**20)
-        with pytest.raises(InputError, match=r"abc: 0\.0 GiB free, but checkpoints and weights of .* free some$"):
+        with pytest.raises(
+            InputError, match=r"abc: checkpoints and weights of this run need .* free some space and run again$"
+        ):
             checkpoints.require_space(5 * 2**20)
         checkpoints.save(1, {"x": torch.zeros(2**18)}, {})
         checkpoints.save_best(1, {"x": torch.zeros(2**18)})
@@ -87,30 +68,30 @@ def test_what_a_run_holds_already_needs_no_room(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_two_processes_cannot_train_the_same_run() -> None:
-    with exclusive("abc"), pytest.raises(InputError, match="another process"), exclusive("abc"):
+    with opened("abc"), pytest.raises(InputError, match="another process"), opened("abc"):
         pass
-    with exclusive("abc"):  # free again
+    with opened("abc"):  # free again
         pass
 
 
 def test_a_run_does_not_see_the_checkpoints_of_another() -> None:
-    with exclusive("abc") as checkpoints:
+    with opened("abc") as checkpoints:
         checkpoints.save(1, {"x": torch.zeros(1)}, {})
-    with exclusive("def") as checkpoints:
+    with opened("def") as checkpoints:
         assert checkpoints.load_latest() is None
 
 
 def test_a_run_that_is_trained_again_keeps_its_checkpoints_from_others() -> None:
-    with exclusive("abc") as checkpoints:
+    with opened("abc") as checkpoints:
         checkpoints.save(1, {"x": torch.zeros(1)}, {})
-        checkpoints.finish()
-    with exclusive("abc") as checkpoints, exclusive("def"):
+        checkpoints.mark_complete()
+    with opened("abc") as checkpoints, opened("def"):
         assert checkpoints.load_latest() is not None
 
 
 def test_two_that_remove_a_finished_run_at_once_do_not_harm_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    with exclusive("abc") as checkpoints:
-        checkpoints.finish()
+    with opened("abc") as checkpoints:
+        checkpoints.mark_complete()
     remove = shutil.rmtree
 
     def remove_after_another(folder: Path, **options: bool) -> None:
@@ -118,7 +99,7 @@ def test_two_that_remove_a_finished_run_at_once_do_not_harm_each_other(monkeypat
         remove(folder, **options)
 
     monkeypatch.setattr("shutil.rmtree", remove_after_another)
-    with exclusive("def"):
+    with opened("def"):
         assert not checkpoints.folder.exists()
 
 
