@@ -2,11 +2,13 @@
 
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && command -v $$p && break; done)
 VENV := .venv
+UV := uv==0.13.9
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: help repro test test-long setup lint app plan report mlflow bench bench-gpu crash-matrix elsewhere fuzz preset \
-	lock lock-cuda audit notice
+	lock audit notice
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/'
@@ -87,29 +89,21 @@ $(READY): requirements.lock
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	|| { echo "error: Python 3.11 or newer is needed; name it with make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing the locked packages into $(VENV): a few minutes, once"
-	pip install --quiet --requirement requirements.lock
+	@echo "installing the locked packages into $(VENV), once"
+	pip install --quiet $(UV)
+	uv pip install --quiet --requirement requirements.lock
 	@touch $@
 
-# Freezing a fresh environment keeps out what nothing needs. Build suffixes (+cpu) and the CUDA packages go, so that
-# one lock serves machines with and without a GPU; for the same reason there are no hashes.
-lock: ## resolve requirements.in anew into requirements.lock
-	rm -rf .lock-venv
-	$(PYTHON) -m venv .lock-venv
-	.lock-venv/bin/pip install --quiet --requirement requirements.in
-	{ echo '# Made by `make lock`; the CUDA packages that torch brings on a GPU machine are left to torch.'; \
-	.lock-venv/bin/pip freeze | sed -E 's/\+[A-Za-z0-9.]+$$//' | grep -viE '^(nvidia-[^m]|cuda-|triton)'; } > requirements.lock
-	rm -rf .lock-venv
-
-# pip cannot check hashes beside a lock that serves two builds of torch: this one is for one of them.
-lock-cuda: ## the same versions with the sha256 of every file, for Linux with CUDA: requirements-cuda.lock
-	rm -rf .lock-venv
-	$(PYTHON) -m venv .lock-venv
-	.lock-venv/bin/pip install --quiet uv
-	.lock-venv/bin/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.11 \
-		--python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock-cuda' \
-		--output-file requirements-cuda.lock requirements.lock
-	rm -rf .lock-venv
+# CUDA's packages are left out of the lock and to torch, which pins them: so one lock serves machines with and without a
+# GPU. The extra hash is that of PyTorch's own CPU build for Python 3.11 on x86-64 Linux, which PyPI does not have.
+CUDA_PACKAGES := nvidia-(?!ml-py)|cuda-|triton
+TORCH_CPU := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
+lock: $(READY) ## resolve requirements.in into requirements.lock, with the sha256 of every file
+	cuda=$$($(COMPILE) --upgrade requirements.in | grep -oP '^($(CUDA_PACKAGES))[a-z0-9-]*'); \
+	$(COMPILE) --upgrade --generate-hashes $$(printf -- '--no-emit-package %s ' $$cuda) \
+		--output-file requirements.lock requirements.in
+	sed -i -E 's/^(torch==.*) \\$$/\1 \\\n    --hash=$(TORCH_CPU) \\/' requirements.lock
 
 # --strict: a package of which the advisory service knows nothing fails too, so that no answer is never a good answer.
 # PYSEC-2026-2447, of DVC's diskcache, is mended in no version: SECURITY.md says what to do.

@@ -7,6 +7,8 @@ from collections import defaultdict
 from importlib.metadata import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from finetune.artifacts import atomic_write, markdown_table
 
 NOTICE = Path("NOTICE.md")
@@ -29,7 +31,9 @@ def license_of(package: str) -> str:
 
 
 def packages(lock: str) -> list[str]:
-    return [line.split("==")[0] for line in lock.splitlines() if "==" in line]
+    """The locked packages that this platform installs."""
+    requirements = [Requirement(line.rstrip(" \\")) for line in lock.splitlines() if "==" in line]
+    return [each.name for each in requirements if each.marker is None or each.marker.evaluate()]
 
 
 def with_packages(notice: str, lock: str) -> str:

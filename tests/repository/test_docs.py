@@ -107,7 +107,6 @@ NOT_EXECUTED = {
     "git clone": "git's own",
     "make audit": "asks a service of the internet; CI's job `audit` runs it",
     "make lock": "resolves all packages anew",
-    "make lock-cuda": "asks a registry for every file's hash; test_requirements.py compares the two locks",
     "make mlflow": "MLflow's own page",
     "make repro": "CI runs it after the tests",
     "make setup": "CI runs it before the tests",

@@ -1,36 +1,32 @@
-"""Both locks install the same packages, and the one for CUDA pins every file by its sha256."""
+"""One lock serves every machine: exact versions, every file with its sha256, nothing of a particular machine."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# what torch brings on a machine with a GPU, and what `pip freeze` passes over
-NOT_FROZEN = re.compile(r"cuda-|nvidia-(?!ml-py)|triton$|setuptools$")
+LOCK = (ROOT / "requirements.lock").read_text()
+ENTRIES = re.split(r"^(?=[A-Za-z0-9])", LOCK, flags=re.MULTILINE)[1:]
 
 
-def pins(lock: str) -> dict[str, str]:
-    found = re.findall(r"^([A-Za-z0-9._-]+)==([^ \n]+)", (ROOT / lock).read_text(), re.MULTILINE)
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+def name(requirement: str) -> str:
+    """The normalized name of a package (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~ ]", requirement)[0]).lower()
 
 
-def test_both_locks_have_the_same_versions() -> None:
-    cuda = pins("requirements-cuda.lock")
-    shared = {name: version for name, version in cuda.items() if not NOT_FROZEN.match(name)}
-    assert shared == pins("requirements.lock"), "run `make lock-cuda` after `make lock`"
-    assert cuda.keys() - shared.keys(), "it is the lock for CUDA"
+def test_every_named_package_is_locked() -> None:
+    lines = (ROOT / "requirements.in").read_text().splitlines()
+    named = {name(line) for line in lines if line and not line.startswith("#")}
+    assert named - {name(entry) for entry in ENTRIES} == set(), "run `make lock`"
 
 
-def test_every_file_of_the_cuda_lock_has_its_sha256() -> None:
-    entries = re.split(r"^(?=[A-Za-z0-9])", (ROOT / "requirements-cuda.lock").read_text(), flags=re.MULTILINE)[1:]
-    assert len(entries) == len(pins("requirements-cuda.lock"))
-    assert [entry for entry in entries if not re.fullmatch(r"\S+( \\\n    --hash=sha256:[0-9a-f]{64})+\n", entry)] == []
+def test_every_locked_file_has_its_sha256() -> None:
+    pattern = r"[\w.-]+==\S+( ; .+?)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+    assert [entry for entry in ENTRIES if not re.fullmatch(pattern, entry)] == []
 
 
-def test_no_lock_names_where_packages_come_from() -> None:
-    for lock in ("requirements.lock", "requirements-cuda.lock"):
-        assert not re.search(r"://|^-", (ROOT / lock).read_text(), re.MULTILINE)
+def test_the_lock_names_no_package_index() -> None:
+    assert not re.search(r"://|^-", LOCK, re.MULTILINE)
 
 
-def test_no_lock_names_a_build_that_one_machine_alone_has() -> None:
-    for lock in ("requirements.lock", "requirements-cuda.lock"):
-        assert not [version for version in pins(lock).values() if "+" in version]
+def test_the_lock_leaves_cuda_to_torch() -> None:
+    assert [entry for entry in ENTRIES if re.match(r"nvidia-(?!ml-py)|cuda-|triton|.*==\S+\+", entry)] == []
