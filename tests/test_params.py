@@ -1,5 +1,6 @@
 """One loader: every fault of params.yaml is named at once, with its key, its value and what is allowed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,9 @@ def fault(file: Path, old: str, new: str) -> str:
 
 
 def line_of(key: str) -> str:
-    """The committed `key: value`, without its comment."""
-    lines = [line.split("#")[0].rstrip() for line in COMMITTED.splitlines() if line.strip().startswith(f"{key}:")]
-    assert len(lines) == 1
-    return lines[0]
+    """The committed `key: value` without its comment, or the key with the items of its list."""
+    [entry] = re.findall(rf"^ *{key}:[^#\n]*(?:\n *- .*)*", COMMITTED, re.MULTILINE)
+    return str(entry).rstrip()
 
 
 def test_the_committed_file_loads(file: Path) -> None:

@@ -42,14 +42,14 @@ WORDINGS: dict[Style, tuple[str, ...]] = {
         "{objects} on a {background} background",
         "{objects} on {background}",
         "a {background} background with {objects}",
-        "an image of {objects} on a {background} background",
+        "a picture of {objects} on a {background} background",
         "a drawing of {objects} on {background}",
     ),
     "striped": (
         "{objects} on the floor of a {background} room",
         "{objects} in a {background} room",
         "a {background} room with {objects} on the floor",
-        "an image of {objects} on the floor of a {background} room",
+        "a picture of {objects} on the floor of a {background} room",
         "a drawing of {objects} in a {background} room",
     ),
 }

@@ -87,7 +87,7 @@ def test_the_parsers_of_the_originals_read_them_whole(coco: Path, flickr8k: Path
 
 def test_the_wording_that_comes_first_changes(coco: Path) -> None:
     first = [original.captions[0] for original in listed(index_coco, coco).originals]
-    assert any(text.startswith("an image of") for text in first)
+    assert any(text.startswith("a picture of") for text in first)
     assert any(text.endswith("on the floor") for text in first)
 
 

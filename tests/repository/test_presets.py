@@ -29,16 +29,18 @@ def test_a_preset_is_valid(preset: Path) -> None:
 
 
 @each_preset
-def test_a_preset_reads_the_same_after_dvc_has_written_an_experiment_s_parameter_into_it(
-    preset: Path, tmp_path: Path
-) -> None:
-    """DVC writes YAML 1.2, drops quotes and breaks lines; what it leaves must be no other experiment."""
+def test_an_experiment_s_parameter_changes_one_line(preset: Path, tmp_path: Path) -> None:
+    """Presets are stored as DVC writes YAML, so that `dvc exp run -S train.lr=1e-5` touches nothing else."""
     file = tmp_path / "params.yaml"
     file.write_bytes(preset.read_bytes())
     with modify_yaml(file) as content:
-        content["train"]["lr"] = 1e-5
+        content["train"]["lr"] = 1.25e-5
+    before, after = preset.read_text().splitlines(), file.read_text().splitlines()
+    assert [new for old, new in zip(before, after, strict=True) if old != new] == [
+        "  lr: 1.25e-05 # peak learning rate"
+    ]
     expected = load_params(preset).model_dump()
-    expected["train"]["lr"] = 1e-5
+    expected["train"]["lr"] = 1.25e-5
     assert load_params(file).model_dump() == expected
 
 
