@@ -23,7 +23,7 @@ def test_an_experiment_in_the_workspace_and_its_comparison(small_copy: Copy) -> 
     before = small_copy.params()["train"]["lr"]
     output = small_copy.dvc("exp", "run", "--name", "slower", "-S", "train.lr=1e-5").stdout
     ran = re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
-    assert {*ran} == {"train-fp16", "generate-tuned", "features-tuned", "fid", "grounding", "sweep", "export"}
+    assert {*ran} == {"train-fp16", "generate-tuned", "features@tuned", "fid", "grounding", "sweep", "export"}
 
     shown = experiments(small_copy)["slower"]
     assert learning_rate(shown) == 1e-5

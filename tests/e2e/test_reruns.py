@@ -9,13 +9,13 @@ import yaml
 from tests.e2e.conftest import Copy
 
 AFTER_FID = {"fid", "export"}
-TUNED = {"generate-tuned", "features-tuned"}
-BASE = {"generate-base", "features-base"}
+TUNED = {"generate-tuned", "features@tuned"}
+BASE = {"generate-base", "features@base"}
 AFTER_TRAINING = {"train-fp16", "grounding", "sweep"} | TUNED | AFTER_FID
 AFTER_TOKENS = {"datacard", "features-real"} | AFTER_TRAINING
 AFTER_IMAGES = {"tokenize"} | BASE | AFTER_TOKENS
 LATENTS = {"latents@coco", "latents@flickr8k"}
-AFTER_LATENTS = {"reconstruct", "features-reconstructed"} | AFTER_TRAINING
+AFTER_LATENTS = {"reconstruct", "features@reconstructed"} | AFTER_TRAINING
 DATASET = {
     dataset: {f"preprocess-512@{dataset}", f"latents@{dataset}"} | AFTER_LATENTS | AFTER_IMAGES
     for dataset in ("coco", "flickr8k")
@@ -66,7 +66,7 @@ def test_a_parameter_reruns_what_it_affects(
         ("finetune/evaluation/mmd.py", {"fid", "sweep"}),
         (
             "finetune/evaluation/features.py",
-            {"features-real", "features-reconstructed", "features-base", "features-tuned", "sweep"},
+            {"features-real", "features@reconstructed", "features@base", "features@tuned", "sweep"},
         ),
         ("finetune/datasets/flickr8k.py", {"preprocess-512@coco", "preprocess-512@flickr8k"}),
         ("stages/latents.py", LATENTS),

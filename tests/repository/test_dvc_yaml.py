@@ -54,12 +54,12 @@ def dvc_yaml() -> dict[str, Any]:
 
 def expanded_stages() -> Iterator[Stage]:
     for name, entry in dvc_yaml()["stages"].items():
-        for dataset in DATASETS if "matrix" in entry else [None]:
-            text = yaml.safe_dump(entry).replace("${item.dataset}", str(dataset))
-            stage = yaml.safe_load(text)
+        [(key, values)] = entry.get("matrix", {"": [""]}).items()
+        for value in DATASETS if values == "${datasets}" else values:
+            stage = yaml.safe_load(yaml.safe_dump(entry).replace(f"${{item.{key}}}", value))
             outputs = [o for kind in ("outs", "metrics", "plots") for o in stage.get(kind, [])]
             yield Stage(
-                name=name if dataset is None else f"{name}@{dataset}",
+                name=f"{name}@{value}" if value else name,
                 command=stage["cmd"],
                 deps=tuple(stage["deps"]),
                 outputs=tuple(next(iter(o)) if isinstance(o, dict) else o for o in outputs),
@@ -166,9 +166,8 @@ def test_every_stage_module_is_in_dvc_yaml() -> None:
     assert {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__"} == {stage.module for stage in STAGES}
 
 
-def test_matrices_are_over_the_data_sets_that_params_yaml_lists() -> None:
-    matrices = [entry["matrix"] for entry in dvc_yaml()["stages"].values() if "matrix" in entry]
-    assert matrices == [{"dataset": "${datasets}"}] * len(matrices)
+def test_descriptions_fit_the_80_columns_that_dvc_shows() -> None:
+    assert [name for name, entry in dvc_yaml()["stages"].items() if len(entry["desc"]) >= 80] == []
 
 
 def test_a_data_set_is_named_in_params_yaml_alone() -> None:
