@@ -1,10 +1,11 @@
-"""Stands in for `python -m stages.x`: writes each output of the running DVC stage as a function of what it reads.
+"""A fake `python -m stages.x`: writes every output of the running DVC stage as a hash of its data and parameters.
 
-Like the true stages it looks at data and parameters, and not at the text of its own code.
+Like the real stages, it does not depend on the text of the code.
 """
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ def read_yaml(text: str) -> Any:
 
 
 def running_stage(stages: dict[str, Any]) -> dict[str, Any]:
-    name, _, dataset = os.environ["DVC_STAGE"].partition("@")
-    return read_yaml(yaml.safe_dump(stages[name]).replace("${item.dataset}", dataset))
+    name, _, item = os.environ["DVC_STAGE"].partition("@")
+    return read_yaml(re.sub(r"\$\{item\.\w+\}", item, yaml.safe_dump(stages[name])))
 
 
 def content(path: Path) -> bytes:
@@ -30,7 +31,7 @@ def main() -> None:
     stage = running_stage(stages)
     read = hashlib.sha256()
     for dep in stage["deps"]:
-        if not dep.endswith(".py"):
+        if not dep.startswith(("finetune/", "stages/")):
             read.update(content(Path(dep)))
     params = read_yaml(Path("params.yaml").read_text())
     for key in stage.get("params", []):

@@ -1,4 +1,4 @@
-"""The same stages on a little of the real COCO and Flickr8k."""
+"""The same stages on a few real photos of COCO and Flickr8k."""
 
 import json
 import os
