@@ -1,4 +1,4 @@
-# Two commands matter: `make repro` and `make test`. Each installs what it needs first, once.
+# Two commands matter: `make repro` and `make test`. The first one to run installs the packages.
 
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && command -v $$p && break; done)
 VENV := .venv
@@ -18,32 +18,33 @@ repro: $(READY) ## run every stage whose inputs changed (dvc repro)
 
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder
 
-test: lint ## ruff, mypy and all tests but the longest, some files at a time
+test: lint ## ruff, mypy and the tests, except the longest
 	$(PYTEST) --dist loadfile -m "not long" tests/e2e tests
 
-test-long: $(READY) ## the tests that `make test` leaves out: a tutorial, photos, other places, experiments
+test-long: $(READY) ## the tests that take minutes each: tutorial, photos, other places, experiments
 	$(PYTEST) -m long tests/e2e tests/test_ray_stages.py
 
-fuzz: $(READY) ## damaged images and archives for a minute: make fuzz, or make fuzz SECONDS=3600
+fuzz: $(READY) ## damaged images and archives for a minute; make fuzz SECONDS=3600 for an hour
 	python -m tests.tools.fuzz --seconds $(or $(SECONDS),60)
 
-setup: $(READY) ## the virtual environment with the locked packages
+setup: $(READY) ## create the virtual environment with the locked packages
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy and the words to avoid
 	ruff check
 	ruff format --check
 	mypy
+	pytest --quiet --no-header --no-summary tests/repository/test_prose.py
 
-app: $(READY) ## the demo on models/export at http://127.0.0.1:7860
+app: $(READY) ## serve models/export at http://127.0.0.1:7860
 	python -m app
 
-plan: $(READY) ## what a run costs, before it starts: make plan, or make plan P=rtx3090
+plan: $(READY) ## estimate a run: make plan, or make plan P=rtx3090
 	@python -m finetune.planning $(if $(P),presets/$(P).yaml)
 
-report: $(READY) ## the evaluation of the last run as one page, report.html
+report: $(READY) ## write the evaluation of the last run to report.html
 	python -m report
 
-mlflow: $(READY) ## the trainings' curves, images and parameters at http://127.0.0.1:5000
+mlflow: $(READY) ## show all trainings at http://127.0.0.1:5000
 	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
 
 # PHOTOS: COCO's and Flickr8k's archives in a folder for each; CLIP: its vocabulary; SCRATCH: 20 GB and an hour;
@@ -66,20 +67,20 @@ bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS
 	$(if $(SCRATCH),python -m bench.model_memory $(SCRATCH))
 	python -m bench.table
 
-notice: $(READY) ## the packages' licenses in NOTICE.md, as the packages themselves declare them
+notice: $(READY) ## write the packages' licenses, as they declare them, to NOTICE.md
 	python -m report.licenses
 
 bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench/results/gpu.json and the pages
 	python -m bench.gpu
 	python -m bench.table
 
-crash-matrix: $(READY) ## every stage killed, starved and locked out, then finished: bench/results/crashes.json, an hour
+crash-matrix: $(READY) ## kill, starve and lock out every stage, then complete it: bench/results/crashes.json, an hour
 	python -m tests.tools.crashes
 
-elsewhere: $(READY) ## the committed experiment by another user, place, language: the same dvc.lock
+elsewhere: $(READY) ## run the committed experiment as another user, path and language: the same dvc.lock
 	python -m tests.tools.elsewhere
 
-preset: ## switch params.yaml: make preset P=rtx3090 (FORCE=1 drops your own edits)
+preset: ## switch params.yaml: make preset P=rtx3090 (FORCE=1 discards your edits)
 	@test -f "presets/$(P).yaml" || { echo "error: no preset '$(P)'; known: $(patsubst presets/%.yaml,%,$(wildcard presets/*.yaml))"; exit 1; }
 	@for preset in presets/*.yaml; do cmp -s "$$preset" params.yaml && same=1; done; \
 	test -n "$${same}$(FORCE)" || { echo "error: params.yaml has edits that no preset holds; save them, or add FORCE=1 to drop them"; exit 1; }
@@ -105,9 +106,9 @@ lock: $(READY) ## resolve requirements.in into requirements.lock, with the sha25
 		--output-file requirements.lock requirements.in
 	sed -i -E 's/^(torch==.*) \\$$/\1 \\\n    --hash=$(TORCH_CPU) \\/' requirements.lock
 
-# --strict: a package of which the advisory service knows nothing fails too, so that no answer is never a good answer.
-# PYSEC-2026-2447, of DVC's diskcache, is mended in no version: SECURITY.md says what to do.
-audit: $(READY) ## a list of all that is installed, sbom.json (CycloneDX), and the known faults of the locked packages
+# --strict also fails on packages that the advisory service does not know.
+# PYSEC-2026-2447, in DVC's diskcache, is fixed in no version: SECURITY.md says what to do.
+audit: $(READY) ## list the installed packages in sbom.json (CycloneDX) and known vulnerabilities
 	rm -rf .lock-venv
 	$(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/pip install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0

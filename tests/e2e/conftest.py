@@ -152,8 +152,8 @@ def _fake_run(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 def quick_copy(_fake_run: Copy, tmp_path: Path) -> Copy:
     """A copy whose pipeline has run with fake stages.
 
-    An executable called `python` comes first on the PATH and runs fake_stage.py instead of `python -m stages.x`, so that
-    DVC's decisions are real but no stage takes longer than a moment.
+    An executable called `python` comes first on the PATH and runs fake_stage.py instead of `python -m stages.x`: DVC's
+    decisions are real, but no stage takes longer than a moment.
     """
     return _fake_run.duplicate(tmp_path / "repository")
 

@@ -1,4 +1,4 @@
-"""params.yaml, as anyone may have edited it."""
+"""Any edit of params.yaml gives valid parameters or one line per error."""
 
 import copy
 import os
@@ -34,7 +34,7 @@ VALUES = st.recursive(
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every key, with those that lead to it."""
+    """The path of every key."""
     children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     return [each for key, value in children for each in ((*path, key), *places(value, (*path, key)))]
 
@@ -69,7 +69,7 @@ def test_any_value_in_the_place_of_any_other(place: tuple[Any, ...], value: Any)
 
 @settings(max_examples=60)
 @given(st.sampled_from(places(TREE)), SCALARS, VALUES)
-def test_any_key_beside_any_other(place: tuple[Any, ...], key: Any, value: Any) -> None:
+def test_any_key_next_to_any_other(place: tuple[Any, ...], key: Any, value: Any) -> None:
     tree = copy.deepcopy(TREE)
     node = tree
     for part in place[:-1]:
@@ -106,10 +106,10 @@ def test_any_text_in_the_place_of_a_value(line: int, text: str) -> None:
 
 
 @pytest.mark.parametrize("doubled", ["k{i}: &k{i} [{last}, {last}]", "k{i}: &k{i}\n  <<: [{last}, {last}]"])
-def test_a_file_that_means_more_than_it_holds_takes_no_time(doubled: str) -> None:
-    """A billion laughs: aliases of aliases."""
+def test_nested_aliases_are_rejected_quickly(doubled: str) -> None:
+    """The "billion laughs" attack."""
     lines = [doubled.format(i=i, last=f"*k{i - 1}" if i else "{a: 1}") for i in range(40)]
-    assert "an alias (*name); write out what it stands for" in str(load("\n".join(lines)))
+    assert "an alias (*name); replace it with its value" in str(load("\n".join(lines)))
 
 
 def test_a_list_that_holds_itself() -> None:
@@ -118,7 +118,7 @@ def test_a_list_that_holds_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "unreadable"])
-def test_what_is_no_file(kind: str, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_readable_file(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.mkdir() if kind == "folder" else file.touch(mode=0)
     if kind == "folder" or os.geteuid():
