@@ -39,7 +39,7 @@ Of all usable images, as their authors wrote them; a word is a run of letters, w
 
 {_frequent(sets)}
 
-## SourceImage images
+## Original images
 
 Upright, before they become {SIDE}x{SIDE}.
 
