@@ -12,7 +12,7 @@ from PIL.Image import Resampling
 
 from finetune.data.shards import encode_png
 from finetune.data.transforms import (
-    SIDE,
+    RESOLUTION,
     Crop,
     _transform_to_srgb,
     crop_and_resize,
@@ -96,7 +96,7 @@ def test_colors_are_converted_from_the_embedded_profile() -> None:
     assert colors(rgb(saved(image, icc_profile=exchanged))) == {(30, 200, 10)}
 
 
-@pytest.mark.parametrize("side", [64, 2 * SIDE])
+@pytest.mark.parametrize("side", [64, 2 * RESOLUTION])
 def test_the_profile_counts_whether_a_picture_shrinks_or_grows(side: int) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exchanged = srgb.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
@@ -161,7 +161,7 @@ def test_center_takes_the_middle_square_and_squash_takes_all() -> None:
     image.paste(BLUE, (210, 0, 300, 100))
     assert colors(crop_and_resize(image, "center")) == {GREEN}
     squashed = crop_and_resize(image, "squash")
-    assert squashed.size == (SIDE, SIDE)
+    assert squashed.size == (RESOLUTION, RESOLUTION)
     assert {squashed.getpixel((x, 256)) for x in (5, 256, 506)} == {RED, GREEN, BLUE}
 
 
@@ -169,7 +169,7 @@ def test_center_takes_the_middle_square_and_squash_takes_all() -> None:
 @pytest.mark.parametrize("crop", ["center", "squash"])
 def test_resizing_is_pillow_s_bicubic_filter_to_two_levels(size: tuple[int, int], crop: Crop) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
-    expected = image.crop(crop_box(size, crop)).resize((SIDE, SIDE), Resampling.BICUBIC)
+    expected = image.crop(crop_box(size, crop)).resize((RESOLUTION, RESOLUTION), Resampling.BICUBIC)
     assert abs(np.asarray(crop_and_resize(image, crop)).astype(int) - np.asarray(expected)).max() <= 2
 
 
@@ -194,7 +194,7 @@ def test_the_same_bytes_with_a_processor_s_vector_instructions_and_without() -> 
 
 
 def test_a_picture_of_the_right_size_keeps_its_pixels() -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (RESOLUTION, RESOLUTION, 3), np.uint8))
     assert crop_and_resize(image, "center").tobytes() == image.tobytes()
 
 
@@ -203,7 +203,7 @@ def test_shrinking_does_not_alias() -> None:
     image = Image.fromarray(checkers.astype(np.uint8)).convert("RGB")
     square = np.asarray(crop_and_resize(image, "center")).astype(int)
     assert abs(square - 127.5).max() <= 1
-    nearest = np.asarray(image.resize((SIDE, SIDE), Resampling.NEAREST)).astype(int)
+    nearest = np.asarray(image.resize((RESOLUTION, RESOLUTION), Resampling.NEAREST)).astype(int)
     assert abs(nearest - 127.5).max() > 100
 
 
@@ -216,8 +216,8 @@ def bits_apart(left: Image.Image, right: Image.Image) -> int:
     "change",
     [
         lambda image: Image.open(io.BytesIO(encode_jpeg(image, 30))),
-        lambda image: image.resize((200, 200)).resize((SIDE, SIDE)),
-        lambda image: image.crop((3, 3, SIDE, SIDE)).resize((SIDE, SIDE)),
+        lambda image: image.resize((200, 200)).resize((RESOLUTION, RESOLUTION)),
+        lambda image: image.crop((3, 3, RESOLUTION, RESOLUTION)).resize((RESOLUTION, RESOLUTION)),
         lambda image: image.convert("L").convert("RGB"),
         lambda image: image.point(lambda level: level * 0.8 + 20),
     ],
@@ -234,7 +234,7 @@ def test_the_perceptual_hash_of_a_changed_picture_is_near_and_of_another_far(
 
 
 def test_png_keeps_every_pixel_and_jpeg_its_full_color_resolution() -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (RESOLUTION, RESOLUTION, 3), np.uint8))
     assert Image.open(io.BytesIO(encode_png(image))).tobytes() == image.tobytes()
     jpeg = Image.open(io.BytesIO(encode_jpeg(image, 95)))
     assert [layer[1:3] for layer in jpeg.layer] == [(1, 1)] * 3
@@ -260,7 +260,7 @@ def test_odd_real_files_become_a_picture_or_a_drop(name: str) -> None:
             crop_and_resize(decode(path.read_bytes(), 1), "center")
     else:
         square = crop_and_resize(decode(path.read_bytes(), 1), "center")
-        assert (square.mode, square.size) == ("RGB", (SIDE, SIDE))
+        assert (square.mode, square.size) == ("RGB", (RESOLUTION, RESOLUTION))
 
 
 @needs_photos

@@ -22,7 +22,7 @@ from types import FrameType
 from finetune.artifacts import sha256_file
 from finetune.data.shard_cache import ShardCache
 from finetune.data.shards import encode_png
-from finetune.data.transforms import SIDE, crop_and_resize, decode, encode_jpeg, perceptual_hash
+from finetune.data.transforms import RESOLUTION, crop_and_resize, decode, encode_jpeg, perceptual_hash
 from finetune.datasets.catalog import DroppedError
 from finetune.params import Archive
 from stages.fetch import fetch_files
@@ -43,7 +43,7 @@ def try_picture(rng: random.Random) -> str:
         square = crop_and_resize(decode(content, min_side=1), rng.choice(("center", "squash")))
     except DroppedError as reason:
         return str(reason)
-    assert (square.mode, square.size) == ("RGB", (SIDE, SIDE))
+    assert (square.mode, square.size) == ("RGB", (RESOLUTION, RESOLUTION))
     encode_jpeg(square, 95)
     encode_png(square)
     perceptual_hash(square)
