@@ -42,9 +42,9 @@ def rgb(content: bytes) -> Image.Image:
     return to_rgb(decode(content, 1))
 
 
-def test_exif_rotation_is_undone() -> None:
+def test_exif_rotation_is_applied() -> None:
     image = Image.new("RGB", (4, 2), RED)
-    image.paste(BLUE, (0, 0, 2, 2))  # left half; orientation 6 is shown turned clockwise, so it ends on top
+    image.paste(BLUE, (0, 0, 2, 2))  # left half; orientation 6 rotates clockwise, so it ends on top
     exif = Image.Exif()
     exif[0x0112] = 6
     upright = decode(saved(image, exif=exif), 1)
@@ -54,38 +54,38 @@ def test_exif_rotation_is_undone() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    picture = rgb(saved(Image.new("RGB", (8, 8), "white").convert(mode), "TIFF"))
-    assert picture.mode == "RGB"
-    assert colors(picture) == {(255, 255, 255)}
+def test_every_mode_is_converted_to_rgb(mode: str) -> None:
+    result = rgb(saved(Image.new("RGB", (8, 8), "white").convert(mode), "TIFF"))
+    assert result.mode == "RGB"
+    assert colors(result) == {(255, 255, 255)}
 
 
-def test_16_bit_gray_keeps_its_scale() -> None:
+def test_16_bit_gray_is_scaled_to_8_bits() -> None:
     ramp = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
-    picture = rgb(saved(Image.fromarray(ramp)))
-    assert np.asarray(picture)[0, :, 0].tolist() == [0, 1, 128, 255]
+    result = rgb(saved(Image.fromarray(ramp)))
+    assert np.asarray(result)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_values_without_a_known_range_are_dropped() -> None:
+def test_an_unknown_value_range_drops_the_image() -> None:
     with pytest.raises(DroppedError, match="unknown_range"):
         rgb(saved(Image.new("F", (8, 8)), "TIFF"))
 
 
-def test_transparency_shows_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     clear = Image.new("RGBA", (4, 4), (*RED, 0))
     clear.putpixel((0, 0), (*RED, 255))
-    picture = rgb(saved(clear))
-    assert picture.getpixel((0, 0)) == RED
-    assert picture.getpixel((1, 1)) == (255, 255, 255)
+    result = rgb(saved(clear))
+    assert result.getpixel((0, 0)) == RED
+    assert result.getpixel((1, 1)) == (255, 255, 255)
 
 
-def test_a_transparent_palette_color_shows_white() -> None:
+def test_a_transparent_palette_color_becomes_white() -> None:
     image = Image.new("P", (4, 4), 0)
     image.putpalette([*RED, *BLUE])
     image.putpixel((0, 0), 1)
-    picture = rgb(saved(image, transparency=0))
-    assert picture.getpixel((0, 0)) == BLUE
-    assert picture.getpixel((1, 1)) == (255, 255, 255)
+    result = rgb(saved(image, transparency=0))
+    assert result.getpixel((0, 0)) == BLUE
+    assert result.getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_colors_are_converted_from_the_embedded_profile() -> None:
@@ -97,7 +97,7 @@ def test_colors_are_converted_from_the_embedded_profile() -> None:
 
 
 @pytest.mark.parametrize("side", [64, 2 * RESOLUTION])
-def test_the_profile_counts_whether_a_picture_shrinks_or_grows(side: int) -> None:
+def test_the_profile_is_applied_when_shrinking_and_when_enlarging(side: int) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exchanged = srgb.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
     image = Image.new("RGB", (side, side), (10, 200, 30))
@@ -105,16 +105,16 @@ def test_the_profile_counts_whether_a_picture_shrinks_or_grows(side: int) -> Non
 
 
 @pytest.mark.parametrize(("gain", "converted"), [(1.0, False), (0.9, True)])
-def test_only_a_profile_that_changes_colors_costs_a_conversion(gain: float, converted: bool) -> None:
-    """Cameras bring sRGB under many names: what a profile does counts, not what it is called."""
+def test_only_a_profile_that_changes_colors_is_applied(gain: float, converted: bool) -> None:
+    """Cameras embed sRGB under many names, so its effect is what matters."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    at = srgb.index(b"rXYZ", 128) + 4  # in the table of tags: signature, offset, size
+    at = srgb.index(b"rXYZ", 128) + 4  # tag table entry: signature, offset, size
     at = int.from_bytes(srgb[at : at + 4], "big") + 8
     red = int(int.from_bytes(srgb[at : at + 4], "big") * gain).to_bytes(4, "big")
     assert (_transform_to_srgb(srgb[:at] + red + srgb[at + 4 :], "RGB") is not None) == converted
 
 
-def test_a_broken_profile_and_one_of_another_color_space_change_nothing() -> None:
+def test_a_broken_profile_and_one_of_a_different_color_space_are_ignored() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     image = Image.new("RGB", (4, 4), (10, 200, 30))
@@ -122,14 +122,14 @@ def test_a_broken_profile_and_one_of_another_color_space_change_nothing() -> Non
         assert colors(rgb(saved(image, icc_profile=profile))) == {(10, 200, 30)}
 
 
-def test_the_shorter_side_counts_and_a_small_one_is_dropped() -> None:
+def test_a_shorter_side_below_the_minimum_drops_the_image() -> None:
     content = saved(Image.new("RGB", (100, 64)))
     assert decode(content, 64).size == (100, 64)
     with pytest.raises(DroppedError, match="too_small"):
         decode(content, 65)
 
 
-def test_a_cut_file_is_dropped_and_so_is_no_picture_at_all() -> None:
+def test_truncated_files_and_other_formats_are_dropped() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     content = saved(Image.fromarray(noise), "JPEG")
     with pytest.raises(DroppedError, match="cut_short"):
@@ -140,22 +140,22 @@ def test_a_cut_file_is_dropped_and_so_is_no_picture_at_all() -> None:
         decode(b"", 1)
 
 
-def test_a_decompression_bomb_is_dropped_before_it_goes_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_dropped_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     content = saved(Image.new("L", (100, 60)))
-    for limit in (5000, 1000):  # beyond the limit Pillow warns, beyond twice the limit it refuses
+    for limit in (5000, 1000):  # Pillow warns above the limit and raises above twice the limit
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(DroppedError, match="too_many_pixels"):
             decode(content, 1)
 
 
-def test_only_formats_of_pictures_are_opened() -> None:
-    """Pillow would hand PostScript to Ghostscript, which runs what it says."""
+def test_postscript_is_not_opened() -> None:
+    """Pillow would run Ghostscript on it."""
     postscript = saved(Image.new("RGB", (8, 8)), "EPS")
     with pytest.raises(DroppedError, match="undecodable"):
         decode(postscript, 1)
 
 
-def test_center_takes_the_middle_square_and_squash_takes_all() -> None:
+def test_center_crops_and_squash_keeps_the_full_image() -> None:
     image = Image.new("RGB", (300, 100), GREEN)
     image.paste(RED, (0, 0, 90, 100))
     image.paste(BLUE, (210, 0, 300, 100))
@@ -167,7 +167,7 @@ def test_center_takes_the_middle_square_and_squash_takes_all() -> None:
 
 @pytest.mark.parametrize("size", [(300, 300), (301, 517), (640, 480), (1333, 900)])
 @pytest.mark.parametrize("crop", ["center", "squash"])
-def test_resizing_is_pillow_s_bicubic_filter_to_two_levels(size: tuple[int, int], crop: Crop) -> None:
+def test_resizing_matches_pillows_bicubic_filter_within_two_levels(size: tuple[int, int], crop: Crop) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
     expected = image.crop(crop_box(size, crop)).resize((RESOLUTION, RESOLUTION), Resampling.BICUBIC)
     assert abs(np.asarray(crop_and_resize(image, crop)).astype(int) - np.asarray(expected)).max() <= 2
@@ -183,7 +183,7 @@ print(hashlib.sha256(b"".join(square.tobytes() for square in squares)).hexdigest
 """
 
 
-def test_the_same_bytes_with_a_processor_s_vector_instructions_and_without() -> None:
+def test_bytes_do_not_depend_on_vector_instructions() -> None:
     digests = {
         subprocess.check_output(
             [sys.executable, "-c", NOISE], cwd=ROOT, env=os.environ | {"ATEN_CPU_CAPABILITY": instructions}
@@ -193,7 +193,7 @@ def test_the_same_bytes_with_a_processor_s_vector_instructions_and_without() -> 
     assert len(digests) == 1
 
 
-def test_a_picture_of_the_right_size_keeps_its_pixels() -> None:
+def test_a_512x512_image_keeps_its_pixels() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (RESOLUTION, RESOLUTION, 3), np.uint8))
     assert crop_and_resize(image, "center").tobytes() == image.tobytes()
 
@@ -223,17 +223,17 @@ def bits_apart(left: Image.Image, right: Image.Image) -> int:
     ],
     ids=["compressed", "scaled", "cropped", "gray", "faded"],
 )
-def test_the_perceptual_hash_of_a_changed_picture_is_near_and_of_another_far(
+def test_perceptual_hashes_of_edited_images_are_near_and_of_different_ones_far(
     change: Callable[[Image.Image], Image.Image],
 ) -> None:
     odd = PHOTOS / "odd"
     files = ("imageio/camera.png", "coco/000000431848_grayscale.jpg", "pillow/hopper.jpg")
     images = [crop_and_resize(decode((odd / file).read_bytes(), 1), "center") for file in files]
-    assert all(bits_apart(picture, change(picture)) <= 24 for picture in images)
+    assert all(bits_apart(image, change(image)) <= 24 for image in images)
     assert all(bits_apart(*pair) > 80 for pair in combinations(images, 2))
 
 
-def test_png_keeps_every_pixel_and_jpeg_its_full_color_resolution() -> None:
+def test_png_is_lossless_and_jpeg_has_full_color_resolution() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (RESOLUTION, RESOLUTION, 3), np.uint8))
     assert Image.open(io.BytesIO(encode_png(image))).tobytes() == image.tobytes()
     jpeg = Image.open(io.BytesIO(encode_jpeg(image, 95)))
@@ -253,7 +253,7 @@ DROPPED = {
 
 @needs_photos
 @pytest.mark.parametrize("name", sorted(path.name for path in (PHOTOS / "odd").rglob("*.*")))
-def test_odd_real_files_become_a_picture_or_a_drop(name: str) -> None:
+def test_odd_real_files_are_converted_or_dropped(name: str) -> None:
     [path] = (PHOTOS / "odd").rglob(name)
     if name in DROPPED:
         with pytest.raises(DroppedError, match=DROPPED[name]):
@@ -265,7 +265,7 @@ def test_odd_real_files_become_a_picture_or_a_drop(name: str) -> None:
 
 @needs_photos
 @pytest.mark.parametrize("name", [f"hopper_orientation_{number}" for number in ("3.jpg", "5.jpg", "6.webp", "8.jpg")])
-def test_real_rotated_files_show_what_the_upright_one_shows(name: str) -> None:
+def test_real_rotated_files_match_the_upright_one(name: str) -> None:
     pillow = PHOTOS / "odd" / "pillow"
     upright, rotated = (
         np.asarray(decode((pillow / file).read_bytes(), 1)).astype(int) for file in ("hopper.jpg", name)

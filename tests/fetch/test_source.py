@@ -1,4 +1,4 @@
-"""A file is the one that was asked for, or the message names what it is and what it should be."""
+"""A file has the expected size and checksum, or the message has the actual and the expected value."""
 
 import hashlib
 import subprocess
@@ -31,7 +31,7 @@ def checksums(file: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5", "git-sha1"])
-def test_the_right_file_passes_and_a_byte_more_does_not(file: Path, algorithm: str) -> None:
+def test_one_extra_byte_fails_the_check(file: Path, algorithm: str) -> None:
     expected = source(checksums(file)[algorithm])
     expected.check("a.zip", file)
     file.write_bytes(CONTENT + b"s")
@@ -40,7 +40,7 @@ def test_the_right_file_passes_and_a_byte_more_does_not(file: Path, algorithm: s
 
 
 @pytest.mark.parametrize(("algorithm", "digits"), [("sha256", 64), ("md5", 32), ("git-sha1", 40)])
-def test_a_wrong_hash_is_named_beside_the_expected_one(file: Path, algorithm: str, digits: int) -> None:
+def test_the_message_has_the_wrong_and_the_expected_hash(file: Path, algorithm: str, digits: int) -> None:
     found = git_hash(file) if algorithm == "git-sha1" else hashlib.new(algorithm, CONTENT).hexdigest()
     with pytest.raises(UnavailableError) as caught:
         source(f"{algorithm}:{'0' * digits}").check("http://host/a.zip", file)
@@ -50,6 +50,6 @@ def test_a_wrong_hash_is_named_beside_the_expected_one(file: Path, algorithm: st
     )
 
 
-def test_a_wrong_size_is_named_beside_the_expected_one(file: Path) -> None:
+def test_the_message_has_the_wrong_and_the_expected_size(file: Path) -> None:
     with pytest.raises(UnavailableError, match=r"a\.zip: it has 7 bytes, not the expected 8; nothing was kept"):
         source(size=8).check("a.zip", file)

@@ -1,4 +1,4 @@
-"""What a second run of preprocess-512 does anew: after a kill, with other images, with other captions."""
+"""What a rerun of preprocess-512 repeats: after a kill, with changed images, with changed captions."""
 
 import json
 import shutil
@@ -20,9 +20,9 @@ from tests.builders.preprocessed import (
     TRAIN,
     VALIDATION,
     contents,
-    drops,
-    forget,
+    read_dropped,
     replace_train,
+    reset,
     run,
     shard_of,
     write_archives,
@@ -41,19 +41,19 @@ def coco(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of the originals whose bytes were read, in order: what a run really did."""
+    """The ids of the source images that a run has read, in order."""
     ids: list[str] = []
     read = SourceImage.read
 
-    def noted(original: SourceImage) -> bytes:
-        ids.append(original.id.lstrip("0"))
-        return read(original)
+    def logged_read(image: SourceImage) -> bytes:
+        ids.append(image.id.lstrip("0"))
+        return read(image)
 
-    monkeypatch.setattr(SourceImage, "read", noted)
+    monkeypatch.setattr(SourceImage, "read", logged_read)
     return ids
 
 
-def test_nothing_changed_nothing_is_decoded(coco: Path, decoded: list[str]) -> None:
+def test_an_unchanged_rerun_decodes_nothing(coco: Path, decoded: list[str]) -> None:
     before = contents(run(coco)[0])
     decoded.clear()
     shutil.rmtree(coco.parent / "images")  # as DVC does before it runs a stage again
@@ -61,12 +61,12 @@ def test_nothing_changed_nothing_is_decoded(coco: Path, decoded: list[str]) -> N
     assert decoded == []
 
 
-def test_a_killed_run_goes_on_with_the_next_shard(
+def test_a_killed_run_resumes_with_the_next_shard(
     coco: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = contents(run(coco)[0])
+    uninterrupted = contents(run(coco)[0])
     order = list(decoded)
-    forget(coco)
+    reset(coco)
     decoded.clear()
     with monkeypatch.context() as patched:
         patched.setattr("stages.preprocess.crop_and_resize", kill_after(7))
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_with_the_next_shard(
             run(coco)
     assert decoded == order[:8]
     decoded.clear()
-    assert contents(run(coco)[0]) == straight
+    assert contents(run(coco)[0]) == uninterrupted
     assert 0 < len(decoded) < len(order)
     assert decoded == order[-len(decoded) :]
 
@@ -93,7 +93,7 @@ def kill_after(calls: int) -> Any:
     return square
 
 
-def test_pictures_more_cost_only_the_shards_that_they_go_to(coco: Path, decoded: list[str]) -> None:
+def test_a_new_image_remakes_only_its_shard(coco: Path, decoded: list[str]) -> None:
     run(coco)
     decoded.clear()
     more = {i: image_bytes(i) for i in (*TRAIN, 99)}
@@ -103,7 +103,7 @@ def test_pictures_more_cost_only_the_shards_that_they_go_to(coco: Path, decoded:
     assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in rows if row["shard"] == shard_of(rows, 99))
 
 
-def test_a_picture_that_changed_is_decoded_again_and_its_shard_with_it(coco: Path, decoded: list[str]) -> None:
+def test_a_changed_image_remakes_only_its_shard(coco: Path, decoded: list[str]) -> None:
     _, before = run(coco)
     decoded.clear()
     replace_train(coco, {3: image_bytes(33)})
@@ -112,7 +112,7 @@ def test_a_picture_that_changed_is_decoded_again_and_its_shard_with_it(coco: Pat
     assert [a["id"] for a, b in zip(before, after, strict=True) if a["sha256"] != b["sha256"]] == ["000000000003"]
 
 
-def test_a_corrected_caption_costs_nothing_and_arrives(coco: Path, decoded: list[str]) -> None:
+def test_a_corrected_caption_updates_the_index_without_decoding(coco: Path, decoded: list[str]) -> None:
     run(coco)
     decoded.clear()
     archive = coco / "annotations_trainval2017.zip"
@@ -133,15 +133,15 @@ def corrected(captions: dict[int, list[str]]) -> bytes:
     return json.dumps(content).encode()
 
 
-def test_a_mended_archive_is_read_again(coco: Path) -> None:
-    """Its table of contents is the same as before, so the drop must not be remembered."""
+def test_a_repaired_archive_is_read_again(coco: Path) -> None:
+    """Its central directory is unchanged, so the dropped image must not be cached."""
     archive = coco / "train2017.zip"
-    whole = archive.read_bytes()
-    archive.write_bytes(whole.replace(image_bytes(1), image_bytes(1)[:-20] + bytes(20)))
+    valid = archive.read_bytes()
+    archive.write_bytes(valid.replace(image_bytes(1), image_bytes(1)[:-20] + bytes(20)))
     images, _ = run(coco, TOLERANT)
-    assert drops(images)["dropped"] == {"damaged_in_archive": ["000000000001.jpg"]}
-    archive.write_bytes(whole)
-    assert drops(run(coco)[0]) == {"kept": 11, "dropped": {}}
+    assert read_dropped(images)["dropped"] == {"damaged_in_archive": ["000000000001.jpg"]}
+    archive.write_bytes(valid)
+    assert read_dropped(run(coco)[0]) == {"kept": 11, "dropped": {}}
 
 
 PREPROCESS_AND_DIE = """
@@ -166,15 +166,15 @@ preprocess(
 """
 
 
-def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
+def test_a_run_killed_three_times_gives_the_same_bytes(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write_coco(raw, {i: image_bytes(i, 200, 200) for i in range(60)}, {100: image_bytes(100)})
     params = PARAMS.model_copy(update={"shards": 12})
-    straight = contents(run(raw, params)[0])
-    forget(raw)
+    uninterrupted = contents(run(raw, params)[0])
+    reset(raw)
     for count in (1, 4, 9):
         call = PREPROCESS_AND_DIE.format(root=str(tmp_path), count=count, params=params.model_dump())
         assert subprocess.run([sys.executable, "-c", call], cwd=ROOT).returncode == -signal.SIGKILL
         assert not (tmp_path / "images").exists()
-    assert contents(run(raw, params)[0]) == straight
+    assert contents(run(raw, params)[0]) == uninterrupted
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "images", "cache", "metrics.json"}
