@@ -97,7 +97,7 @@ def test_stage_commands_give_the_same_bytes_on_the_cluster(
 
     def run(root: Path, **variables: str) -> None:
         root.mkdir()
-        for name in ("finetune", "stages"):
+        for name in ("dvc.yaml", "finetune", "stages"):
             (root / name).symlink_to(ROOT / name)
         params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"datasets": ["coco"]}
         del params["fetch"]["flickr8k"], params["preprocess"]["flickr8k"]

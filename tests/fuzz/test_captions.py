@@ -16,7 +16,7 @@ from finetune.datasets.imagefolder import index_imagefolder
 from finetune.errors import InputError
 from finetune.evaluation.coco_masks import read_masks
 from tests.builders.archives import CatalogContents, read_catalog, write_zip
-from tests.fuzz.results import JSON, result_or_fault
+from tests.fuzz.answers import JSON, result_or_fault
 
 ENTRY = st.fixed_dictionaries(
     {},
