@@ -26,6 +26,7 @@ from finetune.datasets.catalog import DroppedError
 from tests.builders.archives import PHOTOS, ROOT, needs_photos
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -72,53 +73,39 @@ def test_an_unknown_value_range_drops_the_image() -> None:
 
 
 def test_transparent_pixels_become_white() -> None:
-    clear = Image.new("RGBA", (4, 4), (*RED, 0))
-    clear.putpixel((0, 0), (*RED, 255))
-    result = rgb(saved(clear))
-    assert result.getpixel((0, 0)) == RED
-    assert result.getpixel((1, 1)) == (255, 255, 255)
-
-
-def test_a_transparent_palette_color_becomes_white() -> None:
-    image = Image.new("P", (4, 4), 0)
-    image.putpalette([*RED, *BLUE])
-    image.putpixel((0, 0), 1)
-    result = rgb(saved(image, transparency=0))
-    assert result.getpixel((0, 0)) == BLUE
-    assert result.getpixel((1, 1)) == (255, 255, 255)
-
-
-def test_colors_are_converted_from_the_embedded_profile() -> None:
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    exchanged = srgb.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
-    image = Image.new("RGB", (4, 4), (10, 200, 30))
-    assert colors(rgb(saved(image, icc_profile=srgb))) == {(10, 200, 30)}
-    assert colors(rgb(saved(image, icc_profile=exchanged))) == {(30, 200, 10)}
+    rgba = Image.new("RGBA", (4, 4), (*RED, 0))
+    rgba.putpixel((0, 0), (*RED, 255))
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([*BLUE, *RED])
+    palette.putpixel((0, 0), 1)
+    for content in (saved(rgba), saved(palette, transparency=0)):
+        assert rgb(content).getpixel((0, 0)) == RED
+        assert rgb(content).getpixel((1, 1)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("side", [64, 2 * RESOLUTION])
-def test_the_profile_is_applied_when_shrinking_and_when_enlarging(side: int) -> None:
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    exchanged = srgb.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
+def test_the_embedded_profile_is_applied_when_shrinking_and_when_enlarging(side: int) -> None:
+    red_and_blue_swapped = SRGB.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
     image = Image.new("RGB", (side, side), (10, 200, 30))
-    assert colors(crop_and_resize(decode(saved(image, icc_profile=exchanged), 1), "center")) == {(30, 200, 10)}
+    for profile, color in ((SRGB, (10, 200, 30)), (red_and_blue_swapped, (30, 200, 10))):
+        content = saved(image, icc_profile=profile)
+        assert colors(rgb(content)) == {color}
+        assert colors(crop_and_resize(decode(content, 1), "center")) == {color}
 
 
 @pytest.mark.parametrize(("gain", "converted"), [(1.0, False), (0.9, True)])
 def test_only_a_profile_that_changes_colors_is_applied(gain: float, converted: bool) -> None:
     """Cameras embed sRGB under many names, so its effect is what matters."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    at = srgb.index(b"rXYZ", 128) + 4  # tag table entry: signature, offset, size
-    at = int.from_bytes(srgb[at : at + 4], "big") + 8
-    red = int(int.from_bytes(srgb[at : at + 4], "big") * gain).to_bytes(4, "big")
-    assert (_transform_to_srgb(srgb[:at] + red + srgb[at + 4 :], "RGB") is not None) == converted
+    at = SRGB.index(b"rXYZ", 128) + 4  # tag table entry: signature, offset, size
+    at = int.from_bytes(SRGB[at : at + 4], "big") + 8
+    red = int(int.from_bytes(SRGB[at : at + 4], "big") * gain).to_bytes(4, "big")
+    assert (_transform_to_srgb(SRGB[:at] + red + SRGB[at + 4 :], "RGB") is not None) == converted
 
 
 def test_a_broken_profile_and_one_of_a_different_color_space_are_ignored() -> None:
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     image = Image.new("RGB", (4, 4), (10, 200, 30))
-    for profile in (srgb[:200], lab):
+    for profile in (SRGB[:200], lab):
         assert colors(rgb(saved(image, icc_profile=profile))) == {(10, 200, 30)}
 
 

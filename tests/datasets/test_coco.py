@@ -36,16 +36,6 @@ def test_captions_are_ordered_by_annotation_id_and_keep_whitespace(folder: Path)
     assert read_catalog(index_coco, folder).source_images[0].captions == ("first", " second\n")
 
 
-def test_captions_without_image_and_image_without_captions_are_dropped(folder: Path) -> None:
-    content = json.loads(coco_json({3: ["text"], 9: ["text"]}))
-    content["annotations"].append({"id": 99, "image_id": 11, "caption": "of an unlisted image"})
-    replace_captions(folder, json.dumps(content).encode())
-    assert read_catalog(index_coco, folder).dropped == {
-        "no_caption": ["000000000007.jpg"],
-        "no_image": ["000000000009.jpg", "000000000011.jpg"],
-    }
-
-
 ENTRY = '"images": [{"id": 3, "file_name": "000000000003.jpg"}]'
 
 
@@ -91,13 +81,6 @@ def test_a_lone_surrogate_in_a_caption_is_replaced(folder: Path) -> None:
     content = coco_json({3: ["half CAPTION"], 7: ["whole"]}).replace(b"CAPTION", b"\\ud83d")
     replace_captions(folder, content)
     assert read_catalog(index_coco, folder).source_images[0].captions == ("half ?",)
-
-
-def test_blank_captions_are_ignored(folder: Path) -> None:
-    replace_captions(folder, coco_json({3: ["", "text", " \n"], 7: [" "]}))
-    found = read_catalog(index_coco, folder)
-    assert found.source_images[0].captions == ("text",)
-    assert found.dropped == {"no_caption": ["000000000007.jpg"]}
 
 
 @needs_photos

@@ -1,5 +1,4 @@
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +57,6 @@ def test_file_names_are_relative_to_their_metadata(tmp_path: Path) -> None:
     ]
 
 
-def test_images_captions_and_splits_that_do_not_match_are_dropped(tmp_path: Path) -> None:
-    metadata = jsonl(
-        {"file_name": "1.jpg", "text": "a cat"},
-        {"file_name": "absent.jpg", "text": "a cat"},
-        {"file_name": "blank.jpg", "text": [" ", ""]},
-    )
-    found = read_catalog(index_imagefolder, own(tmp_path, metadata, "1.jpg", "blank.jpg", "unlisted.jpg"))
-    assert [image.id for image in found.source_images] == ["1"]
-    assert found.dropped == {"no_caption": ["blank.jpg", "unlisted.jpg"], "no_image": ["absent.jpg"]}
-
-
 def test_several_archives_form_one_dataset(tmp_path: Path) -> None:
     for name in ("b", "a"):
         metadata = jsonl({"file_name": f"{name}.jpg", "text": name}, {"file_name": "same.jpg", "text": name})
@@ -123,12 +111,3 @@ def test_a_wrong_line_is_an_input_error(line: bytes, problem: str, tmp_path: Pat
     metadata = jsonl({"file_name": "1.jpg", "text": "a cat"}) + b"\n" + line
     with pytest.raises(InputError, match=rf"own\.zip: metadata\.jsonl, line 3.*{problem}"):
         read_catalog(index_imagefolder, own(tmp_path, metadata, "1.jpg"))
-
-
-def test_a_symbolic_link_is_dropped(tmp_path: Path) -> None:
-    own(tmp_path, jsonl({"file_name": "1.jpg", "text": "a cat"}))
-    with zipfile.ZipFile(tmp_path / "own.zip", "a") as archive:
-        link = zipfile.ZipInfo("1.jpg")
-        link.create_system, link.external_attr = 3, 0o120777 << 16
-        archive.writestr(link, "/etc/passwd")
-    assert read_catalog(index_imagefolder, tmp_path).dropped == {"no_image": ["1.jpg"], "unsafe_name": ["1.jpg"]}

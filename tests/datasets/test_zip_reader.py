@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune.datasets.zip_reader import (
-    DAMAGED,
     Member,
-    UnknownCompressionError,
     members,
     open_text,
     read_lines,
@@ -98,26 +96,6 @@ def test_a_member_beyond_the_end_is_an_input_error(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match="its central directory is damaged"):
         list(members(path))
-
-
-def test_any_damage_raises_a_known_error(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "a.zip", {f"{i}.jpg": bytes([i]) * 50 for i in range(3)})
-    valid = path.read_bytes()
-    rng = random.Random(0)
-    for _ in range(200):
-        content = bytearray(valid)
-        for _ in range(3):
-            content[rng.randrange(len(content))] = rng.randrange(256)
-        path.write_bytes(content)
-        try:
-            found = list(members(path))
-        except InputError:
-            continue
-        for member in found:
-            try:
-                assert len(read_member(path, member)) <= member.size
-            except (*DAMAGED, UnknownCompressionError):
-                continue
 
 
 def bomb(path: Path, size: int) -> Member:

@@ -104,13 +104,6 @@ def test_a_base_model_that_cannot_be_trained_is_an_input_error(tmp_path: Path, t
         fetch_base(Base(location=str(tmp_path / "own"), revision=None, sha256=weights), tmp_path / "base")
 
 
-def test_an_archive_with_a_different_name_is_fetched(tmp_path: Path) -> None:
-    (tmp_path / "downloaded.zip").write_bytes(CONTENT)
-    checksum = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
-    fetch_files({"archive.zip": archive(str(tmp_path / "downloaded.zip"), checksum)}, tmp_path / "flickr8k")
-    assert (tmp_path / "flickr8k" / "archive.zip").read_bytes() == CONTENT
-
-
 @pytest.fixture
 def default_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default remote is the repository's own folder."""
