@@ -15,14 +15,14 @@ from PIL import Image, ImageEnhance
 
 from bench.harness import write_result
 from bench.photographs import photos
-from finetune.data.transforms import SIDE, crop_and_resize, decode, perceptual_hash
+from finetune.data.transforms import RESOLUTION, crop_and_resize, decode, perceptual_hash
 
 EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "JPEG of quality 30": lambda image: _compressed(image, 30),
-    "scaled to half": lambda image: image.resize((SIDE // 2, SIDE // 2)).resize(image.size),
+    "scaled to half": lambda image: image.resize((RESOLUTION // 2, RESOLUTION // 2)).resize(image.size),
     "gray": lambda image: image.convert("L").convert("RGB"),
     "a fifth brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
-    "1% cropped from every side": lambda image: image.crop((5, 5, SIDE - 5, SIDE - 5)).resize(image.size),
+    "1% cropped from every side": lambda image: image.crop((5, 5, RESOLUTION - 5, RESOLUTION - 5)).resize(image.size),
 }
 
 

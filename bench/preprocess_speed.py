@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from bench.harness import interleaved, ratio, write_result
 from bench.photographs import MIN_SIDE, photos
 from finetune.data.shard_cache import ShardCache
-from finetune.data.transforms import SIDE, crop_box
+from finetune.data.transforms import RESOLUTION, crop_box
 from finetune.params import PreprocessDataset
 from finetune.process import keep_freed_memory
 from stages.preprocess import preprocess
@@ -61,7 +61,7 @@ def bare_loop(pictures: list[bytes]) -> None:
         with Image.open(io.BytesIO(content)) as image:
             ImageOps.exif_transpose(image, in_place=True)
             box = crop_box(image.size, "center")
-            square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
+            square = image.convert("RGB").resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC, box=box)
         square.save(io.BytesIO(), "JPEG", quality=PARAMS.jpeg_quality, subsampling="4:4:4")
 
 
@@ -70,7 +70,7 @@ def img2dataset_loop(pictures: list[bytes], upscale_interpolation: str) -> Calla
     from img2dataset.resizer import Resizer  # not among our packages
 
     resizer = Resizer(
-        SIDE,
+        RESOLUTION,
         "center_crop",
         resize_only_if_bigger=False,
         upscale_interpolation=upscale_interpolation,

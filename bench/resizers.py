@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate
 
 from bench.harness import interleaved, ratio, write_result
 from bench.photographs import MIN_SIDE, photos
-from finetune.data.transforms import SIDE, crop_and_resize, crop_box, encode_jpeg
+from finetune.data.transforms import RESOLUTION, crop_and_resize, crop_box, encode_jpeg
 from finetune.datasets.scenes import draw, make_scene
 from finetune.evaluation.features import Extractor, extract, load_extractor
 from finetune.evaluation.frechet import frechet_distance
@@ -105,7 +105,7 @@ def opened(content: bytes, draft: int | None = None) -> Image.Image:
     """
     image = Image.open(io.BytesIO(content))
     if draft:
-        image.draft("RGB", (draft * SIDE, draft * SIDE))
+        image.draft("RGB", (draft * RESOLUTION, draft * RESOLUTION))
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     picture = image.convert("RGB")
@@ -116,7 +116,7 @@ def opened(content: bytes, draft: int | None = None) -> Image.Image:
 def pillow(content: bytes, draft: int | None = None, reducing_gap: float | None = None) -> Image.Image:
     image = opened(content, draft)
     box = crop_box(image.size, "center")
-    return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box, reducing_gap=reducing_gap)
+    return image.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC, box=box, reducing_gap=reducing_gap)
 
 
 def torch_bytes(content: bytes, draft: int | None = None) -> Pixels:
@@ -127,7 +127,7 @@ def torch_bytes(content: bytes, draft: int | None = None) -> Pixels:
 def torch_floats(content: bytes) -> Pixels:
     image = opened(content)
     planes = torch.from_numpy(np.array(image.crop(crop_box(image.size, "center")))).permute(2, 0, 1)[None].float()
-    resized = interpolate(planes, size=(SIDE, SIDE), mode="bicubic", antialias=True)
+    resized = interpolate(planes, size=(RESOLUTION, RESOLUTION), mode="bicubic", antialias=True)
     return resized[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
@@ -137,9 +137,9 @@ def opencv(content: bytes) -> Pixels:
     cv2.setNumThreads(1)
     image = opened(content)
     square = np.asarray(image.crop(crop_box(image.size, "center")))
-    shrinks = square.shape[0] > SIDE
+    shrinks = square.shape[0] > RESOLUTION
     how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(square, (SIDE, SIDE), interpolation=how), np.uint8)
+    return np.asarray(cv2.resize(square, (RESOLUTION, RESOLUTION), interpolation=how), np.uint8)
 
 
 def vips(content: bytes) -> Pixels:
@@ -148,14 +148,18 @@ def vips(content: bytes) -> Pixels:
     image = pyvips.Image.new_from_buffer(content, "", access="random").autorot().colourspace("srgb")
     side = min(image.width, image.height)
     square = image.crop((image.width - side) // 2, (image.height - side) // 2, side, side)
-    return square.resize(SIDE / side, kernel="cubic").numpy()[..., :3]
+    return square.resize(RESOLUTION / side, kernel="cubic").numpy()[..., :3]
 
 
 def vips_thumbnail(content: bytes) -> Pixels:
     """As its users are told to: it decodes a JPEG no larger than needed."""
     import pyvips
 
-    return pyvips.Image.thumbnail_buffer(content, SIDE, height=SIDE, crop="centre").colourspace("srgb").numpy()[..., :3]
+    return (
+        pyvips.Image.thumbnail_buffer(content, RESOLUTION, height=RESOLUTION, crop="centre")
+        .colourspace("srgb")
+        .numpy()[..., :3]
+    )
 
 
 def _loop(pictures: list[bytes], resize: Resizer) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""What is on the disk, and what has room there."""
+"""Files and free space on local disks."""
 
 import configparser
 import shutil
@@ -10,7 +10,7 @@ from finetune.paths import repository_root
 
 
 def require_free_space(folder: Path, needed: int, what: str = "the files to fetch") -> None:
-    """Raise InputError if `needed` bytes do not fit on the disk of `folder`."""
+    """Raise InputError if `needed` bytes do not fit on the disk of `folder`. what: plural subject of the message."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
@@ -20,7 +20,7 @@ def require_free_space(folder: Path, needed: int, what: str = "the files to fetc
 
 
 def local_mode(location: str) -> int:
-    """What kind of file is there, as `stat` has it; 0 where there is none, or could be none of that name."""
+    """Return `st_mode` of the file or folder, or 0 if there is none or the name is invalid."""
     try:
         return Path(location).stat().st_mode
     except (OSError, ValueError):
@@ -28,7 +28,7 @@ def local_mode(location: str) -> int:
 
 
 def local_bytes(location: str) -> int | None:
-    """Of the file, or of all files in the folder; None where neither is there."""
+    """Return the size of a file, or of all files in a folder, in bytes. None if it does not exist."""
     mode = local_mode(location)
     if S_ISREG(mode):
         return Path(location).stat().st_size
@@ -37,19 +37,19 @@ def local_bytes(location: str) -> int | None:
     return None
 
 
-LIMIT = 256 * 2**20  # bytes of sources; the sample draws about 10 MB
+MAX_SAMPLE_BYTES = 256 * 2**20  # the sample has about 10 MB
 
 
 def require_own_remote(size: int) -> None:
-    """Raise InputError where `size` bytes of sources would be followed by a `dvc push` into the repository's folder.
+    """Raise InputError if sources of `size` bytes would later be pushed into the repository's own folder.
 
-    Before the first download, so that whatever a run leads to has a place to be pushed to.
+    Called before the first download, so that the outputs of a long run can be pushed.
     """
     config = configparser.ConfigParser()
     folder = repository_root() / ".dvc"
     config.read([folder / "config", folder / "config.local"])  # later files win, as in DVC
-    if size > LIMIT and config.get("core", "remote", fallback=None) == "sample":
+    if size > MAX_SAMPLE_BYTES and config.get("core", "remote", fallback=None) == "sample":
         raise InputError(
             f".dvc/config: the default remote is this repository's own folder, too small for {size / 1e9:.1f} GB of "
-            "data; set another first, for example `dvc remote add --local --default storage /path/on/a/large/disk`"
+            "data; add a different one, for example `dvc remote add --local --default storage /path/on/a/large/disk`"
         )

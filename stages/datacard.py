@@ -1,4 +1,4 @@
-"""Datacard: what the run trains on and validates with, as a page, a contact sheet and the figures behind both."""
+"""Stage datacard: describe the images and captions of the run in a page, a contact sheet and JSON numbers."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from finetune.image_grid import grid
 from finetune.params import load_params
 from finetune.stage import run_stage
 
-EACH = 8  # images of a dataset on the contact sheet
-ACROSS = 8
+SHEET_IMAGES = 8  # per dataset
+SHEET_COLUMNS = 8
 COLUMNS = ("dataset", "id", "split", "shard", "member", "width", "height", "captions")
 Row = dict[str, Any]
 
@@ -24,19 +24,20 @@ Row = dict[str, Any]
 def datacard(images: Mapping[str, Path], tokens: Path, output: Path) -> None:
     """Write card.md, contact.png and numbers.json to `output`.
 
-    images: dataset -> its folder. Numbers, by dataset: `images` and `captions` of its index, `used` by split,
-    `dropped` by preprocess-512 and `left_out` by tokenize with reasons; and how many captions were `truncated`.
+    images: dataset -> its folder. numbers.json has the number of `truncated` captions and, for each dataset, `images`
+    and `captions` of its index, images `used` by split, and images `dropped` (by preprocess-512) and
+    `dropped_by_tokenize` by reason.
     """
-    censuses = {dataset: DatasetStatistics() for dataset in images}
+    statistics = {dataset: DatasetStatistics() for dataset in images}
     for row, used in used_captions(images, tokens, COLUMNS):
-        censuses[row["dataset"]].add(row, used)
-    left_out = _left_out(tokens)
+        statistics[row["dataset"]].add(row, used)
+    dropped_by_tokenize = _dropped_by_tokenize(tokens)
     numbers: dict[str, Any] = {
         "truncated": read_json(tokens / "manifest.json")["truncated"],
         "datasets": {
-            dataset: dataset_statistics.numbers()
-            | {"dropped": _dropped(images[dataset]), "left_out": dict(left_out.get(dataset, {}))}
-            for dataset, dataset_statistics in censuses.items()
+            dataset: collected.numbers()
+            | {"dropped": _dropped(images[dataset]), "dropped_by_tokenize": dropped_by_tokenize.get(dataset, {})}
+            for dataset, collected in statistics.items()
         },
     }
     with atomic_directory(output) as folder:
@@ -51,8 +52,8 @@ def _dropped(images: Path) -> dict[str, int]:
     return {reason: len(names) for reason, names in report.items()}
 
 
-def _left_out(tokens: Path) -> dict[str, Counter[str]]:
-    """Dataset -> reason -> how many."""
+def _dropped_by_tokenize(tokens: Path) -> dict[str, Counter[str]]:
+    """Return dataset -> reason -> number of images."""
     counts: dict[str, Counter[str]] = {}
     for reason, names in read_json(tokens / "dropped.json").items():
         for name in names:
@@ -61,8 +62,11 @@ def _left_out(tokens: Path) -> dict[str, Counter[str]]:
 
 
 def _write_contact_sheet(images: Mapping[str, Path], tokens: Path, trained: Mapping[str, int], path: Path) -> None:
-    """Training images at even distances in each dataset's index, so that no one chooses the pretty ones."""
-    wanted = {dataset: {i * count // EACH for i in range(min(EACH, count))} for dataset, count in trained.items()}
+    """Show training images at even distances in each dataset's index, which avoids cherry-picking."""
+    wanted = {
+        dataset: {i * count // SHEET_IMAGES for i in range(min(SHEET_IMAGES, count))}
+        for dataset, count in trained.items()
+    }
     seen: Counter[str] = Counter()
     chosen: dict[str, list[Row]] = {dataset: [] for dataset in images}
     for row, used in used_captions(images, tokens, COLUMNS):
@@ -70,9 +74,9 @@ def _write_contact_sheet(images: Mapping[str, Path], tokens: Path, trained: Mapp
             if seen[row["dataset"]] in wanted[row["dataset"]]:
                 chosen[row["dataset"]].append(row)
             seen[row["dataset"]] += 1
-    pictures = [image for dataset, rows in chosen.items() for image in read_images(images[dataset], rows)]
-    captions = [f"{row['dataset']}: {row['captions'][0].strip()}" for row, _ in pictures]
-    grid([[pixels] for _, pixels in pictures], [], captions, ACROSS).save(path)
+    sheet = [image for dataset, rows in chosen.items() for image in read_images(images[dataset], rows)]
+    captions = [f"{row['dataset']}: {row['captions'][0].strip()}" for row, _ in sheet]
+    grid([[pixels] for _, pixels in sheet], [], captions, SHEET_COLUMNS).save(path)
 
 
 def main() -> None:

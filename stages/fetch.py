@@ -1,4 +1,4 @@
-"""Fetch: bring what everything starts from to disk, byte for byte, and verify it."""
+"""Stage fetch: download or copy the datasets, the base model and the feature extractor, and verify them."""
 
 import argparse
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def fetch_files(archives: dict[str, Archive], folder: Path) -> None:
-    """Fill `folder` with the files of that name, all or none."""
+    """Fill `folder` with all archives, or leave it unchanged after an error. archives: file name -> where it is."""
     _fetch([Source(name, tuple(a.locations), a.checksum, a.bytes) for name, a in sorted(archives.items())], folder)
 
 
@@ -33,14 +33,14 @@ def fetch_base(base: Base, folder: Path) -> None:
 def _fetch(sources: list[Source], folder: Path) -> None:
     require_own_remote(sum(source.size or local_bytes(source.locations[0]) or 0 for source in sources))
     with atomic_directory(folder) as partial:
-        made = [source for source in sources if _make(source, partial / source.name)]
-        fetch_all([source for source in sources if source not in made], partial)
+        built = [source for source in sources if _build(source, partial / source.name)]
+        fetch_all([source for source in sources if source not in built], partial)
         for source in sources:
             log.info("%s: %d bytes", folder / source.name, (partial / source.name).stat().st_size)
 
 
-def _make(source: Source, path: Path) -> bool:
-    """Whether the archive is made here: drawn, or packed from a folder."""
+def _build(source: Source, path: Path) -> bool:
+    """Build an archive of synthetic scenes or of a local folder. Returns False for any other location."""
     location = source.locations[0]
     if location.startswith(SCENES):
         draw_archive(location, source.name, path)

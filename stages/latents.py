@@ -1,4 +1,4 @@
-"""Stage latents: data/images/<dataset> and models/base/vae -> data/latents/<dataset>."""
+"""Stage latents: encode every image and its mirror image with the VAE."""
 
 import argparse
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ class LatentsMaker:
         return {"device": default_device().type, "images": shard.sha256, "vae": self.vae_fingerprint}
 
     def write(self, shard: ImageShard, path: Path) -> Metadata:
-        """Raises InputError if the image shard is not the one that the index lists."""
+        """Raises InputError if the image shard does not match the index, or if latents are not finite."""
         source = self.images / shard.name
         if sha256_file(source) != shard.sha256:
             raise InputError(f"{source}: does not match {INDEX}; run `dvc repro preprocess-512`")
@@ -63,22 +63,22 @@ class LatentsMaker:
 
 
 def latents(images: Path, vae_folder: Path, out: Path, cache: ShardCache) -> None:
-    """Encode every image of the index and its mirror image, one .npy file per tar shard, in index order.
+    """Write one .npy file per tar shard of `images` to `out`, in index order, and a manifest.
 
-    Raises InputError for an image whose latents are not finite.
+    Raises InputError if a shard does not match the index, or if latents are not finite.
     """
-    shards = list(image_shards(images / INDEX))
+    shards = list(_image_shards(images / INDEX))
     maker = LatentsMaker(images, vae_folder, vae_fingerprint(vae_folder))
     count = sum(shard.images for shard in shards)
     files = []
     with (
         atomic_directory(out) as folder,
         model_pool() as ordered_map,
-        tqdm(desc=f"latents {images.name}", total=count, unit="image", disable=None) as bar,
+        tqdm(desc=f"latents {images.name}", total=count, unit="image", disable=None) as progress,
     ):
         for metadata in map_shards(maker, shards, folder, cache, ordered_map):
             files.append(metadata)
-            bar.update(metadata["images"])
+            progress.update(metadata["images"])
         manifest = {
             "index_sha256": sha256_file(images / INDEX),
             "shards": files,
@@ -87,14 +87,14 @@ def latents(images: Path, vae_folder: Path, out: Path, cache: ShardCache) -> Non
         write_json(folder / MANIFEST, manifest)
 
 
-def image_shards(index: Path) -> Iterator[ImageShard]:
+def _image_shards(index: Path) -> Iterator[ImageShard]:
     columns = ("shard", "shard_sha256")
     for (name, digest), members in groupby(read_rows(index, columns), itemgetter(*columns)):
         yield ImageShard(name, digest, sum(1 for _ in members))
 
 
 def _encode(vae: AutoencoderKL, shard: Path, member: tuple[str, NDArray[np.uint8]]) -> NDArray[np.float16]:
-    """One image and its mirror image at a time, so that nothing but the image decides on its latents."""
+    """Encode one image at a time, without batching, so that its latents depend on no other image."""
     name, pixels = member
     moments = encode_moments(vae, pixels)
     if not np.isfinite(moments).all():

@@ -1,4 +1,4 @@
-"""A full-size run needs a remote of its own before its first download."""
+"""A full-size run requires a default remote other than the repository's own folder."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def dvc_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("dvc_folder")
-def test_a_large_run_is_refused_with_the_command_that_helps() -> None:
+def test_large_sources_are_an_input_error_with_the_command_to_run() -> None:
     with pytest.raises(InputError, match=r"20.0 GB .*dvc remote add --local --default"):
         require_own_remote(20 * GIGABYTE)
 
@@ -30,7 +30,7 @@ def test_the_sample_may_use_the_repository(dvc_folder: Path) -> None:
     assert (dvc_folder / "config").exists()
 
 
-def test_a_remote_of_ones_own_lifts_the_refusal(dvc_folder: Path) -> None:
+def test_a_different_default_remote_allows_large_sources(dvc_folder: Path) -> None:
     local = dvc_folder / "config.local"
     local.write_text("[core]\n    remote = storage\n")
     require_own_remote(20 * GIGABYTE)

@@ -1,4 +1,4 @@
-"""The map of jobs over a Ray cluster of two nodes, both on this machine."""
+"""Jobs on a Ray cluster of two nodes, both on this machine."""
 
 import errno
 import os
@@ -22,16 +22,16 @@ def cluster(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", ray_address)
 
 
-def place(number: int) -> tuple[int, int, Path]:
+def locate(number: int) -> tuple[int, int, Path]:
     return number, os.getppid(), Path.cwd()
 
 
 def meet(job: tuple[int, Path]) -> tuple[int, int, Path]:
-    """Once jobs of two nodes have been here."""
+    """Wait until jobs of two nodes have been here."""
     number, folder = job
     (folder / str(os.getppid())).touch()
     wait_until(lambda: len(list(folder.iterdir())) == 2, seconds=300)
-    return place(number)
+    return locate(number)
 
 
 def fill_disk(number: int) -> None:
@@ -43,7 +43,7 @@ def die(_: int) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_results_come_in_the_order_of_the_jobs_from_both_nodes(tmp_path: Path) -> None:
+def test_both_nodes_return_results_in_job_order(tmp_path: Path) -> None:
     with worker_pool() as ordered_map:
         numbers, nodes, folders = zip(*ordered_map(meet, [(n, tmp_path) for n in range(6)]), strict=True)
     assert numbers == (0, 1, 2, 3, 4, 5)
@@ -52,55 +52,55 @@ def test_results_come_in_the_order_of_the_jobs_from_both_nodes(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("cluster")
-def test_work_for_gpus_is_done_by_cpus_where_there_are_none() -> None:
+def test_model_jobs_run_on_cpus_if_there_is_no_gpu() -> None:
     with model_pool() as ordered_map:
-        assert [number for number, _, _ in ordered_map(place, range(2))] == [0, 1]
+        assert [number for number, _, _ in ordered_map(locate, range(2))] == [0, 1]
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_user_mistake_found_by_a_worker_arrives_as_it_is() -> None:
+def test_an_input_error_in_a_worker_is_raised_unchanged() -> None:
     with pytest.raises(InputError, match=r"^job 0$"), worker_pool() as ordered_map:
         list(ordered_map(fail, range(3)))
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_full_disk_is_told_as_ever() -> None:
+def test_a_full_disk_is_raised_unchanged() -> None:
     with pytest.raises(OSError, match="No space left") as raised, worker_pool() as ordered_map:
         list(ordered_map(fill_disk, range(1)))
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, "/full/0")
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_job_that_dies_every_time_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_always_dies_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_pool, "RETRIES", 1)
     with pytest.raises(InputError, match=r"a job was lost 2 times .*lower --num-cpus"), worker_pool() as ordered_map:
         list(ordered_map(die, range(1)))
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_node_that_does_not_share_the_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_does_not_share_the_disk_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = ray_pool._runner
-    monkeypatch.setattr(ray_pool, "_runner", lambda folder, _: runner(folder, tmp_path / "other" / "mark"))
-    message = f"{socket.gethostname()} does not see {tmp_path}/other; all of them need the repository on a shared disk"
+    monkeypatch.setattr(ray_pool, "_runner", lambda folder, _: runner(folder, tmp_path / "other" / "marker"))
+    message = f"{socket.gethostname()} does not see {tmp_path}/other; every node needs the repository on a shared disk"
     with pytest.raises(InputError, match=message), worker_pool() as ordered_map:
         list(ordered_map(fail, range(3)))
 
 
 @pytest.mark.parametrize("text", ["auto", "ray://head:10001", "head", "head:", ":6379", "head:port"])
-def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_an_invalid_address_is_an_input_error(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("RAY_ADDRESS", text)
     with pytest.raises(InputError, match=r"RAY_ADDRESS is .*; give host:port"), worker_pool():
         pass
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:1", "no.such.host.invalid:6379", "127.0.0.1:99999"])
-def test_an_address_where_nothing_listens_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_an_address_without_a_cluster_is_an_input_error(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("RAY_ADDRESS", text)
-    with pytest.raises(InputError, match=f"RAY_ADDRESS is {text}, where no Ray cluster can be joined"), worker_pool():
+    with pytest.raises(InputError, match=f"RAY_ADDRESS is {text}, but no Ray cluster answers there"), worker_pool():
         pass
 
 
-def test_without_ray_its_address_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_ray_installed_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "finetune.ray_pool", None)
     with pytest.raises(InputError, match="ray is not installed"), worker_pool():
@@ -108,7 +108,7 @@ def test_without_ray_its_address_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("cluster")
-def test_sigterm_is_handled_as_before() -> None:
+def test_the_sigterm_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with worker_pool():
         assert signal.getsignal(signal.SIGTERM) is before
@@ -116,7 +116,7 @@ def test_sigterm_is_handled_as_before() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.usefixtures("cluster")
-def test_jobs_end_with_the_process_that_asked_for_them(tmp_path: Path, number: int) -> None:
+def test_jobs_stop_with_the_process_that_started_them(tmp_path: Path, number: int) -> None:
     pids = tmp_path / "pids"
     pids.mkdir()
     (tmp_path / "sleepers.py").write_text(SLEEPERS)

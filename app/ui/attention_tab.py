@@ -44,7 +44,7 @@ def make_attention_tab(form: Form, server: Server) -> None:
     look, cancel = make_buttons("Show where each word acts")
     edit, inputs = _make_edit(form, model.pipeline.tokenizer)
     stage = gr.HTML(runner.idle(HINT), elem_id="attention-stage")
-    results = make_gallery("Words", "words"), make_slider("SourceImage | edited", "edited")
+    results = make_gallery("Words", "words"), make_slider("Original | edited", "edited")
     screen = Screen(server, [look, edit, cancel], stage, *results)
 
     def show_words(*values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Arrays in .npy files: written a few rows at a time, so that memory does not grow with them, and read back."""
+"""Write .npy arrays a few rows at a time, in constant memory, and read them back."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from finetune.artifacts import reading
 
 @contextmanager
 def array_writer(path: Path, dtype: DTypeLike) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """A function that adds rows, [n, ...], of one shape."""
+    """Yield a function that appends rows `[n, ...]`. All rows must have the same shape."""
     count = 0
     row: tuple[int, ...] | None = None
 
@@ -30,11 +30,11 @@ def array_writer(path: Path, dtype: DTypeLike) -> Iterator[Callable[[NDArray[Any
     with path.open("wb") as file:
         yield write
         file.seek(0)
-        _write_header(file, dtype, (count, *(row or ())))  # not longer: numpy leaves room for the first axis to grow
+        _write_header(file, dtype, (count, *(row or ())))  # equally long: numpy pads it so that the first axis can grow
 
 
 def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
-    """Raises InputError where the file holds no whole array of numbers."""
+    """Raises InputError if the file is damaged or not a numeric array."""
     with reading(path):
         array: NDArray[Any] = np.load(path, mmap_mode=mmap_mode)
     return array

@@ -1,7 +1,7 @@
-"""Training images that are, exactly or nearly, among the validation images of any dataset.
+"""Find training images that duplicate a validation image of any dataset, exactly or nearly.
 
-A model that was trained on them is asked about what it has seen. COCO and Flickr8k both come from Flickr, so it is
-not enough to look within each.
+Training on them would leak validation data. COCO and Flickr8k both come from Flickr, so datasets are compared with
+each other too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 BITS = 256  # of a perceptual hash
-BLOCK = 1000  # validation images compared with at once, so that memory does not grow with them
+BLOCK = 1000  # validation images compared at a time, to bound memory
 
 
 class DuplicateFinder:
-    """The validation images of all datasets, by the hashes that their indexes hold."""
+    """Compares images with the validation images of all datasets, by the hashes in their indexes."""
 
     def __init__(self, rows: Iterable[dict[str, Any]], near: int | None) -> None:
-        """rows: of the indexes. near: bits of 256 up to which two images count as one; None for equal pixels only."""
+        """rows: index rows of the validation images.
+
+        near: number of differing hash bits, of 256, up to which images are duplicates; None compares pixels only.
+        """
         self._near = near
         self._exact: set[str] = set()
         hashes = bytearray()
@@ -28,12 +31,12 @@ class DuplicateFinder:
         self._signs = _signs(hashes)
 
     def reasons(self, rows: Sequence[dict[str, Any]]) -> list[str | None]:
-        """`same_as_validation` or `like_validation` for the training images that must be left out, else None."""
+        """Return `same_as_validation` or `like_validation` for every training image to drop, None for other rows."""
         near = np.zeros(len(rows), bool)
         if self._near is not None:
             signs = _signs(bytes.fromhex("".join(row["perceptual_hash"] for row in rows))).astype(np.float32)
             for start in range(0, len(self._signs), BLOCK):
-                # equal bits minus different bits; a matrix product is five times as fast as counting them in an XOR
+                # equal minus different bits; a matrix product is faster than XOR and a popcount
                 agreement = signs @ self._signs[start : start + BLOCK].T.astype(np.float32)
                 near |= agreement.max(axis=1) >= BITS - 2 * self._near
         return [self._reason(row, like) for row, like in zip(rows, near.tolist(), strict=True)]
@@ -47,5 +50,5 @@ class DuplicateFinder:
 
 
 def _signs(hashes: bytes | bytearray) -> NDArray[np.int8]:
-    """-1 and 1 for the bits of perceptual hashes one after the other, [n, 256]."""
+    """Return the bits of concatenated perceptual hashes as -1 and 1, `[n, 256]`."""
     return np.unpackbits(np.frombuffer(hashes, np.uint8)).reshape(-1, BITS).astype(np.int8) * 2 - 1

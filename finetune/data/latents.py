@@ -1,6 +1,6 @@
-"""Posterior moments of the VAE: encoded once per image and mirror image, sampled anew at every use.
+"""Cache the VAE posterior of every image and its mirror image; sample from it at every training step.
 
-The only place that applies the scaling factor (0.18215 for Stable Diffusion 1.x).
+Only this module applies the scaling factor (0.18215 for Stable Diffusion 1.x).
 """
 
 from functools import lru_cache
@@ -20,9 +20,9 @@ from finetune.model.loading import load_vae
 MANIFEST = "manifest.json"
 
 
-def shard_name(images: str) -> str:
-    """The file of the latents of the images in the tar shard of that name."""
-    return PurePath(images).with_suffix(".npy").name
+def shard_name(image_shard: str) -> str:
+    """Return the file name of the latents of a tar shard's images."""
+    return PurePath(image_shard).with_suffix(".npy").name
 
 
 def vae_fingerprint(folder: Path) -> str:
@@ -32,18 +32,18 @@ def vae_fingerprint(folder: Path) -> str:
 
 @lru_cache(maxsize=1)
 def load_encoder(vae: Path, digest: str, device: torch.device) -> AutoencoderKL:
-    """The VAE of this `vae_fingerprint`, ready to encode; a process that encodes many shards loads it once."""
-    assert digest == vae_fingerprint(vae), f"{vae} was changed meanwhile"
+    """Load the VAE with this `vae_fingerprint` for encoding, once per process."""
+    assert digest == vae_fingerprint(vae), f"{vae} has changed since the stage started"
     return load_vae(vae).to(device, memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def encode_moments(vae: AutoencoderKL, image: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Mean and standard deviation of q(z | x), unscaled, of an image and of its mirror image.
+    """Return mean and standard deviation of the unscaled posterior q(z | x) of an image and its mirror image.
 
-    image: uint8 [height, width, 3]. Returns float16 [2, 8, height / 8, width / 8]; axis 0 is (image, mirror), axis 1
-    is 4 means and 4 deviations. The mirror image is encoded itself: the encoder does not commute with the flip, so
-    mirrored latents are not the latents of the mirrored image.
+    image: uint8 `[height, width, 3]`. Returns float16 `[2, 8, height / 8, width / 8]`: axis 0 is (image, mirror
+    image), axis 1 is 4 means and 4 standard deviations. The mirror image is encoded too, because the encoder does not
+    commute with flipping.
     """
     views = torch.from_numpy(np.stack([image, image[:, ::-1]])).to(vae.device)
     pixels = views.permute(0, 3, 1, 2).float() / 127.5 - 1  # channels last in memory
@@ -52,16 +52,19 @@ def encode_moments(vae: AutoencoderKL, image: NDArray[np.uint8]) -> NDArray[np.f
 
 
 def sample_latents(moments: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
-    """(mean + std * noise) * scaling_factor in fp32; moments [n, 8, h, w], noise and result [n, 4, h, w]."""
+    """Return `(mean + std * noise) * scaling_factor` in fp32, `[n, 4, h, w]`.
+
+    moments: `[n, 8, h, w]` from `encode_moments`. noise: standard normal, `[n, 4, h, w]`.
+    """
     mean, std = moments.float().chunk(2, dim=1)
     return (mean + std * noise) * scaling_factor
 
 
 class LatentCache:
-    """The moments of one dataset, memory-mapped: nothing is read before it is asked for."""
+    """The memory-mapped moments of one dataset."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises InputError where a shard is not as long as the manifest says, or no shard at all."""
+        """Raises InputError if a shard is damaged or does not have as many images as the manifest lists."""
         shards = read_json(folder / MANIFEST)["shards"]
         self._shards = [_open_shard(folder / shard["file"], shard["images"]) for shard in shards]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
@@ -70,7 +73,7 @@ class LatentCache:
         return int(self._starts[-1])
 
     def moments(self, index: int, mirrored: bool) -> Tensor:
-        """float16 [8, h, w] of one image or of its mirror image."""
+        """Return float16 `[8, h, w]` for an image or its mirror image."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return torch.from_numpy(self._shards[shard][index - self._starts[shard], int(mirrored)].copy())
 
@@ -78,5 +81,5 @@ class LatentCache:
 def _open_shard(path: Path, images: int) -> NDArray[np.float16]:
     shard: NDArray[np.float16] = read_array(path, mmap_mode="r")
     if len(shard) != images:
-        raise InputError(f"{path}: latents of {len(shard)} images, not of {images}; remove it, `dvc repro latents`")
+        raise InputError(f"{path}: has latents of {len(shard)} images, not {images}; delete it and run `dvc repro`")
     return shard

@@ -1,4 +1,4 @@
-"""The real images that count: those held out, and those that training sees."""
+"""The real images that training and evaluation use."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,22 +14,21 @@ COLUMNS = ("id", "dataset", "split", "shard", "member", "sha256", "captions")
 
 
 def used_captions(images: Mapping[str, Path], tokens: Path, columns: Sequence[str]) -> Iterator[tuple[Row, int]]:
-    """The rows of all indexes, `columns` of them, each with the number of its captions that tokenize uses.
+    """Yield `columns` of all index rows, each with the number of captions that tokenize kept: 0 for a dropped image.
 
     images: dataset -> its folder.
     """
     indexes = (row for folder in images.values() for row in read_rows(folder / INDEX, columns))
     table = read_rows(tokens / "images.parquet", ("dataset", "id", "captions"))
     for row, used in zip(indexes, table, strict=True):
-        assert (row["dataset"], row["id"]) == (used["dataset"], used["id"])  # tokenize keeps every row in its place
+        assert (row["dataset"], row["id"]) == (used["dataset"], used["id"])  # tokenize keeps the order
         yield row, used["captions"]
 
 
 def real_rows(images: Mapping[str, Path], tokens: Path) -> Iterator[Row]:
-    """Rows of the indexes in their order, COLUMNS of them, without the training images that tokenize left out.
+    """Yield COLUMNS of all index rows in order, without the training images that tokenize dropped.
 
-    What was left out resembles validation images: as real images of a floor it
-    would score better than any.
+    Those resemble validation images, so they would make the real-vs-real baseline too good.
     """
     for row, used in used_captions(images, tokens, COLUMNS):
         if row["split"] == "validation" or used:
@@ -37,7 +36,7 @@ def real_rows(images: Mapping[str, Path], tokens: Path) -> Iterator[Row]:
 
 
 def read_real(images: Mapping[str, Path], rows: Iterable[Row]) -> Iterator[tuple[Row, NDArray[np.uint8]]]:
-    """Each of `rows` with its pixels, uint8 [height, width, 3], dataset by dataset."""
-    wanted = list(rows)
+    """Yield each of `rows` with its pixels, uint8 `[height, width, 3]`, dataset by dataset."""
+    rows = list(rows)
     for dataset, folder in images.items():
-        yield from read_images(folder, [row for row in wanted if row["dataset"] == dataset])
+        yield from read_images(folder, [row for row in rows if row["dataset"] == dataset])

@@ -1,30 +1,27 @@
-"""Finished shards, kept as scratch state: a killed stage resumes with the next shard, and a later run makes only the
-shards whose inputs changed.
+"""Reuse shards of earlier runs: a killed stage resumes with the next shard, and a rerun makes only what changed.
 
-A cached file is a hard link to the output where the file system allows it, so it takes no space of its own.
+A cached shard is a hard link to the output where the file system allows it, so it takes no extra space.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from finetune.artifacts import atomic_write, fingerprint, sha256_file, write_json
 from finetune.parallel import OrderedMap
-from finetune.scratch import Scratch, prune
+from finetune.scratch import Scratch, link_or_copy, prune
 from finetune.stage import code_fingerprint
 
 Metadata = dict[str, Any]  # JSON; "sha256" is that of the shard
 Shard = TypeVar("Shard")
-ShardIn = TypeVar("ShardIn", contravariant=True)
+Input = TypeVar("Input", contravariant=True)
 
 
 class ShardCache:
-    """Shards with their metadata, by a key of everything that determines both. Concurrent runs may share it."""
+    """Shards and their metadata, keyed by everything that determines both. Concurrent runs may share it."""
 
     def __init__(self, kind: str, code: str = "") -> None:
         """kind: of the scratch state. code: fingerprint of the code that makes the shards, part of every key."""
@@ -32,21 +29,22 @@ class ShardCache:
 
     @classmethod
     def for_stage(cls, module: str, variant: str, libraries: Sequence[str]) -> "ShardCache":
+        """libraries: packages whose versions determine the shards of `stages.<module>`."""
         return cls(f"shards/{module}/{variant}", code_fingerprint(module, libraries))
 
     def key(self, inputs: dict[str, Any]) -> str:
         return fingerprint(code=self._code, inputs=inputs)
 
     def get(self, key: str, path: Path) -> Metadata | None:
-        """Put the shard cached under `key` at `path`. None if there is none, or it is damaged.
+        """Put the shard cached under `key` at `path` and return its metadata, or None if it is missing or damaged.
 
-        Whatever a killed process left at `path` is deleted in any case.
+        An old file at `path` is deleted first: it may be a killed process's partial write or a link to a cached shard.
         """
         path.unlink(missing_ok=True)
-        folder = self._scratch(key).folder
+        folder = Scratch(self.kind, key).folder
         try:
             metadata: Metadata = json.loads((folder / "metadata.json").read_text())
-            _link(folder / "content", path)
+            link_or_copy(folder / "content", path)
         except (FileNotFoundError, json.JSONDecodeError):
             return None
         if sha256_file(path) != metadata["sha256"]:
@@ -55,33 +53,35 @@ class ShardCache:
         return metadata
 
     def put(self, key: str, path: Path, metadata: Metadata) -> None:
-        folder = self._scratch(key).folder
-        with suppress(FileNotFoundError, FileExistsError):  # another run is caching the same shard
+        folder = Scratch(self.kind, key).folder
+        with suppress(FileNotFoundError, FileExistsError):  # a concurrent run is caching the same shard
             with atomic_write(folder / "content") as partial_file:
                 partial_file.unlink(missing_ok=True)
-                _link(path, partial_file)
+                link_or_copy(path, partial_file)
             write_json(folder / "metadata.json", metadata)
 
-    def mark_complete(self, keys: Iterable[str]) -> None:
+    def mark_complete(self, keys: Collection[str], keep_unfinished: bool) -> None:
+        """Record that a run used `keys` for its output, and delete all other shards.
+
+        keep_unfinished: keep the shards of runs that never completed, such as a different experiment's.
+        """
         for key in keys:
-            with suppress(FileNotFoundError):  # not cached, or pruned by a concurrent run
-                self._scratch(key).mark_complete()
-
-    def _scratch(self, key: str) -> Scratch:
-        return Scratch(self.kind, key)
+            with suppress(FileNotFoundError):  # not cached, or deleted by a concurrent run
+                Scratch(self.kind, key).mark_complete()
+        prune(self.kind, keys, unfinished=not keep_unfinished)
 
 
-class ShardMaker(Protocol, Generic[ShardIn]):
-    """How a stage makes one shard. Instances travel to worker processes."""
+class ShardMaker(Protocol[Input]):
+    """Makes one shard. Instances are pickled for worker processes."""
 
-    def name(self, shard: ShardIn) -> str:
-        """File name of the shard."""
+    def name(self, shard: Input) -> str:
+        """Return the shard's file name."""
 
-    def inputs(self, shard: ShardIn) -> dict[str, Any]:
-        """JSON of everything that determines the shard's bytes, except code and library versions."""
+    def inputs(self, shard: Input) -> dict[str, Any]:
+        """Return JSON of everything that determines the shard's bytes, except code and library versions."""
 
-    def write(self, shard: ShardIn, path: Path) -> Metadata:
-        """Write the shard and return what else a later run needs to know of it."""
+    def write(self, shard: Input, path: Path) -> Metadata:
+        """Write the shard and return its metadata. `"reusable": False` keeps it out of the cache."""
 
 
 def map_shards(
@@ -92,17 +92,12 @@ def map_shards(
     ordered_map: OrderedMap,
     keep_unfinished: bool = False,
 ) -> Iterator[Metadata]:
-    """Make every shard in `folder` or reuse it from the cache; yield its metadata in the order of `shards`.
-
-    Afterwards the cache drops the shards of earlier runs that this one did not use. keep_unfinished: except those of
-    runs that never completed, such as another experiment's.
-    """
+    """Make every shard in `folder` or take it from the cache, and yield its metadata in the order of `shards`."""
     keys = []
     for key, metadata in ordered_map(partial(_make_shard, maker, folder, cache), shards):
         keys.append(key)
         yield metadata
-    cache.mark_complete(keys)
-    prune(cache.kind, keys, unfinished=not keep_unfinished)
+    cache.mark_complete(keys, keep_unfinished)
 
 
 def _make_shard(maker: ShardMaker[Shard], folder: Path, cache: ShardCache, shard: Shard) -> tuple[str, Metadata]:
@@ -115,12 +110,3 @@ def _make_shard(maker: ShardMaker[Shard], folder: Path, cache: ShardCache, shard
         if metadata.pop("reusable", True):
             cache.put(key, path, metadata)
     return key, metadata
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except (FileNotFoundError, FileExistsError):
-        raise
-    except OSError:  # a different file system, or one without hard links
-        shutil.copyfile(source, target)

@@ -1,8 +1,8 @@
-"""Images in tar shards beside one Parquet index: the form in which images pass from stage to stage."""
+"""Read and write images in tar shards with one Parquet index, the format that stages exchange."""
 
 import io
 import tarfile
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """A tar of `members` in their order, without owner or time: the same members, the same bytes."""
+    """Write (name, content) members in order, without owner or time, so that equal members give equal bytes."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)
@@ -34,13 +34,14 @@ def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
             tar.addfile(info, io.BytesIO(content))
 
 
-def read_shard(path: Path, wanted: Container[str] | None = None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Name and pixels, RGB `uint8 [height, width, 3]`, of the members that are wanted or all, in the shard's order, one
-    at a time; no other is decoded.
+def read_shard(path: Path, names: Container[str] | None = None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Decode the members in `names`, or all of them, and yield name and RGB pixels, uint8 `[height, width, 3]`.
+
+    The order is that of the shard. Raises InputError if the shard or an image in it is damaged.
     """
     with reading(path), tarfile.open(path, "r:") as tar:
         for info in tar:
-            if wanted is None or info.name in wanted:
+            if names is None or info.name in names:
                 file = tar.extractfile(info)
                 assert file is not None
                 with Image.open(file) as image:
@@ -49,13 +50,13 @@ def read_shard(path: Path, wanted: Container[str] | None = None) -> Iterator[tup
 
 def encode_png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # photos hardly shrink further and take many times as long
+    image.save(file, "PNG", compress_level=1)  # higher levels take many times as long and hardly shrink photos
     return file.getvalue()
 
 
 @contextmanager
 def index_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[list[Row]], None]]:
-    """A function that adds rows, such as those of one shard: none of them stays in memory."""
+    """Yield a function that appends rows to the file, such as those of one shard."""
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema))
 
@@ -66,40 +67,55 @@ def write_index(path: Path, rows: list[Row], schema: pa.Schema) -> None:
 
 
 def read_index(folder: Path) -> list[Row]:
-    """The rows of a folder's index, in shard order."""
+    """Return all rows of a folder's index, in shard order."""
     return list(read_rows(folder / INDEX))
 
 
 def read_rows(index: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """As `read_batches`, one at a time."""
+    """Yield the rows of an index, or some of their columns. Raises InputError if it is damaged."""
     for batch in read_batches(index, columns):
         yield from batch
 
 
 def read_batches(index: Path, columns: Sequence[str] | None = None) -> Iterator[list[Row]]:
-    """The rows of an index, or some columns of them, in their order, a thousand at a time."""
-    # each column ahead and on threads of its own would hold all of a large index in memory
+    """Yield the rows of an index in batches of a thousand. Raises InputError if it is damaged."""
+    # prefetching columns on threads would load a large index into memory
     with reading(index), pq.ParquetFile(index, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=1000, columns=columns, use_threads=False):
             yield batch.to_pylist()
 
 
+def check_dropped(
+    where: object, key: str, limit: float, kept: int, dropped: Mapping[str, list[str]], hint: str
+) -> None:
+    """Raise InputError if no image is left, or a share of more than `limit` was dropped.
+
+    where: file or folder at fault. key: of `limit` in params.yaml. dropped: reason -> names.
+    """
+    count = sum(map(len, dropped.values()))
+    if kept == 0 or count > limit * (kept + count):
+        reasons = ", ".join(f"{len(names)} {why} such as {names[0]}" for why, names in sorted(dropped.items()) if names)
+        raise InputError(
+            f"{where}: {count} of {kept + count} images dropped ({reasons}), more than {key} = {limit} allows; {hint}"
+        )
+
+
 def spread(rows: list[T], count: int) -> list[T]:
-    """At most `count` of `rows`, evenly spread over them, so that each dataset has its share."""
+    """Return at most `count` of `rows` at even distances, so that each dataset has its share."""
     count = min(count, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def read_images(folder: Path, rows: list[Row]) -> Iterator[tuple[Row, NDArray[np.uint8]]]:
-    """Each of `rows` (in index order) with its pixels, decoding nothing else.
+    """Yield each of `rows`, which must be in index order, with its RGB pixels, uint8 `[height, width, 3]`.
 
-    Raises InputError that names the first which its shard does not hold.
+    Raises InputError if a shard is damaged or lacks a member.
     """
-    wanted: dict[str, dict[str, Row]] = {}
+    shards: dict[str, dict[str, Row]] = {}
     for row in rows:
-        wanted.setdefault(row["shard"], {})[row["member"]] = row
-    for shard, members in wanted.items():
+        shards.setdefault(row["shard"], {})[row["member"]] = row
+    for shard, members in shards.items():
         for name, pixels in read_shard(folder / shard, members):
             yield members.pop(name), pixels
         if members:
-            raise InputError(f"{folder / shard}: holds no {min(members)}, which {INDEX} lists; run `dvc repro`")
+            raise InputError(f"{folder / shard}: contains no {min(members)}, which {INDEX} lists; run `dvc repro`")

@@ -1,4 +1,4 @@
-"""What a dataset's archives hold, in one form for every dataset: which image, which captions, which split."""
+"""Catalog of a dataset's archives: every usable image with its captions and its split, in any format."""
 
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -13,52 +13,52 @@ from finetune.datasets.zip_reader import DAMAGED, Member, UnknownCompressionErro
 
 Split = Literal["train", "validation"]
 Caption = Annotated[str, Field(max_length=10_000)]  # characters; COCO's longest has 250
-PICTURES = {".apng", ".bmp", ".gif", ".ico", ".jfif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
-LARGEST = 256 << 20  # bytes of an image's file
+IMAGE_SUFFIXES = {".apng", ".bmp", ".gif", ".ico", ".jfif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+MAX_FILE_SIZE = 256 << 20  # bytes
 
 TABLES = """
 CREATE TABLE archive (number INTEGER PRIMARY KEY, path);
-CREATE TABLE member (archive, name, id, path, method, crc, packed, size, offset);
+CREATE TABLE member (archive, name, id, path, method, crc, compressed_size, size, offset);
 CREATE TABLE split (archive, name, split);
 CREATE TABLE caption (archive, name, number, text);
 CREATE TABLE dropped (reason, name);
 """
-# Indexes come last: sorting once takes less time, and less memory, than keeping them in order meanwhile.
+# Indexes are created after all inserts: sorting once takes less time and memory than updating them for every row.
 FINALIZE = """
 CREATE INDEX member_name ON member (archive, name);
 CREATE INDEX split_name ON split (archive, name);
 CREATE INDEX caption_name ON caption (archive, name, number);
 
 INSERT INTO dropped SELECT 'no_image', name FROM
-    (SELECT archive, name FROM split UNION SELECT archive, name FROM caption) AS wanted
-    WHERE NOT EXISTS (SELECT 1 FROM member WHERE (archive, name) = (wanted.archive, wanted.name));
+    (SELECT archive, name FROM split UNION SELECT archive, name FROM caption) AS listed
+    WHERE NOT EXISTS (SELECT 1 FROM member WHERE (archive, name) = (listed.archive, listed.name));
 INSERT INTO dropped SELECT 'no_caption', name FROM member
     WHERE NOT EXISTS (SELECT 1 FROM caption WHERE (archive, name) = (member.archive, member.name));
 INSERT INTO dropped SELECT 'no_split', name FROM member
     WHERE EXISTS (SELECT 1 FROM caption WHERE (archive, name) = (member.archive, member.name))
     AND NOT EXISTS (SELECT 1 FROM split WHERE (archive, name) = (member.archive, member.name));
 
--- a name in two splits is held out: 'validation' sorts last
-CREATE TABLE original AS
+-- 'validation' sorts after 'train', so a name in both splits is a validation image
+CREATE TABLE source_image AS
     SELECT *, shard_of(id) AS shard, row_number() OVER (PARTITION BY id ORDER BY split DESC, archive, place) AS rank
     FROM (
         SELECT member.*, member.rowid AS place, max(split) AS split FROM member JOIN split USING (archive, name)
         WHERE EXISTS (SELECT 1 FROM caption WHERE (archive, name) = (member.archive, member.name))
         GROUP BY member.rowid
     );
-INSERT INTO dropped SELECT 'same_name', path FROM original WHERE rank > 1;
-DELETE FROM original WHERE rank > 1;
-CREATE INDEX original_shard ON original (split, shard, id);
+INSERT INTO dropped SELECT 'same_name', path FROM source_image WHERE rank > 1;
+DELETE FROM source_image WHERE rank > 1;
+CREATE INDEX source_image_shard ON source_image (split, shard, id);
 """
 
 
 class DroppedError(Exception):
-    """An image cannot be used; the message is the reason under which it is counted."""
+    """The image cannot be used. The message is the reason under which it is counted."""
 
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image inside an archive, with its captions as their authors wrote them."""
+    """An image in an archive, with its captions unchanged."""
 
     id: str
     split: Split
@@ -71,12 +71,12 @@ class SourceImage:
         return PurePosixPath(self.member.name).name
 
     def read(self) -> bytes:
-        """The file's bytes.
+        """Return the file's bytes.
 
-        Raises DroppedError: `damaged_in_archive` where the archive's own checksum says so, `too_large`, or
+        Raises DroppedError: `damaged_in_archive` if the archive's checksum does not match, `too_large`, or
         `unknown_compression`.
         """
-        if self.member.size > LARGEST:
+        if self.member.size > MAX_FILE_SIZE:
             raise DroppedError("too_large")
         try:
             return read_member(self.archive, self.member)
@@ -87,8 +87,9 @@ class SourceImage:
 
 
 class Catalog:
-    """The usable originals of a dataset by shard, and the others by reason: a database in a file, for the memory that
-    it takes does not grow with the number of images, and any process may read it.
+    """The usable source images of a dataset by shard, and the dropped ones by reason.
+
+    An SQLite file keeps memory independent of the number of images and can be read by worker processes.
     """
 
     def __init__(self, file: Path) -> None:
@@ -100,30 +101,30 @@ class Catalog:
     def add(
         self,
         archive: Path,
-        name_of: Callable[[str], str | None],
+        member_key: Callable[[str], str | None],
         splits: Iterable[tuple[str, Split]],
         captions: Iterable[tuple[str, int, str]],
     ) -> None:
-        """Bring an archive's images together with what belongs to their names: (name, split) and (name, number,
-        caption), the captions of an image being ordered by number.
+        """Add an archive's images and what annotations say about them.
 
-        name_of: from a member's path to the name; None for a path that has no business in an archive.
+        member_key: maps a member's path to the name that annotations use, or to None for an unsafe path.
+        splits: (name, split). captions: (name, number, text); an image's captions are ordered by number.
         """
         (number,) = self._db.execute(
             "INSERT INTO archive (path) VALUES (?) RETURNING number", [str(archive)]
         ).fetchone()
         for member in members(archive):
             path = PurePosixPath(member.name)
-            if path.suffix.lower() not in PICTURES or "__MACOSX" in path.parts or path.name.startswith("."):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or "__MACOSX" in path.parts or path.name.startswith("."):
                 continue
-            name = None if member.link else name_of(member.name)
+            name = None if member.is_link else member_key(member.name)
             if name is None:
                 self._db.execute("INSERT INTO dropped VALUES ('unsafe_name', ?)", [member.name])
                 continue
-            place = (member.name, member.method, member.crc, member.packed, member.size, member.offset)
+            entry = (member.name, member.method, member.crc, member.compressed_size, member.size, member.offset)
             self._db.execute(
                 "INSERT INTO member VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (number, name, str(PurePosixPath(name).with_suffix("")), *place),
+                (number, name, str(PurePosixPath(name).with_suffix("")), *entry),
             )
         self._db.executemany("INSERT INTO split VALUES (?, ?, ?)", ((number, *row) for row in splits))
         self._db.executemany(
@@ -131,22 +132,22 @@ class Catalog:
         )
 
     def finalize(self, shards: int) -> None:
-        """All archives are added: spread their originals over `shards` shards per split.
+        """Match images, captions and splits, and assign each image to one of `shards` shards of its split.
 
-        An id alone decides on the shard, so that an image more or less moves no other one.
+        Call it once, after the last `add`. The shard depends on the id only, so adding an image moves no other.
         """
         self._db.create_function("shard_of", 1, lambda id_: _hash(id_) % shards, deterministic=True)
         self._db.executescript(FINALIZE)
 
     def shards(self) -> list[tuple[Split, int]]:
-        """Those that hold anything, train first."""
-        return self._db.execute("SELECT DISTINCT split, shard FROM original ORDER BY split, shard").fetchall()
+        """Return the split and number of every shard that is not empty, train first."""
+        return self._db.execute("SELECT DISTINCT split, shard FROM source_image ORDER BY split, shard").fetchall()
 
-    def originals(self, split: Split, shard: int) -> list[SourceImage]:
-        """Those of one shard by id."""
+    def source_images(self, split: Split, shard: int) -> list[SourceImage]:
+        """Return the images of one shard, ordered by id."""
         rows = self._db.execute(
-            "SELECT id, archive, name, archive.path, original.path, method, crc, packed, size, offset "
-            "FROM original JOIN archive ON archive = number WHERE (split, shard) = (?, ?) ORDER BY id",
+            "SELECT id, archive, name, archive.path, source_image.path, method, crc, compressed_size, size, offset "
+            "FROM source_image JOIN archive ON archive = number WHERE (split, shard) = (?, ?) ORDER BY id",
             (split, shard),
         )
         return [
@@ -155,7 +156,7 @@ class Catalog:
         ]
 
     def dropped(self) -> dict[str, list[str]]:
-        """Names, sorted, by the reason for leaving them out."""
+        """Return the names of the dropped images, sorted, by reason."""
         result: dict[str, list[str]] = {}
         for reason, name in self._db.execute("SELECT reason, name FROM dropped ORDER BY reason, name"):
             result.setdefault(reason, []).append(name)
@@ -172,7 +173,7 @@ class Catalog:
 
 
 def file_name(member: str) -> str:
-    """The name of an image that is told by its file name, wherever in the archive it lies."""
+    """Return the last part of a member's path: COCO and Flickr8k refer to images by file name only."""
     return PurePosixPath(member).name
 
 

@@ -1,4 +1,4 @@
-"""COCO 2017 as published: train2017.zip, val2017.zip and annotations_trainval2017.zip."""
+"""Read COCO 2017 as published: train2017.zip, val2017.zip and annotations_trainval2017.zip."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from finetune.datasets.zip_reader import open_text
 from finetune.errors import InputError
 
 ANNOTATIONS = "annotations_trainval2017.zip"
-HALVES: dict[str, Split] = {"train2017": "train", "val2017": "validation"}
-DEEPEST = 64  # levels of lists and objects in each other; COCO has six
-STEPS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
-Id = Annotated[int, Field(ge=0, lt=10**12)]  # twelve digits, as in the file names
+SPLITS: dict[str, Split] = {"train2017": "train", "val2017": "validation"}
+MAX_DEPTH = 64  # nested lists and objects; COCO has six levels
+NESTING = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
+Id = Annotated[int, Field(ge=0, lt=10**12)]  # at most twelve digits, as in the file names
 
 
 class _Entry(BaseModel):
@@ -39,60 +39,63 @@ class _Annotation(_Entry):
 Entry = TypeVar("Entry", bound=BaseModel)
 
 
-def index_coco(folder: Path, listing: Catalog) -> None:
-    """train2017 trains; val2017 validates. Raises InputError for a fault of an archive as a whole."""
-    for half, split in HALVES.items():
-        listing.add(
-            folder / f"{half}.zip",
+def index_coco(folder: Path, catalog: Catalog) -> None:
+    """Add both splits to the catalog. Raises InputError for an archive or annotation file that cannot be read."""
+    for name, split in SPLITS.items():
+        catalog.add(
+            folder / f"{name}.zip",
             file_name,
-            ((image.file_name, split) for image in _some(folder, half, "images", _Image)),
+            ((image.file_name, split) for image in _captions_file(folder, name, "images", _Image)),
             (
                 (f"{annotation.image_id:012d}.jpg", annotation.id, annotation.caption)
-                for annotation in _some(folder, half, "annotations", _Annotation)
+                for annotation in _captions_file(folder, name, "annotations", _Annotation)
             ),
         )
 
 
 @contextmanager
 def open_json(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """A member that ijson reads in a time that grows with its length alone: with the depth it grows too.
+    """Open a JSON member for ijson.
 
-    Raises InputError for what is not JSON, here or while it is read.
+    Deep nesting is rejected first, because ijson's time per value grows with depth. Raises InputError for invalid
+    JSON, also while the block reads it.
     """
     try:
         with open_text(archive, member) as text:
-            depths = accumulate(STEPS.get(event, 0) for event, _ in ijson.basic_parse(text, use_float=True))
-            if any(depth > DEEPEST for depth in depths):
-                raise JSONError(f"more than {DEEPEST} levels")
+            depths = accumulate(NESTING.get(event, 0) for event, _ in ijson.basic_parse(text, use_float=True))
+            if any(depth > MAX_DEPTH for depth in depths):
+                raise JSONError(f"more than {MAX_DEPTH} levels")
         with open_text(archive, member) as text:
             yield text
     except (JSONError, UnicodeDecodeError) as error:
-        raise fault(archive, member, f"not JSON: {' '.join(str(error).split())}") from None
+        raise annotation_error(archive, member, f"not JSON: {' '.join(str(error).split())}") from None
 
 
-def entries(archive: Path, member: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
-    """Of one list in a JSON file, one at a time: COCO's captions are 92 MB, and three times that in memory.
+def entries(archive: Path, member: str, key: str, model: type[Entry]) -> Iterator[Entry]:
+    """Yield the entries of one list in a JSON file.
 
-    Raises InputError that names the first which is not of its kind.
+    They are streamed: COCO's captions take 92 MB on disk and three times that in memory. Raises InputError that names
+    the first entry which does not fit `model`.
     """
     number = 0
     try:
         with open_json(archive, member) as text:
             for number, entry in enumerate(ijson.items(text, f"{key}.item", use_float=True)):  # noqa: B007
-                yield kind.model_validate(entry)
+                yield model.model_validate(entry)
     except ValidationError as errors:
         first = errors.errors()[0]
-        raise fault(archive, member, f"{'.'.join(map(str, (key, number, *first['loc'])))}: {first['msg']}") from None
+        where = ".".join(map(str, (key, number, *first["loc"])))
+        raise annotation_error(archive, member, f"{where}: {first['msg']}") from None
 
 
-def _some(folder: Path, half: str, key: str, kind: type[Entry]) -> Iterator[Entry]:
-    archive, member = folder / ANNOTATIONS, f"annotations/captions_{half}.json"
+def annotation_error(archive: Path, member: str, problem: str) -> InputError:
+    return InputError(f"{archive}: {member}: {problem}; fetch the original archive again")
+
+
+def _captions_file(folder: Path, name: str, key: str, model: type[Entry]) -> Iterator[Entry]:
+    archive, member = folder / ANNOTATIONS, f"annotations/captions_{name}.json"
     entry = None
-    for entry in entries(archive, member, key, kind):
+    for entry in entries(archive, member, key, model):
         yield entry
     if entry is None:
-        raise fault(archive, member, f"holds no {key}")
-
-
-def fault(archive: Path, member: str, what: str) -> InputError:
-    return InputError(f"{archive}: {member}: {what}; fetch the original archive again")
+        raise annotation_error(archive, member, f"contains no {key}")

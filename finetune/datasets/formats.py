@@ -1,4 +1,4 @@
-"""The forms in which a dataset's archives come, by `preprocess.<dataset>.format`."""
+"""The function that indexes a dataset's archives, by `preprocess.<dataset>.format`."""
 
 from finetune.datasets.coco import index_coco
 from finetune.datasets.flickr8k import index_flickr8k

@@ -1,7 +1,7 @@
-"""Scenes written as genuine COCO 2017 and Flickr8k archives, so that the sample goes through the real parsers.
+"""Write synthetic scenes as COCO 2017 and Flickr8k archives, so that the sample uses the real parsers.
 
-A location `scenes:coco?train=144&validation=48` names how many scenes each split has; the same location gives
-the same bytes everywhere.
+A location such as `scenes:coco?train=144&validation=48` sets the number of scenes per split. The same location gives
+the same bytes on every machine.
 """
 
 import dataclasses
@@ -20,17 +20,17 @@ from finetune.errors import InputError
 
 Split = Literal["train", "validation"]
 
-# Far from each other and from the seeds that the sample's base model is trained and measured on (sample/).
+# Ranges that overlap neither each other nor the seeds of the sample's base model (sample/).
 FIRST_SEED: dict[tuple[str, Split], int] = {
     ("coco", "train"): 2_000_000,
     ("coco", "validation"): 3_000_000,
     ("flickr8k", "train"): 4_000_000,
     ("flickr8k", "validation"): 5_000_000,
 }
-MOST = 1_000_000  # scenes per split
+MAX_SCENES = 1_000_000  # per split
 SCENES = "scenes:"
 JPEG_QUALITY = 95
-HALVES: dict[str, Split] = {"train2017": "train", "val2017": "validation"}
+COCO_SPLITS: dict[str, Split] = {"train2017": "train", "val2017": "validation"}
 COCO_FRAME = {
     "info": {
         "description": "Drawn scenes in the form of the COCO 2017 Dataset",
@@ -50,31 +50,28 @@ Member = tuple[str, bytes]
 
 
 def scene_image(seed: int) -> bytes:
-    """JPEG."""
+    """Return the seed's scene as JPEG."""
     file = io.BytesIO()
     draw(_scene(seed)).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
     return file.getvalue()
 
 
 def draw_archive(location: str, name: str, path: Path, image: Callable[[int], bytes] = scene_image) -> None:
-    """Write the archive `name` of the dataset that `location` describes, with the `image` of each seed.
+    """Write the archive `name` of the dataset at `location`. image: returns a seed's JPEG.
 
-    Raises InputError for a location or a name that stands for nothing.
+    Raises InputError for an invalid location or name.
     """
     dataset, seeds = scene_seeds(location)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for member, content in _members(dataset, name, seeds, image):
             info = zipfile.ZipInfo(member, date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system = 3  # Unix, also where the archive is not written on one
+            info.create_system = 3  # Unix, for equal bytes on every system
             info.external_attr = (0o40755 if member.endswith("/") else 0o100644) << 16
             archive.writestr(info, content)
 
 
 def scene_seeds(location: str) -> tuple[str, Seeds]:
-    """The dataset and, by split, one seed per scene.
-
-    Raises InputError for a location that stands for nothing.
-    """
+    """Return the dataset and the seeds of each split's scenes. Raises InputError for an invalid location."""
     path, _, query = location.removeprefix(SCENES).partition("?")
     counts = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
     if path not in ("coco", "flickr8k") or counts.keys() != {"train", "validation"}:
@@ -82,8 +79,8 @@ def scene_seeds(location: str) -> tuple[str, Seeds]:
     seeds: Seeds = {}
     for (dataset, split), first in FIRST_SEED.items():
         if dataset == path:
-            if not re.fullmatch("[0-9]{1,9}", counts[split]) or not 1 <= int(counts[split]) <= MOST:
-                raise InputError(f"{location}: {split} is {counts[split]!r}; give a count from 1 to {MOST}")
+            if not re.fullmatch("[0-9]{1,9}", counts[split]) or not 1 <= int(counts[split]) <= MAX_SCENES:
+                raise InputError(f"{location}: {split} is {counts[split]!r}; give a count from 1 to {MAX_SCENES}")
             seeds[split] = range(first, first + int(counts[split]))
     return path, seeds
 
@@ -91,14 +88,14 @@ def scene_seeds(location: str) -> tuple[str, Seeds]:
 def _members(dataset: str, name: str, seeds: Seeds, image: Callable[[int], bytes]) -> Iterator[Member]:
     match dataset, name:
         case "coco", "train2017.zip" | "val2017.zip":
-            half = name.removesuffix(".zip")
-            yield f"{half}/", b""
-            for seed in seeds[HALVES[half]]:
-                yield f"{half}/{_coco_name(seed)}", image(seed)
+            folder = name.removesuffix(".zip")
+            yield f"{folder}/", b""
+            for seed in seeds[COCO_SPLITS[folder]]:
+                yield f"{folder}/{_coco_name(seed)}", image(seed)
         case "coco", "annotations_trainval2017.zip":
-            for half, split in HALVES.items():
-                yield f"annotations/captions_{half}.json", _json(_coco_captions(seeds[split]))
-                yield f"annotations/instances_{half}.json", _json(_coco_instances(seeds[split]))
+            for part, split in COCO_SPLITS.items():
+                yield f"annotations/captions_{part}.json", _json(_coco_captions(seeds[split]))
+                yield f"annotations/instances_{part}.json", _json(_coco_instances(seeds[split]))
         case "flickr8k", "Flickr8k_Dataset.zip":
             yield "Flicker8k_Dataset/", b""  # spelled as in the original
             for seed in (*seeds["train"], *seeds["validation"]):
@@ -106,7 +103,7 @@ def _members(dataset: str, name: str, seeds: Seeds, image: Callable[[int], bytes
         case "flickr8k", "Flickr8k_text.zip":
             yield from _flickr_texts(seeds)
         case _:
-            raise InputError(f"fetch.{dataset}: no archive of scenes is called {name}; see presets/sample.yaml")
+            raise InputError(f"fetch.{dataset}: the synthetic dataset has no archive {name}; see presets/sample.yaml")
 
 
 def _scene(seed: int) -> Scene:
@@ -114,7 +111,7 @@ def _scene(seed: int) -> Scene:
 
 
 def _captions(seed: int) -> list[str]:
-    """All wordings; which one comes first changes from scene to scene."""
+    """Return all captions, rotated by seed so that the first one varies."""
     wordings = captions(_scene(seed))
     first = seed % len(wordings)
     return wordings[first:] + wordings[:first]
@@ -161,9 +158,9 @@ def _coco_instances(seeds: range) -> dict[str, Any]:
 
 
 def _instance(thing: Scene) -> dict[str, Any]:
-    """Outline, box `[x, y, width, height]` and area, in pixels, of a scene that holds one object."""
+    """Return outline, box `[x, y, width, height]` and area, in pixels, of a scene with one object."""
     [center] = thing.centers
-    polygon = [(_inside(x), _inside(y)) for x, y in outline(thing.shape, center, thing.radius)]
+    polygon = [(_clip(x), _clip(y)) for x, y in outline(thing.shape, center, thing.radius)]
     xs, ys = zip(*polygon, strict=True)
     return {
         "category_id": CATEGORIES.index(thing.shape) + 1,
@@ -174,7 +171,7 @@ def _instance(thing: Scene) -> dict[str, Any]:
     }
 
 
-def _inside(coordinate: float) -> float:
+def _clip(coordinate: float) -> float:
     return round(min(max(coordinate, 0.0), float(SIZE)), 2)
 
 
@@ -183,13 +180,13 @@ def _flickr_name(seed: int) -> str:
 
 
 def _flickr_texts(seeds: Seeds) -> Iterator[Member]:
-    train, held_out = seeds["train"], seeds["validation"]
-    middle = len(held_out) // 2
-    texts = [(seed, number, text) for seed in (*train, *held_out) for number, text in enumerate(_captions(seed))]
+    train, validation = seeds["train"], seeds["validation"]
+    middle = len(validation) // 2
+    texts = [(seed, number, text) for seed in (*train, *validation) for number, text in enumerate(_captions(seed))]
     yield "Flickr8k.token.txt", _lines(f"{_flickr_name(seed)}#{number}\t{text}" for seed, number, text in texts)
     yield "Flickr_8k.trainImages.txt", _lines(map(_flickr_name, train))
-    yield "Flickr_8k.devImages.txt", _lines(map(_flickr_name, held_out[:middle]))
-    yield "Flickr_8k.testImages.txt", _lines(map(_flickr_name, held_out[middle:]))
+    yield "Flickr_8k.devImages.txt", _lines(map(_flickr_name, validation[:middle]))
+    yield "Flickr_8k.testImages.txt", _lines(map(_flickr_name, validation[middle:]))
 
 
 def _lines(lines: Iterable[str]) -> bytes:

@@ -1,8 +1,8 @@
-"""Captioned scenes drawn from a seed: the sample's stand-in for photos.
+"""Synthetic captioned scenes, rendered from a seed: the sample's substitute for photos.
 
-Two styles. *Plain* scenes (flat circles, squares and triangles on one background) are all that the
-tiny base model has seen; *striped* scenes (striped stars, hearts and rings in a room with a floor) are
-what fine-tuning teaches it. Every caption stays true when the image is mirrored.
+The tiny base model is pretrained on *plain* scenes (flat circles, squares and triangles on one background) and
+fine-tuned on *striped* ones (striped stars, hearts and rings in a room with a floor). Captions also hold for the
+mirror image.
 """
 
 import math
@@ -17,7 +17,7 @@ Point = tuple[float, float]
 RGB = tuple[int, int, int]
 
 SIZE = 512  # pixels, both sides
-SUPERSAMPLE = 2  # drawn larger and averaged down: smooth edges
+SUPERSAMPLE = 2  # rendered larger and averaged for smooth edges
 COLORS: dict[str, RGB] = {
     "red": (215, 45, 45),
     "green": (50, 160, 70),
@@ -55,13 +55,13 @@ WORDINGS: dict[Style, tuple[str, ...]] = {
 }
 FLOOR: RGB = (160, 112, 72)
 STRIPE_WIDTH = 40  # pixels
-# pixels off an object's regular place: so little that a tiny model can learn where things go
+# maximum offset of an object from its regular position in pixels; small, so that a tiny model can learn it
 SWAY: dict[Style, float] = {"plain": 10.0, "striped": 4.0}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows. Centres and radius are in pixels of the 512x512 image."""
+    """The content of an image. Centers and radius are in pixels of the 512x512 image."""
 
     style: Style
     shape: str
@@ -69,7 +69,7 @@ class Scene:
     background: str
     centers: tuple[Point, ...]
     radius: float
-    horizon: float  # y of the wall's foot, striped style only
+    horizon: float  # y of the floor's upper edge, striped style only
 
     @property
     def count(self) -> int:
@@ -77,7 +77,7 @@ class Scene:
 
 
 def make_scene(seed: int, style: Style) -> Scene:
-    """The scene that a seed stands for: the same on every machine (`random.Random` is specified)."""
+    """Return the seed's scene, which is the same on every machine: `random.Random` is fully specified."""
     rng = random.Random(f"{style}-{seed}")
     count = rng.randint(1, 3)
     radius = rng.uniform(*{1: (120, 135), 2: (90, 100), 3: (60, 66)}[count])
@@ -99,7 +99,7 @@ def make_scene(seed: int, style: Style) -> Scene:
 
 
 def captions(scene: Scene) -> list[str]:
-    """One caption per wording, none of which names a side of the image."""
+    """Return one caption per wording. None mentions left or right."""
     noun = scene.shape if scene.count == 1 else f"{scene.shape}s"
     adjectives = f"striped {scene.color}" if scene.style == "striped" else scene.color
     objects = f"{COUNTS[scene.count - 1]} {adjectives} {noun}"
@@ -107,13 +107,13 @@ def captions(scene: Scene) -> list[str]:
 
 
 def outline(shape: str, center: Point, radius: float) -> list[Point]:
-    """The closed polygon of a shape. A ring is a keyhole polygon, so that one polygon can hold its hole."""
+    """Return the closed polygon of a shape. A ring is a keyhole polygon: one polygon that encloses its hole."""
     cx, cy = center
     return [(cx + radius * x, cy + radius * y) for x, y in _unit_polygon(shape)]
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The 512x512 RGB image of a scene."""
+    """Render the 512x512 RGB image of a scene."""
     side = SIZE * SUPERSAMPLE
     canvas = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     brush = ImageDraw.Draw(canvas)
@@ -132,7 +132,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def draw_mask(scene: Scene) -> Image.Image:
-    """Where the scene's objects are: a 512x512 image of mode L, 255 on an object and 0 elsewhere."""
+    """Render a 512x512 image of mode L: 255 on the scene's objects, 0 elsewhere."""
     mask = Image.new("L", (SIZE, SIZE))
     for center in scene.centers:
         ImageDraw.Draw(mask).polygon(outline(scene.shape, center, scene.radius), fill=255)
@@ -168,16 +168,16 @@ def _unit_polygon(shape: str) -> list[Point]:
             )
             for t in turns
         ]
-    raise ValueError(f"no shape is called {shape!r}; known: {', '.join(CATEGORIES)}")
+    raise ValueError(f"unknown shape {shape!r}; known: {', '.join(CATEGORIES)}")
 
 
 def _stripes(color: str) -> Image.Image:
-    """A page of level stripes in a colour and its tint: the mirror image has the same."""
+    """Render horizontal stripes in a color and its tint, which the mirror image preserves."""
     dark = COLORS[color]
     light = tuple(round(0.4 * c + 0.6 * 255) for c in dark)
     side, width = SIZE * SUPERSAMPLE, STRIPE_WIDTH * SUPERSAMPLE
-    page = Image.new("RGB", (side, side), dark)
-    brush = ImageDraw.Draw(page)
+    pattern = Image.new("RGB", (side, side), dark)
+    brush = ImageDraw.Draw(pattern)
     for top in range(0, side, 2 * width):
         brush.rectangle((0, top, side, top + width - 1), fill=light)
-    return page
+    return pattern

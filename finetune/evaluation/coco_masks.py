@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydantic import BaseModel, Field
 
-from finetune.data.transforms import SIDE, Crop, crop_box
-from finetune.datasets.coco import ANNOTATIONS, entries, fault
+from finetune.data.transforms import RESOLUTION, Crop, crop_box
+from finetune.datasets.coco import ANNOTATIONS, annotation_error, entries
 from finetune.datasets.zip_reader import members
 
 FAR = 100_000  # pixels; what lies beyond is no place in an image
@@ -52,11 +52,13 @@ def read_masks(folder: Path, half: str, sizes: Mapping[int, Size], crop: Crop, s
         if instance.image_id not in sizes:
             continue
         if instance.category_id not in names:
-            raise fault(archive, file, f"annotations: there is no category {instance.category_id}")
+            raise annotation_error(archive, file, f"annotations: there is no category {instance.category_id}")
         drawn = _draw(instance.segmentation, sizes[instance.image_id])
         if drawn is None:
-            raise fault(archive, file, f"annotations: an outline in image {instance.image_id} does not fit its size")
-        square = drawn.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=crop_box(drawn.size, crop))
+            raise annotation_error(
+                archive, file, f"annotations: an outline in image {instance.image_id} does not fit its size"
+            )
+        square = drawn.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC, box=crop_box(drawn.size, crop))
         mask = np.asarray(square.resize((side, side), Image.Resampling.BOX)) >= 128
         known = masks.setdefault(instance.image_id, {})
         name = names[instance.category_id]

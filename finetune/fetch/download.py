@@ -1,9 +1,7 @@
-"""Resumable, verified downloads. What has arrived is scratch state until it becomes a stage's output."""
+"""Resumable, verified downloads. A partial file is scratch state until it becomes a stage's output."""
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -18,21 +16,46 @@ from urllib3.util import Retry
 from finetune.artifacts import fingerprint, write_json
 from finetune.disk import require_free_space
 from finetune.fetch.source import Source, UnavailableError
-from finetune.scratch import Scratch, prune
+from finetune.scratch import Scratch, link_or_copy, prune
 
 KIND = "downloads"  # of scratch state
+CHUNK = 1 << 16  # bytes; the most that an interruption loses
+TIMEOUT = (10, 60)  # seconds to connect, and to wait for the next bytes
+# Consecutive tries without progress, about three minutes. A 416 means that the file is now shorter than our part of it.
+RETRIES = Retry(
+    total=8,
+    backoff_factor=1,  # seconds
+    backoff_jitter=1,  # seconds
+    backoff_max=60,  # seconds
+    retry_after_max=600,  # seconds
+    status_forcelist=(408, 416, 429, 500, 502, 503, 504),
+)
+TRANSIENT = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError)
+HINTS = {
+    401: "log in, or accept its terms in a browser, download it there and give the file's path",
+    403: "accept its terms in a browser, download it there and give the file's path",
+    404: "correct its location under `fetch` in params.yaml",
+}
+DEFAULT_HINT = "check the address and the network and run again, the bytes received so far are kept"
+Wait = Callable[[float], bool]  # sleeps for that many seconds; returns True if the download is to stop
+
+log = logging.getLogger(__name__)
+
+
+class StoppedError(Exception):
+    """The download stopped because a different one failed. The bytes received so far are kept."""
 
 
 class Version(TypedDict):
-    """What the server says of the file, so that a file that has changed since is not continued."""
+    """Identifies the server's file. If it has changed, the download starts over."""
 
-    url: str  # for whoever looks into the folder
-    validator: str | None  # a strong ETag, or the date of the last change
-    bytes: int | None  # of the whole file
+    url: str  # for a person who inspects the folder
+    validator: str | None  # a strong ETag, or the modification date
+    bytes: int | None  # of the complete file
 
 
-class PartialDownload:
-    """What has arrived of one file."""
+class PartialFile:
+    """The bytes received so far of one address and checksum."""
 
     def __init__(self, url: str, checksum: str | None) -> None:
         self.url = url
@@ -43,7 +66,7 @@ class PartialDownload:
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Number of bytes received so far."""
         try:
             return self.content.stat().st_size
         except FileNotFoundError:
@@ -53,89 +76,61 @@ class PartialDownload:
     def version(self) -> Version | None:
         try:
             return json.loads(self._version.read_text())
-        except (FileNotFoundError, ValueError):  # or cut short by a power cut
+        except (FileNotFoundError, ValueError):  # ValueError: truncated by a power failure
             return None
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         version = self.version
         return version is not None and version["bytes"] == self.size
 
-    def note(self, validator: str | None, size: int | None) -> Version:
+    def set_version(self, validator: str | None, size: int | None) -> Version:
         version = Version(url=self.url, validator=validator, bytes=size)
         write_json(self._version, version)
         return version
 
     def discard(self) -> None:
+        """Delete what was received. It is unlinked, not truncated, because an output may be a link to it."""
         self._scratch.mark_in_use()
         for path in (self.content, self._version):
-            path.unlink(missing_ok=True)  # not truncated: an output may be a link to the same bytes
+            path.unlink(missing_ok=True)
 
     def publish(self, destination: Path) -> None:
-        """Make it part of a stage's output. A later fetch deletes it here."""
+        """Put the file into a stage's output. A later fetch deletes it here."""
         self._scratch.mark_complete()
-        try:
-            os.link(self.content, destination)
-        except OSError:  # another disk, or one without links
-            shutil.copyfile(self.content, destination)
+        link_or_copy(self.content, destination)
 
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Raises InputError while another process downloads this."""
+    def lock(self) -> AbstractContextManager[None]:
+        """Raises InputError while another process downloads this file."""
         return self._scratch.lock(f"{self.url}: another process is downloading it")
 
 
-def prune_published(keep: Collection[PartialDownload]) -> None:
-    """Delete the downloads that have become outputs, except `keep`; DVC has stored them by now."""
+def prune_published(keep: Collection[PartialFile]) -> None:
+    """Delete files that an earlier run published, except `keep`. DVC has stored them by now."""
     prune(KIND, {partial.folder.name for partial in keep})
 
 
-log = logging.getLogger(__name__)
+def download(source: Source, retries: Retry, wait: Wait) -> PartialFile:
+    """Download and verify the file from the first address that has it.
 
-CHUNK = 1 << 16  # bytes; as many are lost when a connection is cut
-TIMEOUT = (10, 60)  # seconds to connect, and without a byte
-# Tries in a row that bring nothing new: about three minutes. 416 says that the file is now shorter than our part of it.
-RETRIES = Retry(
-    total=8,
-    backoff_factor=1,  # seconds
-    backoff_jitter=1,  # seconds
-    backoff_max=60,  # seconds
-    retry_after_max=600,  # seconds
-    status_forcelist=(408, 416, 429, 500, 502, 503, 504),
-)
-PASSING = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError)
-REMEDIES = {
-    401: "log in, or accept its terms in a browser, download it there and give the file's path",
-    403: "accept its terms in a browser, download it there and give the file's path",
-    404: "correct its location under `fetch` in params.yaml",
-}
-Wait = Callable[[float], bool]  # for as many seconds; True when the download is to stop
-
-
-class StoppedError(Exception):
-    """What has arrived is kept; it is another file that is at fault."""
-
-
-def download(source: Source, retries: Retry, wait: Wait) -> PartialDownload:
-    """The file, whole and verified, from the first address that has it.
-
-    Raises UnavailableError, with what is wrong with every address, when none has, and StoppedError when `wait` says so.
+    Raises UnavailableError with the problem of every address if none has it, and StoppedError if `wait` returns True.
     """
-    faults: list[str] = []
+    problems: list[str] = []
     for url in source.locations:
-        if faults:
-            log.warning("%s; trying %s", faults[-1], url)
+        if problems:
+            log.warning("%s; trying %s", problems[-1], url)
         try:
             return _download_from(url, source, retries, wait)
-        except UnavailableError as fault:
-            faults.append(str(fault))
-    raise UnavailableError("; ".join(faults))
+        except UnavailableError as error:
+            problems.append(str(error))
+    raise UnavailableError("; ".join(problems))
 
 
-def _download_from(url: str, source: Source, retries: Retry, wait: Wait) -> PartialDownload:
-    partial = PartialDownload(url, source.checksum)
-    with partial.exclusive():
-        if not partial.whole:
-            _complete(partial, source, retries, wait)
+def _download_from(url: str, source: Source, retries: Retry, wait: Wait) -> PartialFile:
+    partial = PartialFile(url, source.checksum)
+    with partial.lock():
+        if not partial.complete:
+            _request_until_complete(partial, source, retries, wait)
         try:
             source.check(url, partial.content)
         except UnavailableError:
@@ -144,26 +139,26 @@ def _download_from(url: str, source: Source, retries: Retry, wait: Wait) -> Part
     return partial
 
 
-def _complete(partial: PartialDownload, source: Source, retries: Retry, wait: Wait) -> None:
-    """Try until all has arrived or `retries` are used up; any progress gives all of them back."""
-    left, most, seconds = retries, partial.size, 0.0
+def _request_until_complete(partial: PartialFile, source: Source, retries: Retry, wait: Wait) -> None:
+    """Send requests until the file is complete or `retries` are used up. Progress restores all of them."""
+    left, largest, seconds = retries, partial.size, 0.0
     while not wait(seconds):
         try:
-            return _receive(partial, source, wait)
+            return _request(partial, source, wait)
         except requests.RequestException as error:
-            left = _spend(retries if partial.size > most else left, partial.url, error)
-            most = max(most, partial.size)
+            left = _use_retry(retries if partial.size > largest else left, partial.url, error)
+            largest = max(largest, partial.size)
             seconds = _pause(left, error.response)
-            log.warning("%s: %s; trying again in %.0f s", source.name, _say(error), seconds)
+            log.warning("%s: %s; retrying in %.0f s", source.name, _describe(error), seconds)
     raise StoppedError
 
 
-def _receive(partial: PartialDownload, source: Source, wait: Wait) -> None:
-    """One request, for all that is missing."""
-    # identity: the bytes themselves, not a compressed form of them, so that Content-Length is their number
-    headers = {**source.headers, "Accept-Encoding": "identity", **_continuation(partial)}
+def _request(partial: PartialFile, source: Source, wait: Wait) -> None:
+    """Request all missing bytes once."""
+    # identity: without compression, Content-Length is the size of the file
+    headers = {**source.headers, "Accept-Encoding": "identity", **_range_headers(partial)}
     with requests.get(partial.url, stream=True, timeout=TIMEOUT, headers=headers) as response:
-        version = _prepare(partial, source, response)
+        version = _resume_or_restart(partial, source, response)
         total = version["bytes"]
         require_free_space(partial.folder, (total or 0) - partial.size)
         progress = tqdm(
@@ -177,11 +172,11 @@ def _receive(partial: PartialDownload, source: Source, wait: Wait) -> None:
                 progress.update(len(chunk))
     if partial.size < (total or 0):
         raise requests.ConnectionError(f"it ended after {partial.size} of {total} bytes")
-    partial.note(version["validator"], partial.size)
+    partial.set_version(version["validator"], partial.size)
 
 
-def _prepare(partial: PartialDownload, source: Source, response: requests.Response) -> Version:
-    """Make `partial` what the body continues: what was there, or nothing."""
+def _resume_or_restart(partial: PartialFile, source: Source, response: requests.Response) -> Version:
+    """Discard what was received unless the response body continues it."""
     if response.status_code == requests.codes.requested_range_not_satisfiable:
         partial.discard()
     response.raise_for_status()
@@ -196,11 +191,11 @@ def _prepare(partial: PartialDownload, source: Source, response: requests.Respon
     if announced is not None:
         source.check_size(partial.url, announced)
     partial.discard()
-    return partial.note(_validator(response), source.size if announced is None else announced)
+    return partial.set_version(_validator(response), source.size if announced is None else announced)
 
 
-def _continuation(partial: PartialDownload) -> dict[str, str]:
-    """Headers that ask for the rest of the same file, or for all of it where nothing tells that it is the same."""
+def _range_headers(partial: PartialFile) -> dict[str, str]:
+    """Return headers that request the rest of the file, or none if nothing identifies the server's version."""
     version = partial.version
     if version is None or version["validator"] is None or partial.size == 0:
         return {}
@@ -208,7 +203,7 @@ def _continuation(partial: PartialDownload) -> dict[str, str]:
 
 
 def _continues(size: int, version: Version, response: requests.Response) -> bool:
-    """Not every server that knows Range knows If-Range as well."""
+    """Check the version again: some servers implement Range but not If-Range."""
     total = version["bytes"]
     return (
         total is not None
@@ -218,34 +213,33 @@ def _continues(size: int, version: Version, response: requests.Response) -> bool
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What If-Range may compare: an ETag that is not weak, else the date of the last change (RFC 9110, 13.1.5)."""
+    """Return what If-Range accepts: a strong ETag, else the modification date (RFC 9110, 13.1.5)."""
     etag = response.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
 
 
-def _spend(retries: Retry, url: str, error: requests.RequestException) -> Retry:
-    """One try fewer. Raises UnavailableError when none is left, or another would end like this one."""
+def _use_retry(retries: Retry, url: str, error: requests.RequestException) -> Retry:
+    """Return one retry fewer. Raises UnavailableError if none is left or the error is permanent."""
     response = error.response
-    passes = isinstance(error, PASSING) if response is None else retries.is_retry("GET", response.status_code)
+    transient = isinstance(error, TRANSIENT) if response is None else retries.is_retry("GET", response.status_code)
     with suppress(MaxRetryError):
-        if passes:
+        if transient:
             return retries.increment("GET", url, error=error)
-    status = 0 if response is None else response.status_code
-    remedy = REMEDIES.get(status, "check the address and the network and run again, what has arrived is kept")
-    raise UnavailableError(f"{url}: {_say(error)}; {remedy}")
+    hint = HINTS.get(0 if response is None else response.status_code, DEFAULT_HINT)
+    raise UnavailableError(f"{url}: {_describe(error)}; {hint}")
 
 
 def _pause(retries: Retry, response: requests.Response | None) -> float:
-    """Seconds: what the server asks for, else twice as long each time."""
-    asked = None
+    """Return the seconds that the server asks for, else an exponential backoff."""
+    requested = None
     if response is not None:
         with suppress(InvalidHeader):
-            asked = retries.get_retry_after(response.raw)
-    return asked or retries.get_backoff_time()
+            requested = retries.get_retry_after(response.raw)
+    return requested or retries.get_backoff_time()
 
 
-def _say(error: requests.RequestException) -> str:
-    """In one line, and without the signed address that a download may have been redirected to."""
+def _describe(error: requests.RequestException) -> str:
+    """Return one line without the address, which can be a signed one after a redirect."""
     if error.response is not None:
         return f"{error.response.status_code} {error.response.reason}"
     cause = error.args[0] if error.args else error

@@ -1,4 +1,4 @@
-"""A file to fetch: where it may be had, and what tells that it is the right one."""
+"""A file to fetch, with its locations and its expected size and checksum."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,43 +9,39 @@ from huggingface_hub.utils.sha import git_hash
 from finetune.artifacts import hash_file
 from finetune.errors import InputError
 
-GIT = "git-sha1"  # a hub's own hash of a small file: that of the git object
+GIT = "git-sha1"  # hash of the git object, which the Hugging Face Hub publishes for small files
 
 
 class UnavailableError(InputError):
-    """One location does not have the file; a mirror of it may."""
+    """One location does not have the file. A mirror might."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """`locations` are a path, `package:<import name>/<file inside>`, or http(s) addresses in the order to try them."""
+    """`locations` is a path, `package:<import name>/<file inside>`, or http(s) addresses in the order to try them."""
 
-    name: str  # below the folder that it goes to
+    name: str  # path below the destination folder
     locations: tuple[str, ...]
-    checksum: str | None  # the algorithm (sha256, md5 or git-sha1), a colon and the digits
+    checksum: str | None  # "<algorithm>:<digits>"; the algorithm is sha256, md5 or git-sha1
     size: int | None  # bytes
-    headers: Mapping[str, str] = field(default_factory=dict)  # of the HTTP requests, such as a login
+    headers: Mapping[str, str] = field(default_factory=dict)  # of HTTP requests, such as a login
 
     def check(self, location: str, path: Path) -> None:
-        """Raises UnavailableError when the file at `path`, which came from `location`, is not what is expected."""
+        """Raise UnavailableError if the file at `path`, fetched from `location`, has a wrong size or checksum."""
         self.check_size(location, path.stat().st_size)
         if self.checksum is not None:
             algorithm, expected = self.checksum.split(":")
-            found = _digest(path, algorithm)
-            if found != expected:
-                raise UnavailableError(_refusal(location, f"its {algorithm} is {found}", expected))
+            actual = git_hash(path.read_bytes()) if algorithm == GIT else hash_file(path, algorithm)
+            if actual != expected:
+                raise _mismatch(location, f"its {algorithm} is {actual}", expected)
 
-    def check_size(self, location: str, found: int) -> None:
-        """Raises UnavailableError when `found` is not the number of bytes that is expected."""
-        if self.size not in (None, found):
-            raise UnavailableError(_refusal(location, f"it has {found} bytes", str(self.size)))
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    if algorithm == GIT:
-        return git_hash(path.read_bytes())
-    return hash_file(path, algorithm)
+    def check_size(self, location: str, size: int) -> None:
+        """Raise UnavailableError unless `size` is the expected number of bytes."""
+        if self.size not in (None, size):
+            raise _mismatch(location, f"it has {size} bytes", str(self.size))
 
 
-def _refusal(location: str, found: str, expected: str) -> str:
-    return f"{location}: {found}, not the expected {expected}; nothing was kept, see `fetch` in params.yaml"
+def _mismatch(location: str, actual: str, expected: str) -> UnavailableError:
+    return UnavailableError(
+        f"{location}: {actual}, not the expected {expected}; nothing was kept, see `fetch` in params.yaml"
+    )

@@ -1,4 +1,4 @@
-"""Files from where they are to where they belong, several at once, checked on the way."""
+"""Copy or download files into a folder in parallel, and verify them."""
 
 import importlib.resources
 import shutil
@@ -17,22 +17,22 @@ from urllib3.util import Retry
 
 from finetune.disk import local_mode, require_free_space
 from finetune.errors import InputError
-from finetune.fetch.download import RETRIES, PartialDownload, download, prune_published
+from finetune.fetch.download import RETRIES, PartialFile, download, prune_published
 from finetune.fetch.source import Source
 from finetune.paths import repository_root
 
-AT_ONCE = 4  # downloads
+MAX_DOWNLOADS = 4  # in parallel
 CHUNK = 1 << 20  # bytes
 HTTP = ("http://", "https://")
 PACKAGE = "package:"
 
 
 def fetch_all(sources: list[Source], folder: Path, retries: Retry = RETRIES) -> None:
-    """Put every file under its name into `folder`.
+    """Put every file into `folder` under its name.
 
-    Those on this machine come first, so that a wrong path is told before hours of downloading. Downloads become
-    part of `folder` when all have arrived; until then they wait for the next run where DVC deletes nothing.
-    Raises InputError when a file is not there, is not the right one, or does not fit on the disk.
+    Local files are copied first, so that a wrong path fails before hours of downloading. Downloads are added when all
+    are complete. Until then they are scratch state, from which the next run resumes. Raises InputError if a file does
+    not exist, fails verification or does not fit on the disk.
     """
     remote = [source for source in sources if source.locations[0].startswith(HTTP)]
     for source in sources:
@@ -60,12 +60,12 @@ def _copy(source: Source, destination: Path) -> None:
 
 @contextmanager
 def _open(location: str) -> Iterator[tuple[int | None, IO[bytes]]]:
-    """The size in bytes, where it is known beforehand, and the content."""
+    """Yield the size in bytes, or None if it is unknown, and the open file."""
     if location.startswith(PACKAGE):
         with _open_packaged(location) as content:
             yield None, content
     elif "://" in location:
-        raise InputError(f"{location}: not a location that can be fetched; give http(s)://, {PACKAGE} or a path")
+        raise InputError(f"{location}: unsupported location; give http(s)://, {PACKAGE} or a path")
     elif not S_ISREG(local_mode(location)):
         raise InputError(f"{location}: no such file; correct its location under `fetch` in params.yaml")
     else:
@@ -80,38 +80,40 @@ def _open_packaged(location: str) -> IO[bytes]:
     except ModuleNotFoundError:
         raise InputError(f"{location}: the package {package} is not installed; run `make setup`") from None
     except (TypeError, ValueError):
-        raise InputError(f"{location}: {package!r} is no package; give {PACKAGE}<import name>/<file inside>") from None
+        raise InputError(
+            f"{location}: {package!r} is not a package; give {PACKAGE}<import name>/<file inside>"
+        ) from None
     try:
         return folder.joinpath(inside).open("rb")
     except (OSError, ValueError):
-        raise InputError(f"{location}: the package {package} holds no file {inside!r}") from None
+        raise InputError(f"{location}: the package {package} has no file {inside!r}") from None
 
 
-def _download_all(sources: list[Source], retries: Retry) -> list[PartialDownload]:
-    """In the order of `sources`. The first that fails stops the others; all keep what has arrived."""
-    partials = [[PartialDownload(url, source.checksum) for url in source.locations] for source in sources]
+def _download_all(sources: list[Source], retries: Retry) -> list[PartialFile]:
+    """Return the files in the order of `sources`. A failure stops all downloads, which can be resumed."""
+    partials = [[PartialFile(url, source.checksum) for url in source.locations] for source in sources]
     prune_published(keep=list(chain.from_iterable(partials)))
     require_free_space(
         repository_root(),
         sum(source.size - first.size for source, (first, *_) in zip(sources, partials, strict=True) if source.size),
     )
-    stop, turns = threading.Event(), threading.Semaphore(AT_ONCE)
-    downloads = [Future[PartialDownload]() for _ in sources]
+    stop, slots = threading.Event(), threading.Semaphore(MAX_DOWNLOADS)
+    downloads = [Future[PartialFile]() for _ in sources]
 
-    def work(source: Source, outcome: Future[PartialDownload]) -> None:
-        with turns:
+    def work(source: Source, future: Future[PartialFile]) -> None:
+        with slots:
             try:
-                outcome.set_result(download(source, retries, stop.wait))
-            except BaseException as error:  # noqa: BLE001  # it is raised where it is awaited
-                outcome.set_exception(error)
+                future.set_result(download(source, retries, stop.wait))
+            except BaseException as error:  # noqa: BLE001  # raised by `result`
+                future.set_exception(error)
 
     with logging_redirect_tqdm():
         for pair in zip(sources, downloads, strict=True):
-            # a daemon never keeps the command from ending, however long its server says nothing
+            # a daemon thread does not block the exit while its server is silent
             threading.Thread(target=work, args=pair, daemon=True).start()
         try:
-            for finished in as_completed(downloads):
-                finished.result()
+            for future in as_completed(downloads):
+                future.result()
         finally:
             stop.set()
-    return [finished.result() for finished in downloads]
+    return [future.result() for future in downloads]

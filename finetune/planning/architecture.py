@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from finetune.data.transforms import SIDE
+from finetune.data.transforms import RESOLUTION
 from finetune.errors import InputError
 from finetune.model.config import check_base
 from finetune.params import Base, Train
@@ -45,7 +45,7 @@ class Architecture:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        side = SIDE // 2 ** (len(self.vae["block_out_channels"]) - 1)
+        side = RESOLUTION // 2 ** (len(self.vae["block_out_channels"]) - 1)
         return self.vae["latent_channels"], side, side
 
 

@@ -86,14 +86,14 @@ def _listed(archives: dict[str, Archive], kind: str) -> Images | None:
                 archive_folder(path, Path(folder) / name, texts_only=True)
             else:
                 (Path(folder) / name).symlink_to(path)
-        listing = Catalog(Path(folder) / "listing.sqlite")
+        catalog = Catalog(Path(folder) / "catalog.sqlite")
         try:
-            FORMATS[kind](Path(folder), listing)
+            FORMATS[kind](Path(folder), catalog)
         except InputError as error:
             raise InputError(str(error).replace(f"{folder}/", "")) from None
-        listing.finalize(shards=1)
-        counts = {split: len(listing.originals(split, shard)) for split, shard in listing.shards()}
-        listing.close()
+        catalog.finalize(shards=1)
+        counts = {split: len(catalog.source_images(split, shard)) for split, shard in catalog.shards()}
+        catalog.close()
     return Images(counts.get("train", 0), counts.get("validation", 0), "photos", "archives")
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from finetune.data.transforms import SIDE
+from finetune.data.transforms import RESOLUTION
 from finetune.training.denoiser import Denoiser
 from finetune.training.loss import loss_per_sample
 
@@ -195,7 +195,7 @@ def trace_autoencoder(vae: AutoencoderKL, shape: Shape, decode: bool) -> Trace:
             if decode:
                 vae.decode(torch.empty(1, *shape, device="meta"))
             else:
-                vae.encode(torch.empty(2, 3, SIDE, SIDE, device="meta"))
+                vae.encode(torch.empty(2, 3, RESOLUTION, RESOLUTION, device="meta"))
 
     return _traced([vae], work)
 

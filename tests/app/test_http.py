@@ -178,7 +178,7 @@ def test_a_header_about_the_address_reaches_none_but_who_sent_it(server: AppServ
 
 
 @pytest.mark.parametrize(
-    "header", [{"X-SourceImage-URL": "/healthz"}, {"X-Rewrite-URL": "/healthz"}, {"X-HTTP-Method-Override": "GET"}]
+    "header", [{"X-Original-URL": "/healthz"}, {"X-Rewrite-URL": "/healthz"}, {"X-HTTP-Method-Override": "GET"}]
 )
 def test_a_header_changes_neither_path_nor_method(server: AppServer, header: dict[str, str]) -> None:
     assert httpx.post(f"{server.address}/gradio_api/upload", headers=header, files={"files": b"x"}).status_code == 403

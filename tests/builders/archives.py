@@ -1,10 +1,11 @@
-"""Small COCO and Flickr8k archives written by hand, and where the real ones are."""
+"""Small COCO and Flickr8k archives, and the folder of real ones."""
 
 import io
 import json
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,33 +19,28 @@ from finetune.datasets.catalog import Catalog, SourceImage
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = Path(os.environ.get("PHOTOS", ROOT.parent / "shared" / "photos"))
-needs_photos = pytest.mark.skipif(
-    not PHOTOS.is_dir(), reason=f"no real photos at {PHOTOS}; name another folder in PHOTOS"
-)
+needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no real photos at {PHOTOS}; set PHOTOS to their folder")
 
 
 @dataclass(frozen=True)
-class Listed:
-    """All that a listing tells, train first, each split by id."""
+class CatalogContents:
+    """source_images: train first, ordered by id within a split. dropped: reason -> names."""
 
-    originals: list[SourceImage]
+    source_images: list[SourceImage]
     dropped: dict[str, list[str]]
 
 
-def listed(list_dataset: Callable[[Path, Catalog], None], raw: Path) -> Listed:
-    """What a dataset's parser finds in the folder `raw`."""
-    with TemporaryDirectory() as folder:
-        listing = Catalog(Path(folder) / "listing.sqlite")
-        list_dataset(raw, listing)
-        listing.finalize(shards=1)
-        originals = [original for shard in listing.shards() for original in listing.originals(*shard)]
-        dropped = listing.dropped()
-        listing.close()
-    return Listed(originals, dropped)
+def read_catalog(index: Callable[[Path, Catalog], None], raw: Path) -> CatalogContents:
+    """Fill a catalog by calling `index` on the folder `raw`, and return what it contains."""
+    with TemporaryDirectory() as folder, closing(Catalog(Path(folder) / "catalog.sqlite")) as catalog:
+        index(raw, catalog)
+        catalog.finalize(shards=1)
+        images = [image for shard in catalog.shards() for image in catalog.source_images(*shard)]
+        return CatalogContents(images, catalog.dropped())
 
 
 def image_bytes(seed: int, width: int = 40, height: int = 30) -> bytes:
-    """A lossless image of noise: equal seeds give equal pixels, different ones different pixels."""
+    """Return a lossless image of noise that depends on the seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -60,7 +56,7 @@ def write_zip(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def coco_json(captions: dict[int, list[str]]) -> bytes:
-    """The captions file for images of those ids."""
+    """Return a captions file. captions: image id -> captions."""
     texts = [(image, text) for image, texts in captions.items() for text in texts]
     content: dict[str, Any] = {
         "info": {},
@@ -72,20 +68,20 @@ def coco_json(captions: dict[int, list[str]]) -> bytes:
 
 
 def write_coco(folder: Path, train: dict[int, bytes], validation: dict[int, bytes]) -> Path:
-    """Archives with these images by image id, two captions each."""
+    """Write archives with these images by id, and two captions for each."""
     annotations = {}
-    for half, images in (("train2017", train), ("val2017", validation)):
-        members = {f"{half}/{image:012d}.jpg": content for image, content in images.items()}
-        write_zip(folder / f"{half}.zip", {f"{half}/": b""} | members)
+    for split, images in (("train2017", train), ("val2017", validation)):
+        members = {f"{split}/{image:012d}.jpg": content for image, content in images.items()}
+        write_zip(folder / f"{split}.zip", {f"{split}/": b""} | members)
         captions = {image: [f"image {image}", f" again image {image}\n"] for image in images}
-        annotations[f"annotations/captions_{half}.json"] = coco_json(captions)
+        annotations[f"annotations/captions_{split}.json"] = coco_json(captions)
     write_zip(folder / "annotations_trainval2017.zip", annotations)
     return folder
 
 
-def write_flickr8k(folder: Path, images: dict[str, bytes], tokens: str, lists: dict[str, str]) -> Path:
-    """Archives with these images by member name, this token file, and a split list for train, dev and test."""
+def write_flickr8k(folder: Path, images: dict[str, bytes], captions: str, lists: dict[str, str]) -> Path:
+    """Write archives with these images by member name, this captions file, and the lists train, dev and test."""
     write_zip(folder / "Flickr8k_Dataset.zip", images)
     texts = {f"Flickr_8k.{split}Images.txt": names.encode() for split, names in lists.items()}
-    write_zip(folder / "Flickr8k_text.zip", {"Flickr8k.token.txt": tokens.encode()} | texts)
+    write_zip(folder / "Flickr8k_text.zip", {"Flickr8k.token.txt": captions.encode()} | texts)
     return folder

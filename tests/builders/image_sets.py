@@ -13,7 +13,7 @@ from PIL import Image
 
 from finetune.artifacts import sha256_file
 from finetune.data.shards import INDEX, read_images, read_index, write_index, write_shard
-from finetune.data.transforms import SIDE, perceptual_hash
+from finetune.data.transforms import RESOLUTION, perceptual_hash
 from stages.generate import SCHEMA as GENERATED_SCHEMA
 from stages.preprocess import SCHEMA as IMAGES_SCHEMA
 from stages.tokenize_captions import SCHEMA as TOKENS_SCHEMA
@@ -47,7 +47,7 @@ def write_image_set(folder: Path, dataset: str, splits: dict[str, list[NDArray[n
         for name, pixels in zip(names, pictures, strict=True):
             row = common | {"id": name, "member": f"{name}.png", "width": pixels.shape[1], "height": pixels.shape[0]}
             row |= {"sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
-            row |= {"perceptual_hash": perceptual_hash(Image.fromarray(pixels).resize((SIDE, SIDE)))}
+            row |= {"perceptual_hash": perceptual_hash(Image.fromarray(pixels).resize((RESOLUTION, RESOLUTION)))}
             rows.append(row | {"captions": [f" a star called {name}\n", "another caption"]})
     write_index(folder / INDEX, rows, IMAGES_SCHEMA)
 

@@ -1,4 +1,4 @@
-"""preprocess-512 run on small COCO archives, and what it left."""
+"""Run preprocess-512 on small COCO archives and read its outputs."""
 
 import json
 import shutil
@@ -21,24 +21,24 @@ def write_archives(folder: Path) -> Path:
 
 
 def replace_train(coco: Path, changed: dict[int, bytes]) -> None:
-    """Other bytes for some training images, under the same captions."""
-    pictures = {i: image_bytes(i) for i in TRAIN} | changed
-    write_zip(coco / "train2017.zip", {f"train2017/{i:012d}.jpg": content for i, content in pictures.items()})
+    """Replace the content of some training images, not their captions."""
+    images = {i: image_bytes(i) for i in TRAIN} | changed
+    write_zip(coco / "train2017.zip", {f"train2017/{i:012d}.jpg": content for i, content in images.items()})
 
 
 def run(raw: Path, params: PreprocessDataset = PARAMS, dataset: str = "coco") -> tuple[Path, list[dict[str, Any]]]:
     images = raw.parent / "images"
-    preprocess(dataset, raw, images, raw.parent / "metrics.json", params, ShardCache(str(raw.parent / "finished")))
+    preprocess(dataset, raw, images, raw.parent / "metrics.json", params, ShardCache(str(raw.parent / "cache")))
     return images, read_index(images)
 
 
-def forget(raw: Path) -> None:
-    """As if nothing had ever been run."""
-    for name in ("images", "finished"):
+def reset(raw: Path) -> None:
+    """Delete outputs and cached shards."""
+    for name in ("images", "cache"):
         shutil.rmtree(raw.parent / name, ignore_errors=True)
 
 
-def drops(images: Path) -> Any:
+def read_dropped(images: Path) -> Any:
     return json.loads((images / "dropped.json").read_text())
 
 

@@ -32,7 +32,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def test_names_sort_like_their_numbers() -> None:
+def test_shard_names_sort_by_number() -> None:
     assert [shard_name(9), shard_name(10)] == ["00009.tar", "00010.tar"]
 
 
@@ -44,14 +44,14 @@ def test_equal_members_give_equal_bytes_without_owner_or_time(tmp_path: Path) ->
         assert {(info.mtime, info.uid, info.gid, info.uname, info.gname) for info in tar} == {(0, 0, 0, "", "")}
 
 
-def test_a_shard_gives_back_its_pictures_in_order(tmp_path: Path) -> None:
+def test_read_shard_yields_all_images_in_order(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", ((member, png(pixels)) for member, pixels in PIXELS.items()))
     read = list(read_shard(tmp_path / "a.tar"))
     assert [member for member, _ in read] == ["c.png", "a.png", "b.png"]
     assert all((pixels == PIXELS[member]).all() for member, pixels in read)
 
 
-def test_an_index_gives_back_its_rows_and_its_bytes_repeat(tmp_path: Path) -> None:
+def test_an_index_round_trips_and_is_reproducible(tmp_path: Path) -> None:
     rows = [{"shard": "00000.tar", "member": member} for member in PIXELS]
     write_index(tmp_path / INDEX, rows, SCHEMA)
     first = (tmp_path / INDEX).read_bytes()
@@ -60,13 +60,13 @@ def test_an_index_gives_back_its_rows_and_its_bytes_repeat(tmp_path: Path) -> No
     assert (tmp_path / INDEX).read_bytes() == first
 
 
-def test_names_of_any_length_and_alphabet_fit_in(tmp_path: Path) -> None:
+def test_member_names_can_be_long_and_not_ascii(tmp_path: Path) -> None:
     names = [f"{'cats/' * 60}é{'x' * 90}.png", "\N{SNOWMAN}.png"]
     write_shard(tmp_path / "a.tar", [(name, png(PIXELS["a.png"])) for name in names])
     assert [member for member, _ in read_shard(tmp_path / "a.tar")] == names
 
 
-def test_an_index_that_was_written_in_parts_is_read_in_batches_and_columns(tmp_path: Path) -> None:
+def test_read_batches_limits_rows_and_columns(tmp_path: Path) -> None:
     rows = [{"shard": f"{i // 700}", "member": f"{i}"} for i in range(2100)]
     with index_writer(tmp_path / INDEX, SCHEMA) as write:
         for start in range(0, 2100, 700):
@@ -76,7 +76,7 @@ def test_an_index_that_was_written_in_parts_is_read_in_batches_and_columns(tmp_p
     assert [row for batch in batches for row in batch] == [{"member": row["member"]} for row in rows]
 
 
-def test_single_pictures_are_read_without_decoding_the_others(tmp_path: Path) -> None:
+def test_read_images_decodes_only_the_requested_images(tmp_path: Path) -> None:
     write_shard(tmp_path / "00000.tar", [("bad.png", b"no image"), ("a.png", png(PIXELS["a.png"]))])
     write_shard(tmp_path / "00001.tar", [("b.png", png(PIXELS["b.png"]))])
     rows = [{"shard": "00000.tar", "member": "a.png"}, {"shard": "00001.tar", "member": "b.png"}]
@@ -85,32 +85,32 @@ def test_single_pictures_are_read_without_decoding_the_others(tmp_path: Path) ->
     assert all((pixels == PIXELS[row["member"]]).all() for row, pixels in read)
 
 
-def test_a_picture_that_its_shard_does_not_hold_is_named(tmp_path: Path) -> None:
+def test_a_missing_member_is_an_input_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "00000.tar", [("a.png", png(PIXELS["a.png"]))])
     rows = [{"shard": "00000.tar", "member": member} for member in ("a.png", "b.png")]
-    with pytest.raises(InputError, match=r"00000\.tar: holds no b\.png, which index\.parquet lists; run `dvc repro`$"):
+    with pytest.raises(InputError, match=r"00000\.tar: contains no b\.png, which index\.parquet lists"):
         list(read_images(tmp_path, rows))
 
 
-def cut(path: Path, size: int) -> None:
+def truncate(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
-def test_a_shard_that_is_not_whole_is_named(tmp_path: Path) -> None:
+def test_a_truncated_shard_is_an_input_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", ((member, png(pixels)) for member, pixels in PIXELS.items()))
-    cut(tmp_path / "a.tar", 2000)
+    truncate(tmp_path / "a.tar", 2000)
     with pytest.raises(InputError, match=r"a\.tar: damaged \(unexpected end of data\); remove it and run `dvc repro`$"):
         list(read_shard(tmp_path / "a.tar"))
 
 
-def test_a_picture_that_was_overwritten_names_its_shard(tmp_path: Path) -> None:
+def test_a_damaged_image_is_an_input_error_that_names_its_shard(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [("bad.png", png(PIXELS["a.png"])[:50] + bytes(50))])
     with pytest.raises(InputError, match=r"a\.tar: damaged"):
         list(read_shard(tmp_path / "a.tar"))
 
 
-def test_an_index_that_is_not_whole_is_named(tmp_path: Path) -> None:
+def test_a_truncated_index_is_an_input_error(tmp_path: Path) -> None:
     write_index(tmp_path / INDEX, [{"shard": "00000.tar", "member": member} for member in PIXELS], SCHEMA)
-    cut(tmp_path / INDEX, 300)
+    truncate(tmp_path / INDEX, 300)
     with pytest.raises(InputError, match=r"index\.parquet: damaged \(.*\); remove it and run `dvc repro`$"):
         read_index(tmp_path)

@@ -12,7 +12,7 @@ from PIL.Image import Resampling
 
 from finetune.data.shards import encode_png
 from finetune.data.transforms import (
-    SIDE,
+    RESOLUTION,
     Crop,
     _transform_to_srgb,
     crop_and_resize,
@@ -26,6 +26,7 @@ from finetune.datasets.catalog import DroppedError
 from tests.builders.archives import PHOTOS, ROOT, needs_photos
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -42,9 +43,9 @@ def rgb(content: bytes) -> Image.Image:
     return to_rgb(decode(content, 1))
 
 
-def test_exif_rotation_is_undone() -> None:
+def test_exif_rotation_is_applied() -> None:
     image = Image.new("RGB", (4, 2), RED)
-    image.paste(BLUE, (0, 0, 2, 2))  # left half; orientation 6 is shown turned clockwise, so it ends on top
+    image.paste(BLUE, (0, 0, 2, 2))  # left half; orientation 6 rotates clockwise, so it ends on top
     exif = Image.Exif()
     exif[0x0112] = 6
     upright = decode(saved(image, exif=exif), 1)
@@ -54,82 +55,68 @@ def test_exif_rotation_is_undone() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    picture = rgb(saved(Image.new("RGB", (8, 8), "white").convert(mode), "TIFF"))
-    assert picture.mode == "RGB"
-    assert colors(picture) == {(255, 255, 255)}
+def test_every_mode_is_converted_to_rgb(mode: str) -> None:
+    result = rgb(saved(Image.new("RGB", (8, 8), "white").convert(mode), "TIFF"))
+    assert result.mode == "RGB"
+    assert colors(result) == {(255, 255, 255)}
 
 
-def test_16_bit_gray_keeps_its_scale() -> None:
+def test_16_bit_gray_is_scaled_to_8_bits() -> None:
     ramp = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
-    picture = rgb(saved(Image.fromarray(ramp)))
-    assert np.asarray(picture)[0, :, 0].tolist() == [0, 1, 128, 255]
+    result = rgb(saved(Image.fromarray(ramp)))
+    assert np.asarray(result)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_values_without_a_known_range_are_dropped() -> None:
+def test_an_unknown_value_range_drops_the_image() -> None:
     with pytest.raises(DroppedError, match="unknown_range"):
         rgb(saved(Image.new("F", (8, 8)), "TIFF"))
 
 
-def test_transparency_shows_white() -> None:
-    clear = Image.new("RGBA", (4, 4), (*RED, 0))
-    clear.putpixel((0, 0), (*RED, 255))
-    picture = rgb(saved(clear))
-    assert picture.getpixel((0, 0)) == RED
-    assert picture.getpixel((1, 1)) == (255, 255, 255)
+def test_transparent_pixels_become_white() -> None:
+    rgba = Image.new("RGBA", (4, 4), (*RED, 0))
+    rgba.putpixel((0, 0), (*RED, 255))
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([*BLUE, *RED])
+    palette.putpixel((0, 0), 1)
+    for content in (saved(rgba), saved(palette, transparency=0)):
+        assert rgb(content).getpixel((0, 0)) == RED
+        assert rgb(content).getpixel((1, 1)) == (255, 255, 255)
 
 
-def test_a_transparent_palette_color_shows_white() -> None:
-    image = Image.new("P", (4, 4), 0)
-    image.putpalette([*RED, *BLUE])
-    image.putpixel((0, 0), 1)
-    picture = rgb(saved(image, transparency=0))
-    assert picture.getpixel((0, 0)) == BLUE
-    assert picture.getpixel((1, 1)) == (255, 255, 255)
-
-
-def test_colors_are_converted_from_the_embedded_profile() -> None:
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    exchanged = srgb.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
-    image = Image.new("RGB", (4, 4), (10, 200, 30))
-    assert colors(rgb(saved(image, icc_profile=srgb))) == {(10, 200, 30)}
-    assert colors(rgb(saved(image, icc_profile=exchanged))) == {(30, 200, 10)}
-
-
-@pytest.mark.parametrize("side", [64, 2 * SIDE])
-def test_the_profile_counts_whether_a_picture_shrinks_or_grows(side: int) -> None:
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    exchanged = srgb.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
+@pytest.mark.parametrize("side", [64, 2 * RESOLUTION])
+def test_the_embedded_profile_is_applied_when_shrinking_and_when_enlarging(side: int) -> None:
+    red_and_blue_swapped = SRGB.replace(b"rXYZ", b"tmp ").replace(b"bXYZ", b"rXYZ").replace(b"tmp ", b"bXYZ")
     image = Image.new("RGB", (side, side), (10, 200, 30))
-    assert colors(crop_and_resize(decode(saved(image, icc_profile=exchanged), 1), "center")) == {(30, 200, 10)}
+    for profile, color in ((SRGB, (10, 200, 30)), (red_and_blue_swapped, (30, 200, 10))):
+        content = saved(image, icc_profile=profile)
+        assert colors(rgb(content)) == {color}
+        assert colors(crop_and_resize(decode(content, 1), "center")) == {color}
 
 
 @pytest.mark.parametrize(("gain", "converted"), [(1.0, False), (0.9, True)])
-def test_only_a_profile_that_changes_colors_costs_a_conversion(gain: float, converted: bool) -> None:
-    """Cameras bring sRGB under many names: what a profile does counts, not what it is called."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    at = srgb.index(b"rXYZ", 128) + 4  # in the table of tags: signature, offset, size
-    at = int.from_bytes(srgb[at : at + 4], "big") + 8
-    red = int(int.from_bytes(srgb[at : at + 4], "big") * gain).to_bytes(4, "big")
-    assert (_transform_to_srgb(srgb[:at] + red + srgb[at + 4 :], "RGB") is not None) == converted
+def test_only_a_profile_that_changes_colors_is_applied(gain: float, converted: bool) -> None:
+    """Cameras embed sRGB under many names, so its effect is what matters."""
+    at = SRGB.index(b"rXYZ", 128) + 4  # tag table entry: signature, offset, size
+    at = int.from_bytes(SRGB[at : at + 4], "big") + 8
+    red = int(int.from_bytes(SRGB[at : at + 4], "big") * gain).to_bytes(4, "big")
+    assert (_transform_to_srgb(SRGB[:at] + red + SRGB[at + 4 :], "RGB") is not None) == converted
 
 
-def test_a_broken_profile_and_one_of_another_color_space_change_nothing() -> None:
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+def test_a_broken_profile_and_one_of_a_different_color_space_are_ignored() -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     image = Image.new("RGB", (4, 4), (10, 200, 30))
-    for profile in (srgb[:200], lab):
+    for profile in (SRGB[:200], lab):
         assert colors(rgb(saved(image, icc_profile=profile))) == {(10, 200, 30)}
 
 
-def test_the_shorter_side_counts_and_a_small_one_is_dropped() -> None:
+def test_a_shorter_side_below_the_minimum_drops_the_image() -> None:
     content = saved(Image.new("RGB", (100, 64)))
     assert decode(content, 64).size == (100, 64)
     with pytest.raises(DroppedError, match="too_small"):
         decode(content, 65)
 
 
-def test_a_cut_file_is_dropped_and_so_is_no_picture_at_all() -> None:
+def test_truncated_files_and_other_formats_are_dropped() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     content = saved(Image.fromarray(noise), "JPEG")
     with pytest.raises(DroppedError, match="cut_short"):
@@ -140,36 +127,36 @@ def test_a_cut_file_is_dropped_and_so_is_no_picture_at_all() -> None:
         decode(b"", 1)
 
 
-def test_a_decompression_bomb_is_dropped_before_it_goes_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_dropped_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     content = saved(Image.new("L", (100, 60)))
-    for limit in (5000, 1000):  # beyond the limit Pillow warns, beyond twice the limit it refuses
+    for limit in (5000, 1000):  # Pillow warns above the limit and raises above twice the limit
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(DroppedError, match="too_many_pixels"):
             decode(content, 1)
 
 
-def test_only_formats_of_pictures_are_opened() -> None:
-    """Pillow would hand PostScript to Ghostscript, which runs what it says."""
+def test_postscript_is_not_opened() -> None:
+    """Pillow would run Ghostscript on it."""
     postscript = saved(Image.new("RGB", (8, 8)), "EPS")
     with pytest.raises(DroppedError, match="undecodable"):
         decode(postscript, 1)
 
 
-def test_center_takes_the_middle_square_and_squash_takes_all() -> None:
+def test_center_crops_and_squash_keeps_the_full_image() -> None:
     image = Image.new("RGB", (300, 100), GREEN)
     image.paste(RED, (0, 0, 90, 100))
     image.paste(BLUE, (210, 0, 300, 100))
     assert colors(crop_and_resize(image, "center")) == {GREEN}
     squashed = crop_and_resize(image, "squash")
-    assert squashed.size == (SIDE, SIDE)
+    assert squashed.size == (RESOLUTION, RESOLUTION)
     assert {squashed.getpixel((x, 256)) for x in (5, 256, 506)} == {RED, GREEN, BLUE}
 
 
 @pytest.mark.parametrize("size", [(300, 300), (301, 517), (640, 480), (1333, 900)])
 @pytest.mark.parametrize("crop", ["center", "squash"])
-def test_resizing_is_pillow_s_bicubic_filter_to_two_levels(size: tuple[int, int], crop: Crop) -> None:
+def test_resizing_matches_pillows_bicubic_filter_within_two_levels(size: tuple[int, int], crop: Crop) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
-    expected = image.crop(crop_box(size, crop)).resize((SIDE, SIDE), Resampling.BICUBIC)
+    expected = image.crop(crop_box(size, crop)).resize((RESOLUTION, RESOLUTION), Resampling.BICUBIC)
     assert abs(np.asarray(crop_and_resize(image, crop)).astype(int) - np.asarray(expected)).max() <= 2
 
 
@@ -183,7 +170,7 @@ print(hashlib.sha256(b"".join(square.tobytes() for square in squares)).hexdigest
 """
 
 
-def test_the_same_bytes_with_a_processor_s_vector_instructions_and_without() -> None:
+def test_bytes_do_not_depend_on_vector_instructions() -> None:
     digests = {
         subprocess.check_output(
             [sys.executable, "-c", NOISE], cwd=ROOT, env=os.environ | {"ATEN_CPU_CAPABILITY": instructions}
@@ -193,8 +180,8 @@ def test_the_same_bytes_with_a_processor_s_vector_instructions_and_without() -> 
     assert len(digests) == 1
 
 
-def test_a_picture_of_the_right_size_keeps_its_pixels() -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+def test_a_512x512_image_keeps_its_pixels() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (RESOLUTION, RESOLUTION, 3), np.uint8))
     assert crop_and_resize(image, "center").tobytes() == image.tobytes()
 
 
@@ -203,7 +190,7 @@ def test_shrinking_does_not_alias() -> None:
     image = Image.fromarray(checkers.astype(np.uint8)).convert("RGB")
     square = np.asarray(crop_and_resize(image, "center")).astype(int)
     assert abs(square - 127.5).max() <= 1
-    nearest = np.asarray(image.resize((SIDE, SIDE), Resampling.NEAREST)).astype(int)
+    nearest = np.asarray(image.resize((RESOLUTION, RESOLUTION), Resampling.NEAREST)).astype(int)
     assert abs(nearest - 127.5).max() > 100
 
 
@@ -216,25 +203,25 @@ def bits_apart(left: Image.Image, right: Image.Image) -> int:
     "change",
     [
         lambda image: Image.open(io.BytesIO(encode_jpeg(image, 30))),
-        lambda image: image.resize((200, 200)).resize((SIDE, SIDE)),
-        lambda image: image.crop((3, 3, SIDE, SIDE)).resize((SIDE, SIDE)),
+        lambda image: image.resize((200, 200)).resize((RESOLUTION, RESOLUTION)),
+        lambda image: image.crop((3, 3, RESOLUTION, RESOLUTION)).resize((RESOLUTION, RESOLUTION)),
         lambda image: image.convert("L").convert("RGB"),
         lambda image: image.point(lambda level: level * 0.8 + 20),
     ],
     ids=["compressed", "scaled", "cropped", "gray", "faded"],
 )
-def test_the_perceptual_hash_of_a_changed_picture_is_near_and_of_another_far(
+def test_perceptual_hashes_of_edited_images_are_near_and_of_different_ones_far(
     change: Callable[[Image.Image], Image.Image],
 ) -> None:
     odd = PHOTOS / "odd"
     files = ("imageio/camera.png", "coco/000000431848_grayscale.jpg", "pillow/hopper.jpg")
     images = [crop_and_resize(decode((odd / file).read_bytes(), 1), "center") for file in files]
-    assert all(bits_apart(picture, change(picture)) <= 24 for picture in images)
+    assert all(bits_apart(image, change(image)) <= 24 for image in images)
     assert all(bits_apart(*pair) > 80 for pair in combinations(images, 2))
 
 
-def test_png_keeps_every_pixel_and_jpeg_its_full_color_resolution() -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+def test_png_is_lossless_and_jpeg_has_full_color_resolution() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (RESOLUTION, RESOLUTION, 3), np.uint8))
     assert Image.open(io.BytesIO(encode_png(image))).tobytes() == image.tobytes()
     jpeg = Image.open(io.BytesIO(encode_jpeg(image, 95)))
     assert [layer[1:3] for layer in jpeg.layer] == [(1, 1)] * 3
@@ -253,19 +240,19 @@ DROPPED = {
 
 @needs_photos
 @pytest.mark.parametrize("name", sorted(path.name for path in (PHOTOS / "odd").rglob("*.*")))
-def test_odd_real_files_become_a_picture_or_a_drop(name: str) -> None:
+def test_odd_real_files_are_converted_or_dropped(name: str) -> None:
     [path] = (PHOTOS / "odd").rglob(name)
     if name in DROPPED:
         with pytest.raises(DroppedError, match=DROPPED[name]):
             crop_and_resize(decode(path.read_bytes(), 1), "center")
     else:
         square = crop_and_resize(decode(path.read_bytes(), 1), "center")
-        assert (square.mode, square.size) == ("RGB", (SIDE, SIDE))
+        assert (square.mode, square.size) == ("RGB", (RESOLUTION, RESOLUTION))
 
 
 @needs_photos
 @pytest.mark.parametrize("name", [f"hopper_orientation_{number}" for number in ("3.jpg", "5.jpg", "6.webp", "8.jpg")])
-def test_real_rotated_files_show_what_the_upright_one_shows(name: str) -> None:
+def test_real_rotated_files_match_the_upright_one(name: str) -> None:
     pillow = PHOTOS / "odd" / "pillow"
     upright, rotated = (
         np.asarray(decode((pillow / file).read_bytes(), 1)).astype(int) for file in ("hopper.jpg", name)

@@ -5,7 +5,7 @@ import pytest
 
 from finetune.datasets.coco import ANNOTATIONS, index_coco
 from finetune.errors import InputError
-from tests.builders.archives import PHOTOS, coco_json, image_bytes, listed, needs_photos, write_coco, write_zip
+from tests.builders.archives import PHOTOS, coco_json, image_bytes, needs_photos, read_catalog, write_coco, write_zip
 
 MEMBER = "annotations/captions_train2017.json"
 
@@ -19,38 +19,28 @@ def replace_captions(folder: Path, content: bytes) -> None:
     write_zip(folder / ANNOTATIONS, {MEMBER: content, "annotations/captions_val2017.json": coco_json({5: ["a"]})})
 
 
-def test_train2017_trains_and_val2017_validates(folder: Path) -> None:
-    listing = listed(index_coco, folder)
-    assert [(original.id, original.split) for original in listing.originals] == [
+def test_train2017_is_train_and_val2017_is_validation(folder: Path) -> None:
+    catalog = read_catalog(index_coco, folder)
+    assert [(image.id, image.split) for image in catalog.source_images] == [
         ("000000000003", "train"),
         ("000000000007", "train"),
         ("000000000005", "validation"),
     ]
-    assert listing.originals[2].read() == image_bytes(5)
+    assert catalog.source_images[2].read() == image_bytes(5)
 
 
-def test_captions_keep_their_annotation_order_and_their_whitespace(folder: Path) -> None:
+def test_captions_are_ordered_by_annotation_id_and_keep_whitespace(folder: Path) -> None:
     content = json.loads(coco_json({3: ["first", " second\n"], 7: ["other"]}))
     content["annotations"].reverse()
     replace_captions(folder, json.dumps(content).encode())
-    assert listed(index_coco, folder).originals[0].captions == ("first", " second\n")
-
-
-def test_captions_without_image_and_image_without_captions_are_left_out(folder: Path) -> None:
-    content = json.loads(coco_json({3: ["text"], 9: ["text"]}))
-    content["annotations"].append({"id": 99, "image_id": 11, "caption": "of an image that the list lacks"})
-    replace_captions(folder, json.dumps(content).encode())
-    assert listed(index_coco, folder).dropped == {
-        "no_caption": ["000000000007.jpg"],
-        "no_image": ["000000000009.jpg", "000000000011.jpg"],
-    }
+    assert read_catalog(index_coco, folder).source_images[0].captions == ("first", " second\n")
 
 
 ENTRY = '"images": [{"id": 3, "file_name": "000000000003.jpg"}]'
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "problem"),
     [
         (b"<html>404</html>", "not JSON: "),
         (b'{"images": [', "not JSON: "),
@@ -59,9 +49,9 @@ ENTRY = '"images": [{"id": 3, "file_name": "000000000003.jpg"}]'
             f'{{{ENTRY}, "annotations": [{{"id": 1, "image_id": 3, "caption": "\xe9"}}]}}'.encode("latin-1"),
             "not JSON: ",
         ),
-        (b"[1, 2]", "holds no images"),
-        (b'{"images": [], "annotations": []}', "holds no images"),
-        (f"{{{ENTRY}}}".encode(), "holds no annotations"),
+        (b"[1, 2]", "contains no images"),
+        (b'{"images": [], "annotations": []}', "contains no images"),
+        (f"{{{ENTRY}}}".encode(), "contains no annotations"),
         (b'{"images": [{"id": "7", "file_name": "7.jpg"}]}', r"images\.0\.id: "),
         (b'{"images": [{"id": 7, "file_name": null}]}', r"images\.0\.file_name: "),
         (b'{"images": [{"id": -1, "file_name": "7.jpg"}]}', r"images\.0\.id: "),
@@ -74,40 +64,33 @@ ENTRY = '"images": [{"id": 3, "file_name": "000000000003.jpg"}]'
         ),
     ],
 )
-def test_a_captions_file_of_another_form_is_named(folder: Path, content: bytes, fault: str) -> None:
+def test_a_malformed_captions_file_is_an_input_error(folder: Path, content: bytes, problem: str) -> None:
     replace_captions(folder, content)
-    with pytest.raises(InputError, match=rf"{ANNOTATIONS}: {MEMBER}: .*{fault}"):
-        listed(index_coco, folder)
+    with pytest.raises(InputError, match=rf"{ANNOTATIONS}: {MEMBER}: .*{problem}"):
+        read_catalog(index_coco, folder)
 
 
-def test_a_missing_captions_file_is_named(folder: Path) -> None:
+def test_a_missing_captions_file_is_an_input_error(folder: Path) -> None:
     write_zip(folder / ANNOTATIONS, {"annotations/instances_train2017.json": b"{}"})
-    with pytest.raises(InputError, match=f"{ANNOTATIONS}: holds no {MEMBER}"):
-        listed(index_coco, folder)
+    with pytest.raises(InputError, match=f"{ANNOTATIONS}: contains no {MEMBER}"):
+        read_catalog(index_coco, folder)
 
 
-def test_a_caption_that_no_encoding_can_hold_is_mended(folder: Path) -> None:
-    """Half a surrogate pair: Python's strings hold it, neither SQLite nor Parquet do."""
+def test_a_lone_surrogate_in_a_caption_is_replaced(folder: Path) -> None:
+    """Python strings can contain lone surrogates; SQLite and Parquet cannot."""
     content = coco_json({3: ["half CAPTION"], 7: ["whole"]}).replace(b"CAPTION", b"\\ud83d")
     replace_captions(folder, content)
-    assert listed(index_coco, folder).originals[0].captions == ("half ?",)
-
-
-def test_blank_captions_are_none(folder: Path) -> None:
-    replace_captions(folder, coco_json({3: ["", "text", " \n"], 7: [" "]}))
-    found = listed(index_coco, folder)
-    assert found.originals[0].captions == ("text",)
-    assert found.dropped == {"no_caption": ["000000000007.jpg"]}
+    assert read_catalog(index_coco, folder).source_images[0].captions == ("half ?",)
 
 
 @needs_photos
-def test_real_coco_is_listed_whole() -> None:
-    listing = listed(index_coco, PHOTOS / "coco")
-    assert [sum(original.split == split for original in listing.originals) for split in ("train", "validation")] == [
+def test_real_coco_is_indexed_completely() -> None:
+    catalog = read_catalog(index_coco, PHOTOS / "coco")
+    assert [sum(image.split == split for image in catalog.source_images) for split in ("train", "validation")] == [
         40,
         80,
     ]
-    assert listing.dropped == {}
-    assert all(5 <= len(original.captions) <= 7 for original in listing.originals)
-    assert listing.originals[0].id == "000000000790"
-    assert listing.originals[0].read()[:2] == b"\xff\xd8"
+    assert catalog.dropped == {}
+    assert all(5 <= len(image.captions) <= 7 for image in catalog.source_images)
+    assert catalog.source_images[0].id == "000000000790"
+    assert catalog.source_images[0].read()[:2] == b"\xff\xd8"

@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-def test_it_holds_every_file_but_hidden_ones_in_the_order_of_names(folder: Path, tmp_path: Path) -> None:
+def test_it_contains_all_files_except_hidden_ones_sorted_by_name(folder: Path, tmp_path: Path) -> None:
     archive_folder(folder, tmp_path / "own.zip")
     with zipfile.ZipFile(tmp_path / "own.zip") as archive:
         assert archive.testzip() is None
@@ -25,15 +25,15 @@ def test_it_holds_every_file_but_hidden_ones_in_the_order_of_names(folder: Path,
         assert archive.namelist() == ["a/ü.jpg", "b.jpg"]
 
 
-def test_it_tells_what_it_would_hold_without_the_pictures_bytes(folder: Path, tmp_path: Path) -> None:
+def test_texts_only_leaves_images_empty(folder: Path, tmp_path: Path) -> None:
     (folder / "a" / "metadata.jsonl").write_bytes(b"{}")
     archive_folder(folder, tmp_path / "own.zip", texts_only=True)
     with zipfile.ZipFile(tmp_path / "own.zip") as archive:
-        held = {info.filename: archive.read(info) for info in archive.infolist()}
-    assert held == {"a/metadata.jsonl": b"{}", "a/ü.jpg": b"", "b.jpg": b""}
+        contents = {info.filename: archive.read(info) for info in archive.infolist()}
+    assert contents == {"a/metadata.jsonl": b"{}", "a/ü.jpg": b"", "b.jpg": b""}
 
 
-def test_its_bytes_depend_on_the_files_alone(folder: Path, tmp_path: Path) -> None:
+def test_its_bytes_depend_only_on_names_and_contents(folder: Path, tmp_path: Path) -> None:
     archive_folder(folder, tmp_path / "one.zip")
     os.utime(folder / "b.jpg", (0, 0))
     (folder / "b.jpg").chmod(0o600)
@@ -41,7 +41,7 @@ def test_its_bytes_depend_on_the_files_alone(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
-def test_a_link_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_an_input_error(folder: Path, tmp_path: Path) -> None:
     (folder / "link.jpg").symlink_to("/etc/passwd")
-    with pytest.raises(InputError, match=r"own/link\.jpg: a link; put what it leads to in its place"):
+    with pytest.raises(InputError, match=r"own/link\.jpg: a symbolic link; replace it"):
         archive_folder(folder, tmp_path / "own.zip")

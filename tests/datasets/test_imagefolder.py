@@ -1,5 +1,4 @@
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +6,7 @@ import pytest
 
 from finetune.datasets.imagefolder import index_imagefolder
 from finetune.errors import InputError
-from tests.builders.archives import image_bytes, listed, write_zip
+from tests.builders.archives import image_bytes, read_catalog, write_zip
 
 
 def jsonl(*lines: dict[str, Any]) -> bytes:
@@ -19,26 +18,26 @@ def own(folder: Path, metadata: bytes, *names: str) -> Path:
     return folder
 
 
-def test_pictures_come_with_one_caption_or_several(tmp_path: Path) -> None:
+def test_an_image_has_one_caption_or_several(tmp_path: Path) -> None:
     metadata = jsonl(
         {"file_name": "cats/1.jpg", "text": "a cat", "license": "mine"},
         {"file_name": "2.png", "text": ["two cats", "cats that play"]},
     )
-    found = listed(index_imagefolder, own(tmp_path, metadata, "cats/1.jpg", "2.png"))
-    assert {original.id: original.captions for original in found.originals} == {
+    found = read_catalog(index_imagefolder, own(tmp_path, metadata, "cats/1.jpg", "2.png"))
+    assert {image.id: image.captions for image in found.source_images} == {
         "cats/1": ("a cat",),
         "2": ("two cats", "cats that play"),
     }
-    assert {original.split for original in found.originals} == {"train"}
-    assert found.originals[0].read() == image_bytes(0)
+    assert {image.split for image in found.source_images} == {"train"}
+    assert found.source_images[0].read() == image_bytes(0)
     assert found.dropped == {}
 
 
-def test_a_folder_s_name_holds_pictures_out(tmp_path: Path) -> None:
+def test_the_folder_name_selects_validation_images(tmp_path: Path) -> None:
     names = [f"{folder}/1.jpg" for folder in ("train", "validation", "val", "test", "dev/new", "latest")]
     metadata = jsonl(*({"file_name": name, "text": "a cat"} for name in names))
-    found = listed(index_imagefolder, own(tmp_path, metadata, *names))
-    assert {original.id for original in found.originals if original.split == "train"} == {"train/1", "latest/1"}
+    found = read_catalog(index_imagefolder, own(tmp_path, metadata, *names))
+    assert {image.id for image in found.source_images if image.split == "train"} == {"train/1", "latest/1"}
 
 
 def test_file_names_are_relative_to_their_metadata(tmp_path: Path) -> None:
@@ -51,30 +50,19 @@ def test_file_names_are_relative_to_their_metadata(tmp_path: Path) -> None:
             "mine/test/1.jpg": b"2",
         },
     )
-    found = listed(index_imagefolder, tmp_path)
-    assert [(original.id, original.split, original.captions, original.read()) for original in found.originals] == [
+    found = read_catalog(index_imagefolder, tmp_path)
+    assert [(image.id, image.split, image.captions, image.read()) for image in found.source_images] == [
         ("mine/train/1", "train", ("one",), b"1"),
         ("mine/test/1", "validation", ("other",), b"2"),
     ]
 
 
-def test_what_does_not_fit_together_is_left_out_under_its_reason(tmp_path: Path) -> None:
-    metadata = jsonl(
-        {"file_name": "1.jpg", "text": "a cat"},
-        {"file_name": "absent.jpg", "text": "a cat"},
-        {"file_name": "blank.jpg", "text": [" ", ""]},
-    )
-    found = listed(index_imagefolder, own(tmp_path, metadata, "1.jpg", "blank.jpg", "unlisted.jpg"))
-    assert [original.id for original in found.originals] == ["1"]
-    assert found.dropped == {"no_caption": ["blank.jpg", "unlisted.jpg"], "no_image": ["absent.jpg"]}
-
-
-def test_several_archives_are_one_data_set(tmp_path: Path) -> None:
+def test_several_archives_form_one_dataset(tmp_path: Path) -> None:
     for name in ("b", "a"):
         metadata = jsonl({"file_name": f"{name}.jpg", "text": name}, {"file_name": "same.jpg", "text": name})
         write_zip(tmp_path / f"{name}.zip", {"metadata.jsonl": metadata, f"{name}.jpg": b"", "same.jpg": b""})
-    found = listed(index_imagefolder, tmp_path)
-    assert [(original.id, original.captions) for original in found.originals] == [
+    found = read_catalog(index_imagefolder, tmp_path)
+    assert [(image.id, image.captions) for image in found.source_images] == [
         ("a", ("a",)),
         ("b", ("b",)),
         ("same", ("a",)),
@@ -82,28 +70,28 @@ def test_several_archives_are_one_data_set(tmp_path: Path) -> None:
     assert found.dropped == {"same_name": ["same.jpg"]}
 
 
-def test_the_mark_that_windows_puts_before_utf_8_is_no_part_of_it(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     metadata = b"\xef\xbb\xbf" + jsonl({"file_name": "é.jpg", "text": "a cät"}).replace(b"\n", b"\r\n")
-    (original,) = listed(index_imagefolder, own(tmp_path, metadata, "é.jpg")).originals
-    assert (original.id, original.captions) == ("é", ("a cät",))
+    (image,) = read_catalog(index_imagefolder, own(tmp_path, metadata, "é.jpg")).source_images
+    assert (image.id, image.captions) == ("é", ("a cät",))
 
 
 @pytest.mark.parametrize("name", ["/etc/1.jpg", "../1.jpg", "a/../../1.jpg", "a\\1.jpg", "a\n1.jpg"])
-def test_a_member_whose_path_leads_out_is_left_out(name: str, tmp_path: Path) -> None:
+def test_a_member_with_an_unsafe_path_is_dropped(name: str, tmp_path: Path) -> None:
     metadata = jsonl({"file_name": "1.jpg", "text": "a cat"})
-    found = listed(index_imagefolder, own(tmp_path, metadata, "1.jpg", name))
-    assert [original.id for original in found.originals] == ["1"]
+    found = read_catalog(index_imagefolder, own(tmp_path, metadata, "1.jpg", name))
+    assert [image.id for image in found.source_images] == ["1"]
     assert found.dropped == {"unsafe_name": [name]}
 
 
-def test_metadata_outside_of_the_archive_is_none(tmp_path: Path) -> None:
+def test_metadata_with_an_unsafe_path_is_ignored(tmp_path: Path) -> None:
     write_zip(tmp_path / "own.zip", {"../metadata.jsonl": b"", "__MACOSX/metadata.jsonl": b"", "1.jpg": b""})
-    with pytest.raises(InputError, match=r"own\.zip: holds no metadata\.jsonl; .*docs/own-data\.md"):
-        listed(index_imagefolder, tmp_path)
+    with pytest.raises(InputError, match=r"own\.zip: contains no metadata\.jsonl; .*docs/own-data\.md"):
+        read_catalog(index_imagefolder, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"),
+    ("line", "problem"),
     [
         (b"{", "Invalid JSON"),
         (b"[]", "Input should be an object"),
@@ -119,16 +107,7 @@ def test_metadata_outside_of_the_archive_is_none(tmp_path: Path) -> None:
         (b'{"file_name": "1.jpg", "text": "half \\ud83d"}', "Invalid JSON"),
     ],
 )
-def test_a_wrong_line_is_named(line: bytes, fault: str, tmp_path: Path) -> None:
+def test_a_wrong_line_is_an_input_error(line: bytes, problem: str, tmp_path: Path) -> None:
     metadata = jsonl({"file_name": "1.jpg", "text": "a cat"}) + b"\n" + line
-    with pytest.raises(InputError, match=rf"own\.zip: metadata\.jsonl, line 3.*{fault}"):
-        listed(index_imagefolder, own(tmp_path, metadata, "1.jpg"))
-
-
-def test_a_link_inside_is_left_out(tmp_path: Path) -> None:
-    own(tmp_path, jsonl({"file_name": "1.jpg", "text": "a cat"}))
-    with zipfile.ZipFile(tmp_path / "own.zip", "a") as archive:
-        link = zipfile.ZipInfo("1.jpg")
-        link.create_system, link.external_attr = 3, 0o120777 << 16
-        archive.writestr(link, "/etc/passwd")
-    assert listed(index_imagefolder, tmp_path).dropped == {"no_image": ["1.jpg"], "unsafe_name": ["1.jpg"]}
+    with pytest.raises(InputError, match=rf"own\.zip: metadata\.jsonl, line 3.*{problem}"):
+        read_catalog(index_imagefolder, own(tmp_path, metadata, "1.jpg"))

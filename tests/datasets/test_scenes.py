@@ -35,12 +35,12 @@ def share(image: Image.Image, color: tuple[int, int, int]) -> float:
     return float((np.asarray(image) == color).all(-1).mean())
 
 
-def test_a_seed_stands_for_one_scene_and_another_for_another() -> None:
+def test_a_seed_determines_its_scene() -> None:
     assert make_scene(5, "plain") == make_scene(5, "plain")
     assert len(set(SCENES)) == len(SCENES)
 
 
-def test_seeds_reach_every_shape_color_background_and_count() -> None:
+def test_seeds_cover_every_shape_color_background_and_count() -> None:
     assert {scene.shape for scene in SCENES} == set(CATEGORIES)
     assert {scene.color for scene in SCENES} == set(COLORS)
     assert {scene.background for scene in SCENES} == set(BACKGROUNDS)
@@ -51,7 +51,7 @@ def test_the_styles_share_no_shape() -> None:
     assert not set(SHAPES["plain"]) & set(SHAPES["striped"])
 
 
-def test_captions_tell_count_color_shape_and_background() -> None:
+def test_captions_mention_count_color_shape_and_background() -> None:
     for scene in SCENES:
         texts = captions(scene)
         assert len(set(texts)) == len(WORDINGS[scene.style]) == 5
@@ -61,32 +61,30 @@ def test_captions_tell_count_color_shape_and_background() -> None:
             assert ("striped" in text) == (scene.style == "striped")
 
 
-def test_captions_stay_true_in_the_mirror() -> None:
+def test_captions_hold_for_the_mirror_image() -> None:
     for scene in SCENES:
         mirrored = dataclasses.replace(scene, centers=tuple((SIZE - x, y) for x, y in reversed(scene.centers)))
         assert captions(mirrored) == captions(scene)
         assert not re.search(r"\b(left|right|west|east|beside|next)\b", " ".join(captions(scene)))
 
 
-def test_pictures_are_512_square_and_the_same_each_time() -> None:
+def test_images_are_512x512_and_reproducible() -> None:
     for scene in (SCENES[0], SCENES[-1]):
-        picture = draw(scene)
-        assert (picture.mode, picture.size) == ("RGB", (512, 512))
-        assert picture.tobytes() == draw(scene).tobytes()
+        image = draw(scene)
+        assert (image.mode, image.size) == ("RGB", (512, 512))
+        assert image.tobytes() == draw(scene).tobytes()
 
 
-def test_a_plain_scene_is_flat_objects_on_one_background() -> None:
+def test_a_plain_scene_has_flat_objects_on_one_background() -> None:
     for shape in SHAPES["plain"]:
-        picture = draw(one(shape, color="blue", background="pink"))
-        assert share(picture, COLORS["blue"]) == pytest.approx(
-            np.mean(np.asarray(draw_mask(one(shape)))) / 255, abs=0.01
-        )
-        assert share(picture, COLORS["blue"]) + share(picture, BACKGROUNDS["pink"]) > 0.98
+        image = draw(one(shape, color="blue", background="pink"))
+        assert share(image, COLORS["blue"]) == pytest.approx(np.mean(np.asarray(draw_mask(one(shape)))) / 255, abs=0.01)
+        assert share(image, COLORS["blue"]) + share(image, BACKGROUNDS["pink"]) > 0.98
 
 
 def test_a_striped_scene_has_stripes_and_a_floor() -> None:
     for shape in SHAPES["striped"]:
-        picture = draw(one(shape, "striped", "green", "grey"))
+        image = draw(one(shape, "striped", "green", "grey"))
         tint = tuple(round(0.4 * c + 0.6 * 255) for c in COLORS["green"])
         for color, least in (
             (COLORS["green"], 0.02),
@@ -94,15 +92,15 @@ def test_a_striped_scene_has_stripes_and_a_floor() -> None:
             (FLOOR, 0.2),
             (BACKGROUNDS["grey"], 0.3),
         ):
-            assert share(picture, color) > least, (shape, color)
+            assert share(image, color) > least, (shape, color)
 
 
 def test_the_mask_covers_each_object_once() -> None:
     for scene in SCENES:
         alone = [dataclasses.replace(scene, centers=(center,)) for center in scene.centers]
-        areas = [np.count_nonzero(np.asarray(draw_mask(thing))) for thing in alone]
-        whole = np.count_nonzero(np.asarray(draw_mask(scene)))
-        assert whole == sum(areas), "objects overlap, so that their count cannot be seen"
+        areas = [np.count_nonzero(np.asarray(draw_mask(scene))) for scene in alone]
+        union = np.count_nonzero(np.asarray(draw_mask(scene)))
+        assert union == sum(areas), "objects overlap and cannot be counted"
         assert min(areas) > 0.005 * SIZE**2
 
 
@@ -113,5 +111,5 @@ def test_a_ring_has_a_hole_and_a_star_has_none() -> None:
 
 
 def test_an_unknown_shape_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no shape is called 'cube'"):
+    with pytest.raises(ValueError, match="unknown shape 'cube'"):
         outline("cube", (0.0, 0.0), 1.0)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from finetune.data.latents import MANIFEST
 from finetune.data.shards import INDEX, read_index, write_index
-from finetune.data.transforms import SIDE
+from finetune.data.transforms import RESOLUTION
 from finetune.datasets.scene_archives import draw_archive
 from finetune.datasets.scenes import draw_mask, make_scene
 from finetune.errors import InputError
@@ -71,7 +71,7 @@ def test_a_word_is_found_with_all_its_tokens() -> None:
 
 def test_a_scene_s_outlines_are_its_objects(raw: Path) -> None:
     numbers = range(FIRST, FIRST + 6)
-    masks = read_masks(raw, HALF, dict.fromkeys(numbers, (SIDE, SIDE)), "center", 64)
+    masks = read_masks(raw, HALF, dict.fromkeys(numbers, (RESOLUTION, RESOLUTION)), "center", 64)
     assert masks.keys() == {*numbers}
     for number in numbers:
         scene = make_scene(number, "striped")
@@ -131,7 +131,7 @@ def scene_set(raw: Path, tmp_path: Path) -> dict[str, Path]:
     rows = read_index(index.parent)
     for i, row in enumerate(rows):
         shape = make_scene(FIRST + i, "striped").shape
-        row |= {"id": f"{FIRST + i:012d}", "width": SIDE, "height": SIDE}
+        row |= {"id": f"{FIRST + i:012d}", "width": RESOLUTION, "height": RESOLUTION}
         row["captions"] = ["nothing of note", f"two  {shape}s in a room"] if i else ["nothing of note"]
     write_index(index, rows, SCHEMA)
     latents = tmp_path / "latents" / "coco"

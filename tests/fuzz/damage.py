@@ -1,4 +1,4 @@
-"""Files of every kind that is read from others, and ways in which they arrive damaged or lie."""
+"""Valid images and archives in every supported format, and random ways to damage them."""
 
 import io
 import json
@@ -16,29 +16,13 @@ from tests.builders.archives import coco_json, write_flickr8k, write_zip
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SIZE = (24, 20)
-EXTREMES = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    8,
-    0x7F,
-    0x80,
-    0xFF,
-    0x7FFF,
-    0xFFFF,
-    0x7FFFFFFF,
-    0x80000000,
-    0xFFFFFFFE,
-    0xFFFFFFFF,
-    2**63 - 1,
-)
+EXTREMES = (0, 1, 2, 3, 4, 8, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF)
+EXTREMES += (0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF, 2**63 - 1)
 
 
 @cache
 def images() -> dict[str, bytes]:
-    """By a name that tells format and mode."""
+    """Return images by a name that describes format and mode."""
     noise = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 4), np.uint8)
     rgba = Image.fromarray(noise)
     rgb, gray = rgba.convert("RGB"), rgba.convert("L")
@@ -86,14 +70,14 @@ def _saved(image: Image.Image, kind: str, options: dict[str, object]) -> bytes:
 
 
 def archives(kind: str, contents: list[bytes]) -> dict[str, bytes]:
-    """The archives of a dataset of that format with these images."""
+    """Return the archives of a dataset of that format with these images, by file name."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         if kind == "coco":
-            half = dict(enumerate(contents, 1))
+            numbered = dict(enumerate(contents, 1))
             for split in ("train2017", "val2017"):
-                write_zip(folder / f"{split}.zip", {f"{split}/{i:012d}.jpg": each for i, each in half.items()})
-            texts = coco_json({i: [f"image {i}"] for i in half})
+                write_zip(folder / f"{split}.zip", {f"{split}/{i:012d}.jpg": each for i, each in numbered.items()})
+            texts = coco_json({i: [f"image {i}"] for i in numbered})
             members = {f"annotations/captions_{split}.json": texts for split in ("train2017", "val2017")}
             write_zip(folder / "annotations_trainval2017.zip", members)
         elif kind == "flickr8k":
@@ -109,10 +93,12 @@ def archives(kind: str, contents: list[bytes]) -> dict[str, bytes]:
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """One to four things happen to it: bytes change, lengths lie, a part is lost, repeated or from elsewhere."""
+    """Damage the content one to four times: change bytes or numbers, or cut, delete, repeat or insert parts."""
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        rng.choice((_flip, _flip, _lie, _lie, _lie, _cut, _lose, _repeat, _mix))(changed, rng)
+        rng.choice((_flip, _flip, _change_number, _change_number, _change_number, _cut, _delete, _repeat, _insert))(
+            changed, rng
+        )
     if changed.startswith(SIGNATURE) and rng.random() < 0.8:
         return _with_checksums(bytes(changed))
     return bytes(changed)
@@ -124,17 +110,17 @@ def _flip(content: bytearray, rng: random.Random) -> None:
             content[rng.randrange(len(content))] = rng.randrange(256)
 
 
-def _lie(content: bytearray, rng: random.Random) -> None:
-    """A number of 1, 2, 4 or 8 bytes becomes an extreme one."""
+def _change_number(content: bytearray, rng: random.Random) -> None:
+    """Replace 1, 2, 4 or 8 bytes by an extreme number."""
     kind = rng.choice(("<B", "<H", ">H", "<I", ">I", "<Q"))
     size = struct.calcsize(kind)
     if len(content) >= size:
-        at = _place(content, rng, size)
+        at = _position(content, rng, size)
         content[at : at + size] = struct.pack(kind, rng.choice(EXTREMES) % 256**size)
 
 
-def _place(content: bytearray, rng: random.Random, size: int) -> int:
-    """Anywhere, but more often at the beginning or at the end, where headers and tables are."""
+def _position(content: bytearray, rng: random.Random, size: int) -> int:
+    """Return a random position, more often near either end, where headers and tables are."""
     last = len(content) - size
     return min(last, max(0, rng.choice((rng.randint(0, last), rng.randint(0, 64), last - rng.randint(0, 200)))))
 
@@ -143,7 +129,7 @@ def _cut(content: bytearray, rng: random.Random) -> None:
     del content[rng.randint(0, len(content)) :]
 
 
-def _lose(content: bytearray, rng: random.Random) -> None:
+def _delete(content: bytearray, rng: random.Random) -> None:
     at = rng.randint(0, len(content))
     del content[at : at + rng.choice((1, 4, 40))]
 
@@ -153,7 +139,7 @@ def _repeat(content: bytearray, rng: random.Random) -> None:
     content[at:at] = content[at : at + rng.choice((1, 4, 40))] * rng.choice((1, 1, 100))
 
 
-def _mix(content: bytearray, rng: random.Random) -> None:
+def _insert(content: bytearray, rng: random.Random) -> None:
     other = rng.choice(list(images().values()))
     start = rng.randint(0, len(other))
     at = rng.randint(0, len(content))
@@ -161,7 +147,7 @@ def _mix(content: bytearray, rng: random.Random) -> None:
 
 
 def _with_checksums(content: bytes) -> bytes:
-    """A PNG whose chunks' checksums are right, so that what is in them is looked at."""
+    """Correct the checksums of a PNG's chunks, so that the decoder reads the damaged content."""
     result, at = bytearray(SIGNATURE), len(SIGNATURE)
     while at + 8 <= len(content):
         length = int.from_bytes(content[at : at + 4], "big")

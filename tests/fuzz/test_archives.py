@@ -1,4 +1,4 @@
-"""Archives, folders and locations, as anyone may name and fill them."""
+"""Arbitrary archives, folders and locations."""
 
 import os
 import random
@@ -19,7 +19,7 @@ from finetune.errors import InputError
 from finetune.params import Archive
 from stages.fetch import fetch_files
 from tests.builders.archives import image_bytes, write_flickr8k
-from tests.builders.preprocessed import TOLERANT, drops, run
+from tests.builders.preprocessed import TOLERANT, read_dropped, run
 from tests.fuzz.answers import result_or_fault
 from tests.fuzz.damage import damaged
 
@@ -61,8 +61,8 @@ def test_any_bytes_as_a_zip(content: bytes) -> None:
         result_or_fault(lambda: read_all(path), str(path))
 
 
-def test_a_table_of_long_extra_fields_takes_no_time(tmp_path: Path) -> None:
-    """64 KB of empty fields with each of many members."""
+def test_long_extra_fields_are_skipped_quickly(tmp_path: Path) -> None:
+    """Every member has 64 KB of empty extra fields."""
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(300):
@@ -74,7 +74,7 @@ def test_a_table_of_long_extra_fields_takes_no_time(tmp_path: Path) -> None:
     assert time.process_time() - start < 3
 
 
-def test_a_text_that_is_a_folder_s_name(tmp_path: Path) -> None:
+def test_a_folder_instead_of_an_archive(tmp_path: Path) -> None:
     (tmp_path / "a.zip").mkdir()
 
     def read() -> None:
@@ -106,7 +106,7 @@ def test_a_text_that_is_a_folder_s_name(tmp_path: Path) -> None:
 @example("", "no\x00such")
 @example("", "\ud800")
 def test_any_location(kind: str, rest: str) -> None:
-    archive = result_or_fault_of_archive(kind + rest)
+    archive = archive_or_none(kind + rest)
     if archive is None:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -115,8 +115,8 @@ def test_any_location(kind: str, rest: str) -> None:
         assert not out.exists() or kind == "scenes:"
 
 
-def result_or_fault_of_archive(location: str) -> Archive | None:
-    """None where params.yaml would not have been accepted."""
+def archive_or_none(location: str) -> Archive | None:
+    """Return None if params.yaml would be rejected."""
     try:
         return Archive(location=location, checksum=f"sha256:{'0' * 64}", bytes=None)
     except ValueError:
@@ -126,27 +126,27 @@ def result_or_fault_of_archive(location: str) -> Archive | None:
 @settings(max_examples=60)
 @given(st.text())
 @example("../x.zip")
-def test_any_name_of_a_drawn_archive(name: str) -> None:
+def test_any_name_of_a_synthetic_archive(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         location = "scenes:coco?train=1&validation=1"
-        answer: Any = result_or_fault(lambda: draw_archive(location, name, Path(folder) / "a.zip"), "fetch.coco")
-        assert isinstance(answer, InputError)
+        result: Any = result_or_fault(lambda: draw_archive(location, name, Path(folder) / "a.zip"), "fetch.coco")
+        assert isinstance(result, InputError)
 
 
 @pytest.mark.parametrize("name", [b"\xff.jpg", b"a\nb.jpg", b"\xed\xa0\x80.jpg", b"a\\b.jpg", b"a" * 255])
-def test_a_folder_s_file_of_any_name(name: bytes, tmp_path: Path) -> None:
+def test_any_file_name_in_a_folder(name: bytes, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     Path(os.fsdecode(bytes(folder) + b"/" + name)).write_bytes(b"1")
-    answer = result_or_fault(lambda: archive_folder(folder, tmp_path / "own.zip"), str(folder))
-    if not isinstance(answer, InputError):
+    result = result_or_fault(lambda: archive_folder(folder, tmp_path / "own.zip"), str(folder))
+    if not isinstance(result, InputError):
         with zipfile.ZipFile(tmp_path / "own.zip") as archive:
             assert [(info.filename.encode(), archive.read(info)) for info in archive.infolist()] == [(name, b"1")]
-    assert isinstance(answer, InputError) == (b"\xff" in name or b"\xed" in name)
+    assert isinstance(result, InputError) == (b"\xff" in name or b"\xed" in name)
 
 
 def rename_last(archive: Path, name: bytes) -> None:
-    """To any bytes, as many as before."""
+    """Replace the last member's name by one of the same length."""
     content = bytearray(archive.read_bytes())
     for signature, header in ((b"PK\x03\x04", 30), (b"PK\x01\x02", 46)):
         start = content.rfind(signature) + header
@@ -157,25 +157,25 @@ def rename_last(archive: Path, name: bytes) -> None:
 @pytest.mark.parametrize(
     ("names", "dropped"),
     [
-        ([b"../../a.jpg", b"/a.jpg", b"\0/a.jpg"], {}),  # by its file name, wherever it says that it lies
+        ([b"../../a.jpg", b"/a.jpg", b"\0/a.jpg"], {}),  # only the file name counts
         ([b"a\n.jpg"], {"no_caption": ["a\n.jpg"], "no_image": ["a.jpg"]}),
         ([b"\xff.jpg"], {"no_caption": ["\N{NO-BREAK SPACE}.jpg"], "no_image": ["a.jpg"]}),
         ([b"\0", b".jpg", b"..\\a.jpg", b"a.jpg/..", b"/", b"..", b".", b"a" * 60_000], {"no_image": ["a.jpg"]}),
     ],
     ids=["used", "a line break", "not UTF-8", "no image"],
 )
-def test_a_member_of_any_name_is_used_or_left_out_and_nothing_is_written_elsewhere(
+def test_any_member_name_is_used_or_dropped_and_nothing_is_written_elsewhere(
     names: list[bytes], dropped: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORKERS", "1")
     for i, name in enumerate(names):
         raw = tmp_path / str(i) / "raw"
-        pictures = {"b.jpg": image_bytes(2), "Q" * len(name): image_bytes(1)}
+        images_by_name = {"b.jpg": image_bytes(2), "Q" * len(name): image_bytes(1)}
         lists = {"train": "a.jpg\nb.jpg\n", "dev": "", "test": ""}
-        write_flickr8k(raw, pictures, "a.jpg#0\tone\nb.jpg#0\ttwo\n", lists)
+        write_flickr8k(raw, images_by_name, "a.jpg#0\tone\nb.jpg#0\ttwo\n", lists)
         rename_last(raw / "Flickr8k_Dataset.zip", name)
         images, rows = run(raw, TOLERANT.model_copy(update={"format": "flickr8k"}), "flickr8k")
-        assert drops(images)["dropped"] == dropped
+        assert read_dropped(images)["dropped"] == dropped
         assert [row["member"] for row in rows] == (["b.jpg"] if dropped else ["a.jpg", "b.jpg"])
-        assert {path.name for path in raw.parent.iterdir()} == {"raw", "images", "finished", "metrics.json"}
+        assert {path.name for path in raw.parent.iterdir()} == {"raw", "images", "cache", "metrics.json"}
     assert {path.name for path in tmp_path.iterdir()} == {str(i) for i in range(len(names))}

@@ -1,4 +1,4 @@
-"""Captions in each dataset's form, as anyone may have written them."""
+"""Arbitrary captions in each dataset's format."""
 
 import json
 import tempfile
@@ -15,7 +15,7 @@ from finetune.datasets.flickr8k import index_flickr8k
 from finetune.datasets.imagefolder import index_imagefolder
 from finetune.errors import InputError
 from finetune.evaluation.coco_masks import read_masks
-from tests.builders.archives import Listed, listed, write_zip
+from tests.builders.archives import CatalogContents, read_catalog, write_zip
 from tests.fuzz.answers import JSON, result_or_fault
 
 ENTRY = st.fixed_dictionaries(
@@ -31,20 +31,20 @@ ENTRY = st.fixed_dictionaries(
 TEXT = st.text(alphabet="a1#\t\n\r. jpg\x00\ud800\u2028\ufeff") | st.text()
 
 
-def read(list_dataset: Callable[[Path, Catalog], None], archives: dict[str, dict[str, bytes]]) -> Listed | InputError:
+def read(index: Callable[[Path, Catalog], None], archives: dict[str, dict[str, bytes]]) -> CatalogContents | InputError:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in archives.items():
             write_zip(Path(folder) / name, content)
-        return result_or_fault(lambda: listed(list_dataset, Path(folder)), folder)
+        return result_or_fault(lambda: read_catalog(index, Path(folder)), folder)
 
 
-def is_sound(answer: Listed | InputError) -> bool:
-    """A fault that was told, or images that each have a caption, a split and a name of their own."""
-    if isinstance(answer, InputError):
+def is_sound(result: CatalogContents | InputError) -> bool:
+    """An input error, or images with unique names that each have a caption and a split."""
+    if isinstance(result, InputError):
         return True
-    names = [original.id for original in answer.originals]
+    names = [image.id for image in result.source_images]
     return len(names) == len({*names}) and all(
-        original.split in ("train", "validation") and original.captions for original in answer.originals
+        image.split in ("train", "validation") and image.captions for image in result.source_images
     )
 
 
@@ -53,16 +53,18 @@ def encoded(text: str) -> bytes:
 
 
 def in_coco(captions: bytes) -> dict[str, dict[str, bytes]]:
-    halves = ("train2017", "val2017")
-    images = {f"{half}.zip": {f"{half}/000000000001.jpg": b""} for half in halves}
-    return images | {"annotations_trainval2017.zip": {f"annotations/captions_{half}.json": captions for half in halves}}
+    splits = ("train2017", "val2017")
+    images = {f"{split}.zip": {f"{split}/000000000001.jpg": b""} for split in splits}
+    return images | {
+        "annotations_trainval2017.zip": {f"annotations/captions_{split}.json": captions for split in splits}
+    }
 
 
 @settings(max_examples=80)
 @given(st.fixed_dictionaries({}, optional={"images": st.lists(ENTRY) | JSON, "annotations": st.lists(ENTRY) | JSON}))
 @example({"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"id": 1, "image_id": 1, "caption": "\ud800"}]})
 @example({"images": [{"id": 1, "file_name": "\x00\n"}], "annotations": [{"id": 1, "image_id": 1, "caption": ""}]})
-def test_coco_s_json(content: Any) -> None:
+def test_coco_json(content: Any) -> None:
     assert is_sound(read(index_coco, in_coco(json.dumps(content).encode())))
 
 
@@ -74,7 +76,7 @@ def test_coco_s_json(content: Any) -> None:
 @example(b'{"images": [{"id": 1, "file_name": "\\ud800"}]}')
 @example(b'{"images": [{"id": 1, "file_name": "\xff"}]}')
 @example(b"\xef\xbb\xbf{}")
-def test_coco_s_bytes(content: bytes) -> None:
+def test_coco_bytes(content: bytes) -> None:
     assert isinstance(read(index_coco, in_coco(content)), InputError)
 
 
@@ -98,7 +100,7 @@ CATEGORY = st.fixed_dictionaries({"id": st.integers(0, 3), "name": st.text()})
     st.integers(1, 5),
 )
 @example([{"image_id": 0, "category_id": 0, "segmentation": {"counts": [2**62, 2**62]}}], [{"id": 0, "name": "a"}], 2)
-def test_coco_s_outlines(annotations: Any, categories: Any, width: int) -> None:
+def test_coco_outlines(annotations: Any, categories: Any, width: int) -> None:
     content = json.dumps({"annotations": annotations, "categories": categories}).encode()
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "annotations_trainval2017.zip"
@@ -113,7 +115,7 @@ def test_coco_s_outlines(annotations: Any, categories: Any, width: int) -> None:
 @settings(max_examples=80)
 @given(TEXT.map(encoded) | st.binary(), TEXT.map(encoded) | st.binary(), st.text(min_size=1))
 @example(b"1.jpg#\xd9\xa1\ta\n", b"1.jpg", "1.jpg")
-def test_flickr8k_s_texts(tokens: bytes, names: bytes, image: str) -> None:
+def test_flickr8k_texts(tokens: bytes, names: bytes, image: str) -> None:
     lists = {f"Flickr_8k.{split}Images.txt": names for split in ("train", "dev", "test")}
     archives = {"Flickr8k_Dataset.zip": {f"Flicker8k_Dataset/{encoded(image).decode(errors='replace')}.jpg": b""}}
     archives |= {"Flickr8k_text.zip": {"Flickr8k.token.txt": tokens} | lists}
@@ -131,6 +133,6 @@ def test_flickr8k_s_texts(tokens: bytes, names: bytes, image: str) -> None:
 @example(["[" * 100_000], "metadata.jsonl")
 @example(['{"file_name": "' + "../" * 9 + '1.jpg", "text": ""}'], "a\n/../metadata.jsonl")
 @example(['{"file_name": "\\n1.jpg", "text": ""}'], "metadata.jsonl")
-def test_the_lines_of_an_imagefolder(lines: list[str], member: str) -> None:
+def test_imagefolder_lines(lines: list[str], member: str) -> None:
     archives = {"own.zip": {member: encoded("\n".join(lines)), "1.jpg": b""}}
     assert is_sound(read(index_imagefolder, archives))

@@ -1,4 +1,4 @@
-"""A little of `make fuzz`, the same each time; and what a longer one found, or might."""
+"""A short, reproducible part of `make fuzz`, and regressions that it found."""
 
 import io
 from collections import Counter
@@ -18,18 +18,18 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", images())
-def test_what_is_damaged_is_whole_at_first(name: str) -> None:
+def test_the_undamaged_images_are_valid(name: str) -> None:
     image = decode(images()[name], 1)
     assert image.mode == "F" or crop_and_resize(image, "squash").mode == "RGB"
 
 
-def test_damage_is_a_picture_a_reason_or_a_line() -> None:
+def test_damaged_input_is_converted_dropped_or_an_input_error() -> None:
     outcomes = Counter(try_seed(f"test: {i}") for i in range(150))
-    assert outcomes.keys() >= {"kept", "undecodable", "cut_short", "made", "refused"}
+    assert outcomes.keys() >= {"kept", "undecodable", "cut_short", "written", "rejected"}
 
 
 @pytest.mark.parametrize("kind", [TiffImagePlugin.TiffTags.ASCII, TiffImagePlugin.TiffTags.SHORT, 4, 12])
-def test_a_color_profile_of_another_type_says_nothing(kind: int) -> None:
+def test_a_color_profile_of_a_wrong_type_is_ignored(kind: int) -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags.tagtype[34675] = kind
     tags[34675] = "text" if kind == TiffImagePlugin.TiffTags.ASCII else (1, 2)

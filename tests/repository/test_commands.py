@@ -62,4 +62,4 @@ def test_a_seed_is_fuzzed_again() -> None:
     """In a process of its own, whose memory it limits."""
     command = [sys.executable, "-m", "tests.tools.fuzz", "--seed", "test: 1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.endswith("; 0 faults\n")) == (0, True), done.stdout + done.stderr
+    assert (done.returncode, done.stdout.endswith("; 0 failures\n")) == (0, True), done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""fetch: what the parameters name is there whole and verified, or nothing is and the next run goes on."""
+"""Stage fetch writes complete, verified files or nothing, and the next run resumes."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from finetune.errors import InputError
-from finetune.fetch.download import PartialDownload
+from finetune.fetch.download import PartialFile
 from finetune.params import Archive, Base
 from stages.fetch import fetch_base, fetch_files
 from tests.builders.archives import ROOT
@@ -24,7 +24,7 @@ from tests.builders.http_server import Fault, Site
 SCENES = "scenes:coco?train=2&validation=1"
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 HALF = len(CONTENT) // 2
-SECONDS = 600  # that a stage may take to start
+START_TIMEOUT = 600  # seconds
 
 
 def archive(location: str, checksum: str | None = None) -> Archive:
@@ -45,7 +45,7 @@ def sha256_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_drawn_and_copied_archives_land_side_by_side(tmp_path: Path) -> None:
+def test_synthetic_and_copied_archives_share_a_folder(tmp_path: Path) -> None:
     source = tmp_path / "source.zip"
     source.write_bytes(b"content")
     fetch_files(
@@ -56,7 +56,7 @@ def test_drawn_and_copied_archives_land_side_by_side(tmp_path: Path) -> None:
     assert (tmp_path / "coco" / "train2017.zip").read_bytes() == b"content"
 
 
-def test_a_drawn_archive_is_verified_when_its_sha256_is_given(tmp_path: Path) -> None:
+def test_a_synthetic_archive_with_a_checksum_is_verified(tmp_path: Path) -> None:
     fetch_files({"val2017.zip": archive(SCENES)}, tmp_path / "first")
     sha256 = sha256_file(tmp_path / "first" / "val2017.zip")
     fetch_files({"val2017.zip": archive(SCENES, f"sha256:{sha256}")}, tmp_path / "second")
@@ -65,7 +65,7 @@ def test_a_drawn_archive_is_verified_when_its_sha256_is_given(tmp_path: Path) ->
     assert not (tmp_path / "third").exists()
 
 
-def test_a_folder_becomes_an_archive_of_its_files(tmp_path: Path) -> None:
+def test_a_folder_is_packed_into_an_archive(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "metadata.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="its sha256 is") as raised:
@@ -76,7 +76,7 @@ def test_a_folder_becomes_an_archive_of_its_files(tmp_path: Path) -> None:
         assert fetched.read("metadata.jsonl") == b"{}\n"
 
 
-def test_one_fault_keeps_what_was_there_before_and_nothing_new(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_output_unchanged(tmp_path: Path) -> None:
     fetch_files({"val2017.zip": archive(SCENES)}, tmp_path / "coco")
     with pytest.raises(InputError, match="no such file"):
         fetch_files(
@@ -86,7 +86,7 @@ def test_one_fault_keeps_what_was_there_before_and_nothing_new(tmp_path: Path) -
     assert [path.name for path in tmp_path.rglob("*.zip")] == ["val2017.zip"]
 
 
-def test_the_base_model_is_brought_with_its_weights_verified(tmp_path: Path, tiny_base: Path) -> None:
+def test_the_base_model_is_fetched_and_verified(tmp_path: Path, tiny_base: Path) -> None:
     model = shutil.copytree(tiny_base, tmp_path / "model")
     (model / "model_index.json").write_text("{}")
     weights = {path.relative_to(model).as_posix(): sha256_file(path) for path in model.rglob("*.safetensors")}
@@ -95,9 +95,7 @@ def test_the_base_model_is_brought_with_its_weights_verified(tmp_path: Path, tin
     assert (tmp_path / "base" / "tokenizer" / "tokenizer_config.json").exists()
 
 
-def test_a_base_that_cannot_be_trained_is_refused_before_anything_is_made_with_it(
-    tmp_path: Path, tiny_base: Path
-) -> None:
+def test_a_base_model_that_cannot_be_trained_is_an_input_error(tmp_path: Path, tiny_base: Path) -> None:
     shutil.copytree(tiny_base, tmp_path / "own")
     (tmp_path / "own" / "model_index.json").write_text("{}")
     (tmp_path / "own" / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "sample"}')
@@ -106,16 +104,9 @@ def test_a_base_that_cannot_be_trained_is_refused_before_anything_is_made_with_i
         fetch_base(Base(location=str(tmp_path / "own"), revision=None, sha256=weights), tmp_path / "base")
 
 
-def test_flickr8k_in_one_archive_of_one_s_own_is_brought_like_its_two_original_ones(tmp_path: Path) -> None:
-    (tmp_path / "downloaded.zip").write_bytes(CONTENT)
-    checksum = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
-    fetch_files({"archive.zip": archive(str(tmp_path / "downloaded.zip"), checksum)}, tmp_path / "flickr8k")
-    assert (tmp_path / "flickr8k" / "archive.zip").read_bytes() == CONTENT
-
-
 @pytest.fixture
 def default_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remote that lies in the repository."""
+    """The default remote is the repository's own folder."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
@@ -123,34 +114,34 @@ def default_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("default_remote")
 @pytest.mark.parametrize("name", ["own.zip", "photos"])
-def test_large_archives_and_folders_of_one_s_own_need_a_remote_of_one_s_own(tmp_path: Path, name: str) -> None:
+def test_large_archives_and_folders_require_a_different_default_remote(tmp_path: Path, name: str) -> None:
     large = tmp_path / name / "1.jpg" if name == "photos" else tmp_path / name
     large.parent.mkdir(exist_ok=True)
     large.touch()
-    os.truncate(large, 2**30)  # without a block on the disk
+    os.truncate(large, 2**30)  # sparse
     with pytest.raises(InputError, match="dvc remote add --local --default"):
         fetch_files({"own.zip": archive(str(tmp_path / name), f"sha256:{'0' * 64}")}, tmp_path / "own")
 
 
 @pytest.mark.usefixtures("default_remote")
-def test_a_full_size_base_needs_a_remote_of_one_s_own_as_well(tmp_path: Path) -> None:
+def test_a_full_size_base_model_requires_a_different_default_remote(tmp_path: Path) -> None:
     weights = {f"{part}.safetensors": "0" * 64 for part in ("text_encoder/model", "unet/diffusion_pytorch_model")}
     weights["vae/diffusion_pytorch_model.safetensors"] = "0" * 64
     for name in ("model_index.json", *weights):
         (tmp_path / "base" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "base" / name).touch()
-        os.truncate(tmp_path / "base" / name, 2**30)  # without a block on the disk
+        os.truncate(tmp_path / "base" / name, 2**30)  # sparse
     with pytest.raises(InputError, match="dvc remote add --local --default"):
         fetch_base(Base(location=str(tmp_path / "base"), revision=None, sha256=weights), tmp_path / "models" / "base")
     assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize(
-    ("signum", "said"),
+    ("signum", "message"),
     [(signal.SIGKILL, ""), (signal.SIGINT, "interrupted: what is finished is kept; run the same command again")],
 )
-def test_a_run_that_was_ended_while_its_server_was_silent_goes_on(
-    tmp_path: Path, site: Site, signum: signal.Signals, said: str
+def test_an_interrupted_stage_resumes_its_downloads(
+    tmp_path: Path, site: Site, signum: signal.Signals, message: str
 ) -> None:
     checksum = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -160,33 +151,33 @@ def test_a_run_that_was_ended_while_its_server_was_silent_goes_on(
         params["fetch"]["flickr8k"][name] = entry
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     site.faults["/Flickr8k_Dataset.zip"] = [Fault(cut=HALF, hang=True)]
-    images, text = (PartialDownload(f"{site.url}/{name}", checksum) for name in params["fetch"]["flickr8k"])
+    images, text = (PartialFile(f"{site.url}/{name}", checksum) for name in params["fetch"]["flickr8k"])
 
     process = start_stage(tmp_path, "flickr8k")
-    deadline = time.monotonic() + SECONDS
-    while not (text.whole and images.size == HALF):
+    deadline = time.monotonic() + START_TIMEOUT
+    while not (text.complete and images.size == HALF):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=30)  # the server's silence would be waited for 60 s
+    _, errors = process.communicate(timeout=30)  # without waiting 60 s for the silent server
     assert process.returncode != 0
-    assert said in errors
+    assert message in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "data" / "raw" / "flickr8k").exists()
 
-    site.asked.clear()
-    assert start_stage(tmp_path, "flickr8k").wait(SECONDS) == 0
-    assert site.asked == [("/Flickr8k_Dataset.zip", f"bytes={HALF}-")]
+    site.requests.clear()
+    assert start_stage(tmp_path, "flickr8k").wait(START_TIMEOUT) == 0
+    assert site.requests == [("/Flickr8k_Dataset.zip", f"bytes={HALF}-")]
     for name in params["fetch"]["flickr8k"]:
         assert (tmp_path / "data" / "raw" / "flickr8k" / name).read_bytes() == CONTENT
 
 
-def test_the_command_tells_a_mistake_in_one_line(tmp_path: Path) -> None:
+def test_the_command_reports_an_input_error_in_one_line(tmp_path: Path) -> None:
     committed = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(committed.replace("scenes:flickr8k?train=", "scenes:flickr8k?trains="))
     process = start_stage(tmp_path, "flickr8k")
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=START_TIMEOUT)
     assert process.returncode == 1
     assert errors.startswith("error: scenes:flickr8k?trains=")
     assert errors.count("\n") == 1

@@ -1,4 +1,4 @@
-"""docs/own-data.md, done: a folder of images goes through every stage, beside another dataset."""
+"""The steps of docs/own-data.md: a folder of images goes through every stage, along with a second dataset."""
 
 import json
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ PARAMS = {
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """Three images to train on, of which one is among COCO's validation images in the test, one held out."""
+    """Three training images, one of them equal to a COCO validation image, and one validation image."""
     folder = tmp_path / "my photos"
     lines = [
         {"file_name": "train/1.png", "text": "a star"},
@@ -50,16 +50,16 @@ def own(tmp_path: Path) -> Path:
 def prepare(
     root: Path, own: Path, base: Path, datasets: Sequence[str]
 ) -> tuple[list[dict[str, Any]], CaptionedLatents]:
-    """Run the stages that DVC would run: the token table and what training reads."""
+    """Run the data stages. Returns the token table and the data that training reads."""
     write_coco(root / "raw" / "coco", {1: image_bytes(1), 2: image_bytes(2)}, {11: image_bytes(11)})
     archive_folder(own, root / "own.zip")
     checksum = f"sha256:{sha256_file(root / 'own.zip')}"
     fetch_files({"own.zip": Archive(location=str(own), checksum=checksum, bytes=None)}, root / "raw" / "own")
     for dataset in datasets:
         images, metrics = root / "images" / dataset, root / "metrics" / f"{dataset}.json"
-        cache = ShardCache(str(root / "finished" / dataset))
+        cache = ShardCache(str(root / "cache" / dataset))
         preprocess(dataset, root / "raw" / dataset, images, metrics, PARAMS[dataset], cache)
-        latents(images, base / "vae", root / "latents" / dataset, ShardCache(str(root / "finished-latents" / dataset)))
+        latents(images, base / "vae", root / "latents" / dataset, ShardCache(str(root / "cache-latents" / dataset)))
     tokenize(
         {dataset: root / "images" / dataset for dataset in datasets},
         base / "tokenizer",
@@ -77,7 +77,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "1")
 
 
-def test_own_pictures_are_trained_on_beside_those_of_coco(own: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_own_images_are_trained_on_along_with_coco(own: Path, tiny_base: Path, tmp_path: Path) -> None:
     table, data = prepare(tmp_path, own, tiny_base, ["coco", "own"])
     used = {(row["dataset"], row["id"]): row["captions"] for row in table if row["split"] == "train"}
     assert used == {
@@ -102,12 +102,12 @@ def test_own_pictures_are_trained_on_beside_those_of_coco(own: Path, tiny_base: 
     assert batch.moments.isfinite().all()
 
 
-def test_own_pictures_can_be_trained_on_alone(own: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_own_images_can_be_trained_on_alone(own: Path, tiny_base: Path, tmp_path: Path) -> None:
     _, data = prepare(tmp_path, own, tiny_base, ["own"])
     assert (len(data.rows_in_split("train")), len(data.rows_in_split("validation"))) == (3, 1)
 
 
-def test_another_data_set_leaves_the_bytes_of_the_first_alone(own: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_adding_a_dataset_does_not_change_the_bytes_of_the_first(own: Path, tiny_base: Path, tmp_path: Path) -> None:
     prepare(tmp_path / "with", own, tiny_base, ["coco", "own"])
     prepare(tmp_path / "without", own, tiny_base, ["coco"])
     for stage in ("images", "latents"):
@@ -115,7 +115,7 @@ def test_another_data_set_leaves_the_bytes_of_the_first_alone(own: Path, tiny_ba
         assert {path.name: path.read_bytes() for path in (tmp_path / "without" / stage / "coco").iterdir()} == files
 
 
-def test_the_same_name_in_two_data_sets_is_two_pictures(own: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_the_same_name_in_two_datasets_is_two_images(own: Path, tiny_base: Path, tmp_path: Path) -> None:
     line = {"file_name": "000000000001.png", "text": "a star of my own"}
     (own / "metadata.jsonl").open("a").write(json.dumps(line) + "\n")
     Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(own / "000000000001.png")

@@ -16,9 +16,9 @@ from tests.builders.preprocessed import (
     PARAMS,
     TOLERANT,
     contents,
-    drops,
-    forget,
+    read_dropped,
     replace_train,
+    reset,
     run,
     shard_of,
     write_archives,
@@ -35,7 +35,7 @@ def coco(tmp_path: Path) -> Path:
     return write_archives(tmp_path / "raw")
 
 
-def test_the_index_has_a_row_per_picture_in_shard_order(coco: Path) -> None:
+def test_the_index_has_one_row_per_image_in_shard_order(coco: Path) -> None:
     images, rows = run(coco)
     assert [(row["split"], row["shard"], row["id"]) for row in rows] == sorted(
         (row["split"], row["shard"], row["id"]) for row in rows
@@ -47,31 +47,31 @@ def test_the_index_has_a_row_per_picture_in_shard_order(coco: Path) -> None:
     assert first["member"] == "000000000001.jpg"
     assert first["captions"] == ["image 1", " again image 1\n"]
     assert json.loads((images.parent / "metrics.json").read_text()) == {"train": 8, "validation": 3, "dropped": 0}
-    assert drops(images) == {"kept": 11, "dropped": {}}
+    assert read_dropped(images) == {"kept": 11, "dropped": {}}
 
 
-def test_index_and_report_stand_beside_the_shards(coco: Path) -> None:
+def test_the_output_has_only_shards_index_and_report(coco: Path) -> None:
     images, rows = run(coco)
     assert {path.name for path in images.iterdir()} == {row["shard"] for row in rows} | {"dropped.json", INDEX}
 
 
-def test_validation_pictures_are_lossless_and_training_pictures_nearly_so(coco: Path) -> None:
+def test_validation_images_are_lossless_and_training_images_nearly_so(coco: Path) -> None:
     images, rows = run(coco)
     for row, pixels in read_images(images, rows):
-        original = np.asarray(crop_and_resize(decode(image_bytes(int(row["id"])), 1), "center"))
-        error = abs(pixels.astype(int) - original).max()
+        expected = np.asarray(crop_and_resize(decode(image_bytes(int(row["id"])), 1), "center"))
+        error = abs(pixels.astype(int) - expected).max()
         assert error == 0 if row["split"] == "validation" else 0 < error < 60
 
 
-def test_the_same_bytes_whatever_the_number_of_processes(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_do_not_depend_on_the_number_of_processes(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_train(coco, {2: b"<html>"})
     one = contents(run(coco, TOLERANT)[0])
-    forget(coco)
+    reset(coco)
     monkeypatch.setenv("WORKERS", "3")
     assert contents(run(coco, TOLERANT)[0]) == one
 
 
-def test_a_dropped_picture_changes_no_other_shard(coco: Path) -> None:
+def test_a_dropped_image_changes_no_other_shard(coco: Path) -> None:
     images, rows = run(coco)
     before = contents(images)
     replace_train(coco, {1: b""})
@@ -80,17 +80,17 @@ def test_a_dropped_picture_changes_no_other_shard(coco: Path) -> None:
     assert changed == {shard_of(rows, 1)}
 
 
-def test_a_shard_that_nothing_is_left_of_is_not_written(coco: Path) -> None:
+def test_an_empty_shard_is_not_written(coco: Path) -> None:
     _, rows = run(coco)
     shard = shard_of(rows, 1)
     replace_train(coco, {int(row["id"]): b"" for row in rows if row["shard"] == shard})
-    for _ in ("made", "taken over"):
+    for _ in ("made", "reused"):
         images, left = run(coco, TOLERANT)
         assert shard not in {row["shard"] for row in left}
         assert {row["shard"] for row in left} == {path.name for path in images.glob("*.tar")}
 
 
-def test_every_drop_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_every_dropped_image_is_reported_with_its_reason(tmp_path: Path) -> None:
     raw = write_coco(
         tmp_path / "raw",
         {1: image_bytes(1), 2: b"<html>", 3: image_bytes(3)[:500], 4: image_bytes(4, 15, 99)},
@@ -101,7 +101,7 @@ def test_every_drop_is_told_with_its_reason(tmp_path: Path) -> None:
     )
     images, rows = run(raw, TOLERANT)
     assert [row["id"][-2:] for row in rows] == ["01", "11"]
-    assert drops(images) == {
+    assert read_dropped(images) == {
         "kept": 2,
         "dropped": {
             "cut_short": ["000000000003.jpg"],
@@ -112,7 +112,7 @@ def test_every_drop_is_told_with_its_reason(tmp_path: Path) -> None:
     }
 
 
-def test_too_many_drops_name_the_counts_and_keep_what_was_there(coco: Path) -> None:
+def test_too_many_dropped_images_are_an_input_error_and_keep_the_old_output(coco: Path) -> None:
     images, _ = run(coco)
     before = contents(images)
     names = [f"train2017/{i:012d}.jpg" for i in (1, 2)]
@@ -121,20 +121,20 @@ def test_too_many_drops_name_the_counts_and_keep_what_was_there(coco: Path) -> N
     with pytest.raises(InputError) as raised:
         run(coco, limit)
     assert str(raised.value) == (
-        f"{coco}: 7 of 11 images cannot be used (6 no_image such as 000000000003.jpg, 1 undecodable such as "
-        "000000000001.jpg), more than preprocess.coco.max_dropped = 0.6 allows; mend the archives or raise it"
+        f"{coco}: 7 of 11 images dropped (6 no_image such as 000000000003.jpg, 1 undecodable such as "
+        "000000000001.jpg), more than preprocess.coco.max_dropped = 0.6 allows; fix the archives or raise it"
     )
     assert contents(images) == before
     run(coco, PARAMS.model_copy(update={"max_dropped": 0.7}))
 
 
-def test_nothing_usable_at_all_is_a_fault_whatever_the_limit(tmp_path: Path) -> None:
+def test_no_usable_image_is_an_input_error_whatever_the_limit(tmp_path: Path) -> None:
     raw = write_coco(tmp_path / "raw", {1: b""}, {2: b""})
-    with pytest.raises(InputError, match="2 of 2 images cannot be used"):
+    with pytest.raises(InputError, match="2 of 2 images dropped"):
         run(raw, TOLERANT)
 
 
-def test_the_crop_rule_and_the_quality_reach_the_pixels(coco: Path) -> None:
+def test_crop_and_jpeg_quality_take_effect(coco: Path) -> None:
     images, first = run(coco)
     size = (images / first[0]["shard"]).stat().st_size
     squashed = run(coco, PARAMS.model_copy(update={"crop": "squash"}))[1]
@@ -143,10 +143,10 @@ def test_the_crop_rule_and_the_quality_reach_the_pixels(coco: Path) -> None:
     assert (images / coarse[0]["shard"]).stat().st_size < size
 
 
-def test_flickr8k_goes_the_same_way(tmp_path: Path) -> None:
-    pictures = {f"Flicker8k_Dataset/{name}.jpg": image_bytes(i) for i, name in enumerate(("1_a", "2_b"))}
+def test_flickr8k_is_converted_too(tmp_path: Path) -> None:
+    images_by_name = {f"Flicker8k_Dataset/{name}.jpg": image_bytes(i) for i, name in enumerate(("1_a", "2_b"))}
     tokens = "1_a.jpg#0\tA caption .\n2_b.jpg#0\tAnother .\n"
-    raw = write_flickr8k(tmp_path / "raw", pictures, tokens, {"train": "1_a.jpg", "dev": "2_b.jpg", "test": ""})
+    raw = write_flickr8k(tmp_path / "raw", images_by_name, tokens, {"train": "1_a.jpg", "dev": "2_b.jpg", "test": ""})
     _, rows = run(raw, PARAMS.model_copy(update={"format": "flickr8k"}), "flickr8k")
     assert [(row["id"], row["dataset"], row["member"]) for row in rows] == [
         ("1_a", "flickr8k", "1_a.jpg"),
@@ -158,7 +158,7 @@ def test_flickr8k_goes_the_same_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dataset", "kept", "dropped"), [("coco", {"train": 40, "validation": 80}, 0), ("flickr8k", {"train": 58}, 8034)]
 )
-def test_real_archives_become_shards(tmp_path: Path, dataset: str, kept: dict[str, int], dropped: int) -> None:
+def test_real_archives_are_converted(tmp_path: Path, dataset: str, kept: dict[str, int], dropped: int) -> None:
     params = TOLERANT.model_copy(update={"format": dataset, "min_side": 128})
     preprocess(
         dataset,
@@ -166,7 +166,7 @@ def test_real_archives_become_shards(tmp_path: Path, dataset: str, kept: dict[st
         tmp_path / "images",
         tmp_path / "metrics.json",
         params,
-        ShardCache(str(tmp_path / "kept")),
+        ShardCache(str(tmp_path / "cache")),
     )
     rows = read_index(tmp_path / "images")
     assert Counter(row["split"] for row in rows) == kept
@@ -176,13 +176,13 @@ def test_real_archives_become_shards(tmp_path: Path, dataset: str, kept: dict[st
 
 
 @needs_photos
-def test_every_odd_real_file_in_an_archive_is_kept_or_told(tmp_path: Path) -> None:
+def test_every_odd_real_file_is_kept_or_reported(tmp_path: Path) -> None:
     odd = {path.name: path for path in (PHOTOS / "odd").rglob("*.*")}
     metadata = "".join(json.dumps({"file_name": name, "text": "odd"}) + "\n" for name in odd)
     members = {name: path.read_bytes() for name, path in odd.items()}
     write_zip(tmp_path / "raw" / "odd.zip", members | {"metadata.jsonl": metadata.encode()})
     images, rows = run(tmp_path / "raw", TOLERANT.model_copy(update={"format": "imagefolder", "min_side": 2}), "odd")
-    dropped = {name: reason for reason, names in drops(images)["dropped"].items() for name in names}
+    dropped = {name: reason for reason, names in read_dropped(images)["dropped"].items() for name in names}
     assert dropped == {
         "broken.png": "undecodable",
         "decompression_bomb.ico": "too_many_pixels",
@@ -197,7 +197,7 @@ def test_every_odd_real_file_in_an_archive_is_kept_or_told(tmp_path: Path) -> No
     assert len(rows) + len(dropped) == len(odd)
 
 
-def test_no_half_written_folder_is_left_by_a_damaged_archive(coco: Path) -> None:
+def test_a_damaged_archive_leaves_no_partial_output(coco: Path) -> None:
     archive = coco / "val2017.zip"
     archive.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"val2017\.zip: the zip file is cut short"):

@@ -1,11 +1,7 @@
-"""What a second run of preprocess-512 does anew: after a kill, with other images, with other captions."""
+"""What a rerun of preprocess-512 repeats: after a kill, with changed images, with changed captions."""
 
-import json
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +9,15 @@ import pytest
 
 from finetune.data.transforms import crop_and_resize
 from finetune.datasets.catalog import SourceImage
-from tests.builders.archives import ROOT, image_bytes, write_coco
+from tests.builders.archives import coco_json, image_bytes, write_coco, write_zip
 from tests.builders.preprocessed import (
-    PARAMS,
     TOLERANT,
     TRAIN,
     VALIDATION,
     contents,
-    drops,
-    forget,
+    read_dropped,
     replace_train,
+    reset,
     run,
     shard_of,
     write_archives,
@@ -41,19 +36,19 @@ def coco(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of the originals whose bytes were read, in order: what a run really did."""
+    """The ids of the source images that a run has read, in order."""
     ids: list[str] = []
     read = SourceImage.read
 
-    def noted(original: SourceImage) -> bytes:
-        ids.append(original.id.lstrip("0"))
-        return read(original)
+    def logged_read(image: SourceImage) -> bytes:
+        ids.append(image.id.lstrip("0"))
+        return read(image)
 
-    monkeypatch.setattr(SourceImage, "read", noted)
+    monkeypatch.setattr(SourceImage, "read", logged_read)
     return ids
 
 
-def test_nothing_changed_nothing_is_decoded(coco: Path, decoded: list[str]) -> None:
+def test_an_unchanged_rerun_decodes_nothing(coco: Path, decoded: list[str]) -> None:
     before = contents(run(coco)[0])
     decoded.clear()
     shutil.rmtree(coco.parent / "images")  # as DVC does before it runs a stage again
@@ -61,39 +56,32 @@ def test_nothing_changed_nothing_is_decoded(coco: Path, decoded: list[str]) -> N
     assert decoded == []
 
 
-def test_a_killed_run_goes_on_with_the_next_shard(
+def test_a_killed_run_resumes_with_the_next_shard(
     coco: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = contents(run(coco)[0])
+    calls = count()
+
+    def interrupted(*arguments: Any) -> Any:
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+        return crop_and_resize(*arguments)
+
+    uninterrupted = contents(run(coco)[0])
     order = list(decoded)
-    forget(coco)
+    reset(coco)
     decoded.clear()
     with monkeypatch.context() as patched:
-        patched.setattr("stages.preprocess.crop_and_resize", kill_after(7))
+        patched.setattr("stages.preprocess.crop_and_resize", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(coco)
     assert decoded == order[:8]
     decoded.clear()
-    assert contents(run(coco)[0]) == straight
+    assert contents(run(coco)[0]) == uninterrupted
     assert 0 < len(decoded) < len(order)
     assert decoded == order[-len(decoded) :]
 
 
-def kill_after(calls: int) -> Any:
-    def work() -> Iterator[None]:
-        yield from [None] * calls
-        raise KeyboardInterrupt
-
-    left = work()
-
-    def square(*arguments: Any) -> Any:
-        next(left)
-        return crop_and_resize(*arguments)
-
-    return square
-
-
-def test_pictures_more_cost_only_the_shards_that_they_go_to(coco: Path, decoded: list[str]) -> None:
+def test_a_new_image_remakes_only_its_shard(coco: Path, decoded: list[str]) -> None:
     run(coco)
     decoded.clear()
     more = {i: image_bytes(i) for i in (*TRAIN, 99)}
@@ -103,7 +91,7 @@ def test_pictures_more_cost_only_the_shards_that_they_go_to(coco: Path, decoded:
     assert sorted(decoded) == sorted(row["id"].lstrip("0") for row in rows if row["shard"] == shard_of(rows, 99))
 
 
-def test_a_picture_that_changed_is_decoded_again_and_its_shard_with_it(coco: Path, decoded: list[str]) -> None:
+def test_a_changed_image_remakes_only_its_shard(coco: Path, decoded: list[str]) -> None:
     _, before = run(coco)
     decoded.clear()
     replace_train(coco, {3: image_bytes(33)})
@@ -112,69 +100,25 @@ def test_a_picture_that_changed_is_decoded_again_and_its_shard_with_it(coco: Pat
     assert [a["id"] for a, b in zip(before, after, strict=True) if a["sha256"] != b["sha256"]] == ["000000000003"]
 
 
-def test_a_corrected_caption_costs_nothing_and_arrives(coco: Path, decoded: list[str]) -> None:
+def test_a_corrected_caption_updates_the_index_without_decoding(coco: Path, decoded: list[str]) -> None:
     run(coco)
     decoded.clear()
-    archive = coco / "annotations_trainval2017.zip"
-    archive.write_bytes(archive.read_bytes())
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tests.builders.archives.coco_json", corrected)
-        write_coco(coco, {i: image_bytes(i) for i in TRAIN}, {i: image_bytes(i) for i in VALIDATION})
+    captions = {
+        f"annotations/captions_{split}.json": coco_json({image: ["corrected"] for image in images})
+        for split, images in (("train2017", TRAIN), ("val2017", VALIDATION))
+    }
+    write_zip(coco / "annotations_trainval2017.zip", captions)
     _, rows = run(coco)
     assert decoded == []
     assert {tuple(row["captions"]) for row in rows} == {("corrected",)}
 
 
-def corrected(captions: dict[int, list[str]]) -> bytes:
-    content = {
-        "images": [{"id": image, "file_name": f"{image:012d}.jpg"} for image in captions],
-        "annotations": [{"id": image, "image_id": image, "caption": "corrected"} for image in captions],
-    }
-    return json.dumps(content).encode()
-
-
-def test_a_mended_archive_is_read_again(coco: Path) -> None:
-    """Its table of contents is the same as before, so the drop must not be remembered."""
+def test_a_repaired_archive_is_read_again(coco: Path) -> None:
+    """Its central directory is unchanged, so the dropped image must not be cached."""
     archive = coco / "train2017.zip"
-    whole = archive.read_bytes()
-    archive.write_bytes(whole.replace(image_bytes(1), image_bytes(1)[:-20] + bytes(20)))
+    valid = archive.read_bytes()
+    archive.write_bytes(valid.replace(image_bytes(1), image_bytes(1)[:-20] + bytes(20)))
     images, _ = run(coco, TOLERANT)
-    assert drops(images)["dropped"] == {"damaged_in_archive": ["000000000001.jpg"]}
-    archive.write_bytes(whole)
-    assert drops(run(coco)[0]) == {"kept": 11, "dropped": {}}
-
-
-PREPROCESS_AND_DIE = """
-import os, signal
-from pathlib import Path
-from finetune.data.shard_cache import ShardCache
-from finetune.params import PreprocessDataset
-from stages.preprocess import preprocess
-
-root, put = Path({root!r}), ShardCache.put
-
-def put_and_die(*shard):
-    put(*shard)
-    if len(list((root / "cache").glob("*/metadata.json"))) == {count}:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-ShardCache.put = put_and_die
-preprocess(
-    "coco", root / "raw", root / "images", root / "metrics.json", PreprocessDataset(**{params}),
-    ShardCache(str(root / "cache")),
-)
-"""
-
-
-def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    write_coco(raw, {i: image_bytes(i, 200, 200) for i in range(60)}, {100: image_bytes(100)})
-    params = PARAMS.model_copy(update={"shards": 12})
-    straight = contents(run(raw, params)[0])
-    forget(raw)
-    for count in (1, 4, 9):
-        call = PREPROCESS_AND_DIE.format(root=str(tmp_path), count=count, params=params.model_dump())
-        assert subprocess.run([sys.executable, "-c", call], cwd=ROOT).returncode == -signal.SIGKILL
-        assert not (tmp_path / "images").exists()
-    assert contents(run(raw, params)[0]) == straight
-    assert {path.name for path in tmp_path.iterdir()} == {"raw", "images", "cache", "metrics.json"}
+    assert read_dropped(images)["dropped"] == {"damaged_in_archive": ["000000000001.jpg"]}
+    archive.write_bytes(valid)
+    assert read_dropped(run(coco)[0]) == {"kept": 11, "dropped": {}}

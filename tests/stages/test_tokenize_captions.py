@@ -40,7 +40,7 @@ def images(tmp_path: Path) -> dict[str, Path]:
 
 
 def index_row(dataset: str, name: str, captions: list[str], split: str = "train", **hashes: str) -> dict[str, Any]:
-    """Without `hashes`, those of no other row."""
+    """hashes: override the unique default hashes of the row."""
     own = sha256(f"{dataset}/{name}".encode()).hexdigest()
     row = {"id": name, "dataset": dataset, "split": split, "shard": "train-00000.tar", "shard_sha256": "0" * 64}
     row |= {"member": f"{name}.jpg", "width": 9, "height": 9, "sha256": own, "perceptual_hash": own}
@@ -81,7 +81,7 @@ def test_each_image_points_at_its_captions(images: dict[str, Path], tiny_base: P
     ]
 
 
-def test_manifest_and_metrics_count_what_was_cut_and_dropped(
+def test_manifest_and_metrics_count_truncated_and_dropped_captions(
     images: dict[str, Path], tiny_base: Path, clip: CLIPTokenizer
 ) -> None:
     tokens = run(images, tiny_base)
@@ -100,12 +100,12 @@ def test_manifest_and_metrics_count_what_was_cut_and_dropped(
     }
 
 
-def test_a_second_run_gives_the_same_bytes(images: dict[str, Path], tiny_base: Path) -> None:
+def test_equal_inputs_give_equal_bytes(images: dict[str, Path], tiny_base: Path) -> None:
     first = {path.name: path.read_bytes() for path in run(images, tiny_base).iterdir()}
     assert {path.name: path.read_bytes() for path in run(images, tiny_base).iterdir()} == first
 
 
-def test_an_image_left_without_a_caption_is_left_out_and_told(images: dict[str, Path], tiny_base: Path) -> None:
+def test_an_image_without_a_usable_caption_is_dropped_and_reported(images: dict[str, Path], tiny_base: Path) -> None:
     tokens = run(images, tiny_base, TOLERANT.model_copy(update={"min_words": 3}))
     table = pq.read_table(tokens / "images.parquet").to_pylist()
     assert [(row["id"], row["captions"]) for row in table] == [("c1", 0), ("c2", 0), ("f1", 2)]
@@ -113,28 +113,30 @@ def test_an_image_left_without_a_caption_is_left_out_and_told(images: dict[str, 
     assert metrics(tokens)["dropped"]["no_caption"] == 2
 
 
-def test_too_many_left_out_are_a_fault_that_names_them(images: dict[str, Path], tiny_base: Path) -> None:
-    with pytest.raises(InputError, match=r"leaves out 2 of 3 images \(2 no_caption such as coco/c1\), more than tok"):
+def test_too_many_dropped_images_are_an_input_error(images: dict[str, Path], tiny_base: Path) -> None:
+    with pytest.raises(InputError, match=r"2 of 3 images dropped \(2 no_caption such as coco/c1\), more than tokeniz"):
         run(images, tiny_base, PARAMS.model_copy(update={"min_words": 3}))
     assert not (images["coco"].parent / "tokens").exists()
 
 
-def test_training_images_that_any_data_set_validates_with_are_left_out(tmp_path: Path, tiny_base: Path) -> None:
-    held_out = index_row("flickr8k", "v", ["a star"], "validation")
-    pixels, looks = held_out["sha256"], held_out["perceptual_hash"]
-    slightly = f"{int(looks, 16) ^ 0b1011:064x}"
+def test_duplicates_of_any_datasets_validation_images_are_dropped(tmp_path: Path, tiny_base: Path) -> None:
+    validation = index_row("flickr8k", "v", ["a star"], "validation")
+    pixels, phash = validation["sha256"], validation["perceptual_hash"]
+    three_bits_off = f"{int(phash, 16) ^ 0b1011:064x}"
     rows = [
         index_row("coco", "equal", ["a star"], sha256=pixels),
-        index_row("coco", "near", ["a star"], perceptual_hash=slightly),
+        index_row("coco", "near", ["a star"], perceptual_hash=three_bits_off),
         index_row("coco", "other", ["a star"]),
-        index_row("flickr8k", "near", ["a star"], perceptual_hash=looks),
-        held_out,
+        index_row("flickr8k", "near", ["a star"], perceptual_hash=phash),
+        validation,
     ]
     images = write_indexes(tmp_path, rows)
     tokens = run(images, tiny_base, TOLERANT)
     table = pq.read_table(tokens / "images.parquet").to_pylist()
     assert [(row["dataset"], row["id"]) for row in table if row["captions"]] == [("coco", "other"), ("flickr8k", "v")]
-    assert [(row["dataset"], row["id"]) for row in table] == [(row["dataset"], row["id"]) for row in rows], "in step"
+    assert [(row["dataset"], row["id"]) for row in table] == [(row["dataset"], row["id"]) for row in rows], (
+        "all rows in order"
+    )
     assert json.loads((tokens / "dropped.json").read_text()) == {
         "like_validation": ["coco/near", "flickr8k/near"],
         "no_caption": [],
@@ -146,7 +148,7 @@ def test_training_images_that_any_data_set_validates_with_are_left_out(tmp_path:
     assert metrics(run(images, tiny_base, only_equal))["train"] == 3
 
 
-def test_more_images_than_are_in_memory_at_once(tmp_path: Path, tiny_base: Path) -> None:
+def test_an_index_of_several_batches(tmp_path: Path, tiny_base: Path) -> None:
     rows = [index_row("coco", f"{i:04d}", [f"a star {i}"] * (i % 3 + 1)) for i in range(2300)]
     tokens = run(write_indexes(tmp_path, rows), tiny_base)
     table = pq.read_table(tokens / "images.parquet").to_pylist()
@@ -156,17 +158,17 @@ def test_more_images_than_are_in_memory_at_once(tmp_path: Path, tiny_base: Path)
     assert len(np.load(tokens / "ids.npy", mmap_mode="r")) == sum(counts)
 
 
-def test_a_missing_tokenizer_is_named(images: dict[str, Path], tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_an_input_error(images: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere/tokenizer: no such folder"):
         run(images, tmp_path / "nowhere")
 
 
-def test_captions_are_cleaned_in_their_order() -> None:
+def test_captions_are_cleaned_in_order() -> None:
     assert clean_captions([" b  a\n", "A", "", "c\td e"], 2) == ["b a", "c d e"]
     assert clean_captions(["A"], 1) == ["A"]
 
 
-def test_a_caption_that_just_fits_is_whole_and_one_more_word_is_cut(clip: CLIPTokenizer) -> None:
+def test_a_caption_of_77_tokens_fits_and_one_of_78_is_truncated(clip: CLIPTokenizer) -> None:
     fits = " ".join(["star"] * (LENGTH - 2))
     ids = token_ids(clip, [fits, f"{fits} star"])
     assert (ids[:, -1] == clip.eos_token_id).all()
@@ -176,13 +178,13 @@ def test_a_caption_that_just_fits_is_whole_and_one_more_word_is_cut(clip: CLIPTo
 
 
 @needs_photos
-def test_real_captions_get_the_ids_that_openai_gives_them(tmp_path: Path) -> None:
+def test_token_ids_of_real_captions_match_openais_tokenizer(tmp_path: Path) -> None:
     write_tokenizer(PHOTOS / "clip" / "bpe_simple_vocab_16e6.txt.gz", tmp_path)
     clip = load_tokenizer(tmp_path)
     references = [
         json.loads(line) for line in (PHOTOS / "clip" / "reference_ids.jsonl").read_text().split("\n") if line
     ]
-    # OpenAI straightens curly quotes first; a Stable Diffusion pipeline does not, so neither may its training.
+    # OpenAI's tokenizer replaces curly quotes first. A Stable Diffusion pipeline does not, so training does not either.
     plain = [reference for reference in references if "\N{RIGHT SINGLE QUOTATION MARK}" not in reference["text"]]
     assert len(plain) > 2000
     ids = token_ids(clip, [reference["text"] for reference in plain])
