@@ -1,9 +1,8 @@
-"""Makes the package index's torchvision importable beside a CPU-only torch.
+"""Make PyPI's torchvision importable with a CPU-only torch.
 
-That torchvision wheel is a CUDA build: beside `torch==X+cpu` its native operators do not load and
-`import torchvision` fails ("operator torchvision::nms does not exist"), and with it diffusers,
-transformers and clean-fid. None of them calls those operators here, so declaring the two whose absence
-stops the import is enough. On a matching pair of builds nothing happens at all.
+That torchvision wheel is a CUDA build. With `torch==X+cpu` its native operators do not load, and `import torchvision`
+fails ("operator torchvision::nms does not exist"), and with it diffusers, transformers and clean-fid. None of them
+calls those operators here, so declaring the two that the import looks up is enough. Matching builds are left alone.
 """
 
 import sys
@@ -18,11 +17,11 @@ _SCHEMAS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
-_keep_alive: list[object] = []  # a library's declarations end with it
+_keep_alive: list[object] = []  # torch removes the declarations when their Library is garbage-collected
 
 
 class _DeclareBeforeImport(MetaPathFinder):
-    """Finds nothing itself; declares the operators at the moment torchvision is first looked for."""
+    """Declares the operators when torchvision is first imported, and finds no module itself."""
 
     def find_spec(
         self,
@@ -32,7 +31,7 @@ class _DeclareBeforeImport(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname == "torchvision":
             sys.meta_path.remove(self)
-            import torch  # late: most commands never need it
+            import torch  # not at the top: most commands never need it
 
             library = torch.library.Library("torchvision", "FRAGMENT")
             for schema in _SCHEMAS:
@@ -42,7 +41,7 @@ class _DeclareBeforeImport(MetaPathFinder):
 
 
 def install_torchvision_shim() -> None:
-    """Watch for the import of torchvision, if its build cannot match the installed torch."""
+    """Declare the operators before torchvision is imported, if its build does not match the installed torch."""
     try:
         mismatch = version("torch").endswith("+cpu") and not version("torchvision").endswith("+cpu")
     except PackageNotFoundError:

@@ -147,7 +147,7 @@ def test_a_full_size_base_needs_a_remote_of_one_s_own_as_well(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("signum", "said"),
-    [(signal.SIGKILL, ""), (signal.SIGINT, "interrupted: what is finished is kept; run the same command again")],
+    [(signal.SIGKILL, ""), (signal.SIGINT, "interrupted: completed work is kept; rerun the same command")],
 )
 def test_a_run_that_was_ended_while_its_server_was_silent_goes_on(
     tmp_path: Path, site: Site, signum: signal.Signals, said: str
