@@ -6,11 +6,8 @@ calls those operators here, so declaring the two that the import looks up is eno
 """
 
 import sys
-from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -23,12 +20,7 @@ _keep_alive: list[object] = []  # torch removes the declarations when their Libr
 class _DeclareBeforeImport(MetaPathFinder):
     """Declares the operators when torchvision is first imported, and finds no module itself."""
 
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,  # noqa: ARG002
-        target: ModuleType | None = None,  # noqa: ARG002
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, *_: object) -> None:
         if fullname == "torchvision":
             sys.meta_path.remove(self)
             import torch  # not at the top: most commands never need it
@@ -37,7 +29,6 @@ class _DeclareBeforeImport(MetaPathFinder):
             for schema in _SCHEMAS:
                 library.define(schema)
             _keep_alive.append(library)
-        return None
 
 
 def install_torchvision_shim() -> None:

@@ -12,7 +12,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Event, Thread
@@ -105,11 +105,13 @@ class Run:
             self._upload()
         except STORE_ERRORS as error:
             if not self._failing:
-                log.warning("%s: upload failed, will retry; training continues (%s)", _store_name(), _cause(error))
+                log.warning(
+                    "MLflow at %s: upload failed, will retry; training continues (%s)", _address(), _cause(error)
+                )
             self._failing = True
         else:
             if self._failing:
-                log.info("%s: reconnected, nothing was lost", _store_name())
+                log.info("MLflow at %s: reconnected, nothing was lost", _address())
             self._failing = False
 
     def _upload(self) -> None:
@@ -151,7 +153,7 @@ def tag_run(tag: str, value: str, more: dict[str, str]) -> None:
         if run_id := _find(client, tag, value):
             _set_tags(client, run_id, more)
     except STORE_ERRORS as error:
-        log.warning("%s: tags not recorded (%s)", _store_name(), _cause(error))
+        log.warning("MLflow at %s: tags not recorded (%s)", _address(), _cause(error))
 
 
 def _open(training_id: str, params: dict[str, Any], tags: dict[str, str]) -> Store:
@@ -179,7 +181,9 @@ def _experiment(client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment:
         return experiment.experiment_id
-    artifacts = (_root() / "mlartifacts").as_uri() if _tracking_uri().startswith("sqlite:") else None
+    artifacts = (
+        (repository_root().resolve() / "mlartifacts").as_uri() if _tracking_uri().startswith("sqlite:") else None
+    )
     return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
 
 
@@ -210,7 +214,9 @@ def _metrics(step: int, values: dict[str, float]) -> list[Metric]:
 def _system_metrics() -> Iterator[dict[str, float]]:
     """Yield CPU, memory, disk, network and GPU metrics since the previous sample. Ends if they cannot be measured."""
     try:
-        monitors = _monitors()
+        monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        with suppress(RuntimeError):  # no NVIDIA GPU
+            monitors.append(GPUMonitor())
         while True:
             sample: dict[str, float] = {}
             for monitor in monitors:
@@ -222,23 +228,8 @@ def _system_metrics() -> Iterator[dict[str, float]]:
         log.warning("MLflow: no system metrics (%s)", _cause(error))
 
 
-def _monitors() -> list[BaseMetricsMonitor]:
-    try:
-        return [CPUMonitor(), DiskMonitor(), NetworkMonitor(), GPUMonitor()]
-    except RuntimeError:  # no NVIDIA GPU
-        return [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-
-
-def _root() -> Path:
-    return repository_root().resolve()
-
-
 def _tracking_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{_root() / 'mlflow.db'}")
-
-
-def _store_name() -> str:
-    return f"MLflow at {_address()}"
+    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{repository_root().resolve() / 'mlflow.db'}")
 
 
 def _address() -> str:
@@ -260,7 +251,7 @@ def git_tags() -> dict[str, str]:
         return {}
 
     def git(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(["git", "-C", _root(), *arguments], capture_output=True, text=True, check=False)
+        return subprocess.run(["git", "-C", repository_root(), *arguments], capture_output=True, text=True, check=False)
 
     head = git("rev-parse", "HEAD")
     if head.returncode:

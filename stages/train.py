@@ -64,7 +64,7 @@ def train(
             fit(trainer, history, first_step, None)
             return
         checkpoints.require_space(training_bytes(denoiser, params))
-        validator = Validator(trainer.ema, pipeline, noise_scheduler, data, params, accelerator)
+        validator = Validator(trainer.ema, pipeline, trainer.loss, data, params)
         with tracked_run(experiment, git_tags() | input_tags(tokens, latents), training_id) as run:
             fit(trainer, history, first_step, Monitor(trainer, history, validator, checkpoints, run))
             with atomic_directory(tuned) as partial:

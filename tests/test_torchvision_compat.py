@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     "statement",
     [
-        "import finetune, torchvision",
         "import finetune; from diffusers import StableDiffusionPipeline",
         "import finetune; from cleanfid import fid",
         "import torch, finetune, torchvision.transforms.v2",

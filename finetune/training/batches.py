@@ -25,6 +25,7 @@ from finetune.data.shards import read_rows
 from finetune.errors import InputError
 from finetune.model.config import configuration
 from finetune.model.determinism import derive_seed, generator
+from finetune.params import Train
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,13 @@ def training_batch(
     rows: list[int],
     schedule: Schedule,
     samples: range,
-    *,
+    params: Train,
     timesteps: int,
-    caption_dropout: float,
-    flip_probability: float,
-    noise_offset: float,
 ) -> Batch:
     """Return the batch of the given samples of the run, with timesteps uniform in [0, `timesteps`).
 
-    `noise_offset` is the standard deviation of a normal offset per channel of the noise, with which the network learns
-    to change an image's mean brightness (Guttenberg, 2023, "Diffusion with Offset Noise").
+    `params.noise_offset` is the standard deviation of a normal offset per channel of the noise, with which the network
+    learns to change an image's mean brightness (Guttenberg, 2023, "Diffusion with Offset Noise").
     """
     moments, posterior_noises, noises, times, ids = [], [], [], [], []
     for sample in samples:
@@ -116,12 +114,12 @@ def training_batch(
         flip, drop = torch.rand(2, generator=rng).tolist()
         caption = int(torch.randint(2**31, (), generator=rng)) % data.rows[row]["captions"]
         times.append(int(torch.randint(timesteps, (), generator=rng)))
-        moments.append(data.moments(row, flip < flip_probability))
+        moments.append(data.moments(row, flip < params.flip_probability))
         shape = (moments[-1].shape[0] // 2, *moments[-1].shape[1:])
         posterior_noises.append(torch.randn(shape, generator=rng))
         noise, offset = torch.randn(shape, generator=rng), torch.randn((shape[0], 1, 1), generator=rng)
-        noises.append(noise + noise_offset * offset)
-        ids.append(torch.tensor(data.empty_ids) if drop < caption_dropout else data.caption_ids(row, caption))
+        noises.append(noise + params.noise_offset * offset)
+        ids.append(torch.tensor(data.empty_ids) if drop < params.caption_dropout else data.caption_ids(row, caption))
     return Batch(
         torch.stack(moments), torch.stack(posterior_noises), torch.stack(noises), torch.tensor(times), torch.stack(ids)
     )

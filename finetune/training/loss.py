@@ -1,5 +1,7 @@
 """The training objective, computed in fp32 regardless of the network's precision."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -10,19 +12,26 @@ from finetune.data.latents import sample_latents
 from finetune.training.batches import Batch
 
 
-def denoising_losses(
-    model: torch.nn.Module,
-    batch: Batch,
-    noise_scheduler: DDPMScheduler,
-    scaling_factor: float,
-    accelerator: Accelerator,
-) -> Tensor:
-    """Return the unweighted mean squared error of each sample: float32 [n]. Only `model` runs under autocast."""
-    latents = sample_latents(batch.moments, batch.posterior_noise, scaling_factor)
-    noisy_latents = noise_scheduler.add_noise(latents, batch.noise, batch.timesteps)
-    with accelerator.autocast():
-        prediction = model(noisy_latents, batch.timesteps, batch.token_ids)
-    return loss_per_sample(prediction, prediction_target(noise_scheduler, latents, batch.noise, batch.timesteps))
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """The loss of a model on a batch, for training and validation. Only the model runs under autocast."""
+
+    noise_scheduler: DDPMScheduler
+    scaling_factor: float  # of the VAE's latents
+    accelerator: Accelerator
+
+    @property
+    def num_timesteps(self) -> int:
+        return self.noise_scheduler.config.num_train_timesteps
+
+    def __call__(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """Return the unweighted mean squared error of each sample: float32 [n]."""
+        latents = sample_latents(batch.moments, batch.posterior_noise, self.scaling_factor)
+        noisy_latents = self.noise_scheduler.add_noise(latents, batch.noise, batch.timesteps)
+        with self.accelerator.autocast():
+            prediction = model(noisy_latents, batch.timesteps, batch.token_ids)
+        target = prediction_target(self.noise_scheduler, latents, batch.noise, batch.timesteps)
+        return loss_per_sample(prediction, target)
 
 
 def prediction_target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

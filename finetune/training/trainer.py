@@ -20,7 +20,7 @@ from finetune.model.loading import first_nonfinite
 from finetune.params import Train
 from finetune.training.batches import Batch, CaptionedLatents, Prefetcher, Schedule, training_batch
 from finetune.training.denoiser import Denoiser
-from finetune.training.loss import denoising_losses, loss_weights
+from finetune.training.loss import DenoisingLoss, loss_weights
 from finetune.training.optim import ema_decay, learning_rate, make_optimizer, optimizer_step
 
 MAX_SKIPPED_IN_A_ROW = 20  # overflowed fp16 steps; each one halves the loss scale
@@ -73,7 +73,7 @@ class Trainer:
     ) -> None:
         """Raises InputError if batch size, processes, training images and warm-up do not fit together."""
         self.accelerator, self.params, self.data = accelerator, params, data
-        self.noise_scheduler, self.scaling_factor = noise_scheduler, scaling_factor
+        self.loss = DenoisingLoss(noise_scheduler, scaling_factor, accelerator)
         self.rows = data.rows_in_split("train")
         self.schedule = self._schedule()
         denoiser.to(accelerator.device)
@@ -161,10 +161,8 @@ class Trainer:
             batch = self.batches(number).to(self.accelerator.device)
             last = number == (step + 1) * rounds - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                losses = denoising_losses(
-                    self.model, batch, self.noise_scheduler, self.scaling_factor, self.accelerator
-                )
-                weights = loss_weights(self.noise_scheduler, batch.timesteps, self.params.min_snr_gamma)
+                losses = self.loss(self.model, batch)
+                weights = loss_weights(self.loss.noise_scheduler, batch.timesteps, self.params.min_snr_gamma)
                 loss = (losses * weights).mean() / rounds
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -185,16 +183,8 @@ class Trainer:
         """Return this process's share of the run's n-th batch of `batch_size` images."""
         share = self.params.batch_size // self.accelerator.num_processes
         start = number * self.params.batch_size + self.accelerator.process_index * share
-        return training_batch(
-            self.data,
-            self.rows,
-            self.schedule,
-            range(start, start + share),
-            timesteps=self.noise_scheduler.config.num_train_timesteps,
-            caption_dropout=self.params.caption_dropout,
-            flip_probability=self.params.flip_probability,
-            noise_offset=self.params.noise_offset,
-        )
+        samples = range(start, start + share)
+        return training_batch(self.data, self.rows, self.schedule, samples, self.params, self.loss.num_timesteps)
 
     @torch.no_grad()
     def _update_ema(self, updates: int) -> None:

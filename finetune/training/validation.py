@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from finetune.artifacts import atomic_write
@@ -16,7 +15,7 @@ from finetune.model.sampling import sample_images
 from finetune.params import Train
 from finetune.training.batches import Batch, CaptionedLatents
 from finetune.training.denoiser import Denoiser
-from finetune.training.loss import denoising_losses
+from finetune.training.loss import DenoisingLoss
 
 BINS = 4  # equal parts of the timestep range; every image is evaluated once in each
 
@@ -46,24 +45,22 @@ class Validator:
         self,
         ema: Denoiser,
         pipeline: StableDiffusionPipeline,
-        noise_scheduler: DDPMScheduler,
+        loss: DenoisingLoss,
         data: CaptionedLatents,
         params: Train,
-        accelerator: Accelerator,
     ) -> None:
         """Replace the UNet and the text encoder of `pipeline` by the EMA weights.
 
         Raises InputError if no validation image has a caption.
         """
-        self.ema, self.pipeline, self.noise_scheduler = ema, pipeline, noise_scheduler
-        self.data, self.params, self.accelerator = data, params, accelerator
+        self.ema, self.pipeline, self.loss, self.data, self.params = ema, pipeline, loss, data, params
         self.rows = data.rows_in_split("validation")
         if not self.rows:
             raise InputError(
                 "data/tokens: no validation image has a caption; see the splits and drops of preprocess-512"
             )
         pipeline.unet, pipeline.text_encoder = ema.unet, ema.text_encoder
-        pipeline.to(accelerator.device)
+        pipeline.to(loss.accelerator.device)
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
@@ -76,7 +73,7 @@ class Validator:
         mismatched = rows[len(rows) // 2 :] + rows[: len(rows) // 2]
         by_bin = torch.stack([self._losses(row, row) for row in rows]).mean(dim=0)
         with_other_caption = torch.stack([self._losses(*pair) for pair in zip(rows, mismatched, strict=True)])
-        width = self.noise_scheduler.config.num_train_timesteps // BINS
+        width = self.loss.num_timesteps // BINS
         return {
             "loss": round(float(by_bin.mean()), 6),
             "caption_gain": round(float(with_other_caption.mean() - by_bin.mean()), 6),
@@ -84,10 +81,8 @@ class Validator:
 
     def _losses(self, row: int, caption_row: int) -> Tensor:
         """Return the losses of one image in each timestep bin: float64 [BINS]."""
-        timesteps = self.noise_scheduler.config.num_train_timesteps
-        batch = fixed_batch(self.data, row, caption_row, self.params.seed, timesteps).to(self.accelerator.device)
-        scaling_factor = self.pipeline.vae.config.scaling_factor
-        losses = denoising_losses(self.ema, batch, self.noise_scheduler, scaling_factor, self.accelerator).double()
+        batch = fixed_batch(self.data, row, caption_row, self.params.seed, self.loss.num_timesteps)
+        losses = self.loss(self.ema, batch.to(self.loss.accelerator.device)).double()
         if not losses.isfinite().all():
             dataset, image_id = self.data.rows[row]["dataset"], self.data.rows[row]["id"]
             raise InputError(

@@ -11,6 +11,7 @@ from finetune.data.shards import spread
 from finetune.model.determinism import derive_seed, generator
 from finetune.model.tokenizer import load_tokenizer
 from finetune.training.batches import Batch, CaptionedLatents, Prefetcher, Schedule, training_batch
+from tests.builders.tiny_training import small_params
 
 
 def test_each_epoch_is_a_new_permutation() -> None:
@@ -57,8 +58,8 @@ def test_generators_give_the_same_numbers_on_every_machine() -> None:
 
 def batch(data: CaptionedLatents, samples: range = range(8), **changes: float) -> Batch:
     rows = data.rows_in_split("train")
-    options = {"caption_dropout": 0.0, "flip_probability": 0.0, "noise_offset": 0.0} | changes
-    return training_batch(data, rows, schedule_of(rows), samples, timesteps=1000, **options)
+    params = small_params(**{"caption_dropout": 0.0, "flip_probability": 0.0, "noise_offset": 0.0} | changes)
+    return training_batch(data, rows, schedule_of(rows), samples, params, timesteps=1000)
 
 
 def schedule_of(rows: list[int]) -> Schedule:

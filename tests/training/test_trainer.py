@@ -22,7 +22,6 @@ from finetune.training.checkpoints import (
     save_checkpoint,
     trainer_state,
 )
-from finetune.training.loss import denoising_losses
 from finetune.training.optim import ema_decay
 from finetune.training.trainer import MAX_SKIPPED_IN_A_ROW, History, Trainer
 from tests.builders.tiny_training import NEEDS_BITSANDBYTES
@@ -65,12 +64,6 @@ def example_loss(
 def gradients_of(trainer: Trainer) -> dict[str, Tensor]:
     parameters = trainer.denoiser.trainable_parameters()
     return {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
-
-
-def losses_of(trainer: Trainer, model: torch.nn.Module) -> Tensor:
-    """Return the losses of `model` on the trainer's first batch."""
-    batch = trainer.batches(0)
-    return denoising_losses(model, batch, trainer.noise_scheduler, trainer.scaling_factor, trainer.accelerator)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -185,9 +178,9 @@ def test_noise_is_added_in_fp32_under_mixed_precision(make_trainer: MakeTrainer,
 
     trainer = make_trainer(accelerator=bf16)
     batch = trainer.batches(0)
-    losses = losses_of(trainer, Recorder())
+    losses = trainer.loss(Recorder(), batch)
     latents = sample_latents(batch.moments, batch.posterior_noise, SCALE)
-    signal = trainer.noise_scheduler.alphas_cumprod.double()[batch.timesteps].view(-1, 1, 1, 1)
+    signal = trainer.loss.noise_scheduler.alphas_cumprod.double()[batch.timesteps].view(-1, 1, 1, 1)
     expected = signal.sqrt() * latents.double() + (1 - signal).sqrt() * batch.noise.double()
     torch.testing.assert_close(inputs[0], expected.float())
     assert losses.dtype == torch.float32
@@ -214,9 +207,9 @@ def test_lora_starts_as_the_base_model_and_depends_only_on_the_seed(make_trainer
     torch.manual_seed(2)
     other = make_trainer(lora_rank=2)
     assert equal(one.denoiser.trainable_parameters(), other.denoiser.trainable_parameters())
-    base = make_trainer()
+    base, batch = make_trainer(), one.batches(0)
     with torch.no_grad():
-        assert torch.equal(losses_of(one, one.denoiser), losses_of(base, base.denoiser))
+        assert torch.equal(one.loss(one.denoiser, batch), base.loss(base.denoiser, batch))
     other_seed = make_trainer(lora_rank=2, seed=1)
     assert not equal(one.denoiser.trainable_parameters(), other_seed.denoiser.trainable_parameters())
 

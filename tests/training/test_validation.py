@@ -10,6 +10,7 @@ from torch import Tensor
 from finetune.errors import InputError
 from finetune.model.loading import load_pipeline
 from finetune.training.batches import Batch, CaptionedLatents
+from finetune.training.loss import DenoisingLoss
 from finetune.training.trainer import History, Trainer
 from finetune.training.validation import BINS, Validator, fixed_batch
 from tests.builders.trainers import MakeTrainer
@@ -30,8 +31,7 @@ def trainer(make_trainer: MakeTrainer) -> Trainer:
 
 @pytest.fixture
 def validator(trainer: Trainer, tiny_base: Path) -> Validator:
-    pipeline = load_pipeline(tiny_base)
-    return Validator(trainer.ema, pipeline, trainer.noise_scheduler, trainer.data, trainer.params, trainer.accelerator)
+    return Validator(trainer.ema, load_pipeline(tiny_base), trainer.loss, trainer.data, trainer.params)
 
 
 def test_each_image_is_evaluated_once_per_timestep_bin(data: CaptionedLatents) -> None:
@@ -58,12 +58,12 @@ def test_metrics_are_means_over_images_per_bin_and_overall(
     captions = {tuple(data.caption_ids(row, 0).tolist()): row for row in ROWS}
     images = {data.moments(row, mirrored=False).numpy().tobytes(): row for row in ROWS}
 
-    def losses(_: torch.nn.Module, batch: Batch, *__: Any) -> Tensor:
+    def losses(_: DenoisingLoss, __: torch.nn.Module, batch: Batch) -> Tensor:
         image = images[batch.moments[0].numpy().tobytes()]
         mismatched = captions[tuple(batch.token_ids[0].tolist())] != image
         return ROWS.index(image) + batch.timesteps // (TIMESTEPS // BINS) + 8.0 * mismatched
 
-    monkeypatch.setattr("finetune.training.validation.denoising_losses", losses)
+    monkeypatch.setattr(DenoisingLoss, "__call__", losses)
     assert validator.metrics() == {
         "loss": 2.5 + 1.5,
         "caption_gain": 8.0,
