@@ -50,8 +50,9 @@ class Monitor:
 def fit(trainer: Trainer, history: History, first_step: int, monitor: Monitor | None) -> None:
     """Train from `first_step` to the last step, or until SIGINT or SIGTERM.
 
-    A signal lets the current step finish and a checkpoint be saved, and is then raised again. Every process calls this;
-    only the main process passes a monitor. Raises InputError as `Trainer.step` does, and if every step was skipped.
+    On a signal, the current step finishes, a checkpoint is saved, and the signal is raised again. Every process calls
+    this, but only the main process passes a monitor. Raises InputError as `Trainer.step` does, and if every step was
+    skipped.
     """
     params, steps = trainer.params, trainer.schedule.steps
     if monitor and first_step == 0:
@@ -62,7 +63,6 @@ def fit(trainer: Trainer, history: History, first_step: int, monitor: Monitor | 
             # Step. All processes must agree on which step is the last.
             trainer.step(done - 1, history)
             stop.signum = trainer.all_reduce_max(stop.signum)
-            ends = done == steps or stop.requested
             bar.update()
 
             # Log. There are no metrics if every step since the last row was skipped.
@@ -76,7 +76,7 @@ def fit(trainer: Trainer, history: History, first_step: int, monitor: Monitor | 
                 monitor.validate(done)
 
             # Checkpoint. It comes last, so that it includes this step's metrics and validation.
-            if monitor and (done % params.checkpoint_steps == 0 or ends):
+            if monitor and (done % params.checkpoint_steps == 0 or done == steps or stop.requested):
                 monitor.save_checkpoint(done)
 
             # Stop. Leaving `stop_requests` raises the signal.

@@ -56,9 +56,7 @@ class Validator:
         self.ema, self.pipeline, self.loss, self.data, self.params = ema, pipeline, loss, data, params
         self.rows = data.rows_in_split("validation")
         if not self.rows:
-            raise InputError(
-                "data/tokens: no validation image has a caption; see the splits and drops of preprocess-512"
-            )
+            raise InputError("data/tokens: no validation image has a caption; see data/images/*/dropped.json")
         pipeline.unet, pipeline.text_encoder = ema.unet, ema.text_encoder
         pipeline.to(loss.accelerator.device)
 
