@@ -51,7 +51,7 @@ def compare(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
             trainer.step(done, history)
             done += 1
             if done % LOG_STEPS == 0:
-                record(trainer.row(done) | {"images_per_second": trainer.images_per_second()})
+                record(trainer.pop_metrics(done) | {"images_per_second": trainer.pop_images_per_second()})
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
     with tracked_run({}, {}, None):
@@ -59,7 +59,7 @@ def compare(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
     with tracked_run(flatten(params.model_dump()), git_tags(), None) as run:
         contestants = {
             "off": lambda: train(lambda _: None),
-            "on": lambda: train(lambda row: run.metric(int(row.pop("step")), **row)),
+            "on": lambda: train(lambda row: run.log_metrics(int(row.pop("step")), **row)),
         }
         processor = interleaved(contestants, rounds, time.process_time)
         elapsed = interleaved(contestants, rounds)
@@ -77,7 +77,7 @@ def seconds_of_a_call(run: Run, step: int) -> float:
     """What the steps themselves wait for, of each point of the curve."""
     start = time.perf_counter()
     for number in range(1000):
-        run.metric(step + number, loss=0.1, lr=0.1, grad_norm=0.1, images_per_second=0.1)
+        run.log_metrics(step + number, loss=0.1, lr=0.1, grad_norm=0.1, images_per_second=0.1)
     return (time.perf_counter() - start) / 1000
 
 

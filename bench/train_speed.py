@@ -51,7 +51,7 @@ def our_steps(trainer: Trainer) -> Iterator[float]:
     for step in range(trainer.schedule.steps):
         trainer.step(step, history)
         if (step + 1) % 10 == 0:
-            trainer.row(step + 1)
+            trainer.pop_metrics(step + 1)
         yield trainer.seconds[-1]
 
 

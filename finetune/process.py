@@ -1,4 +1,4 @@
-"""Ctrl-C, at any moment of a command: while Python still imports, for seconds, what it needs, too."""
+"""Process-level helpers: interruption, signals, memory allocation and file locks."""
 
 import atexit
 import ctypes
@@ -14,14 +14,18 @@ from types import FrameType, TracebackType
 
 from finetune.errors import InputError
 
-LINE = "interrupted: what is finished is kept; run the same command again to go on"
+KEPT = "completed work is kept; rerun the same command to resume"
+
+M_TRIM_THRESHOLD = -1  # from glibc's malloc.h
+M_MMAP_MAX = -4
+NEVER = 2**31 - 1
 
 
 def install_interrupt_handler() -> None:
-    """From now on a KeyboardInterrupt that nothing handles ends in one line on stderr instead of a traceback.
+    """Make an unhandled Ctrl-C print one line on stderr instead of a traceback, even during slow imports.
 
-    The process ends by SIGINT, which a shell calls 130, when all that is due at exit is done. Python itself ends it so,
-    but with exit code 1 once torch._dynamo is imported, which has something to do at exit.
+    The process then ends by SIGINT (130 in a shell) after all other exit handlers. Python does the same by itself, but
+    exits with 1 once torch._dynamo, which has an exit handler, is imported.
     """
     report, interrupted = sys.excepthook, False
 
@@ -29,7 +33,7 @@ def install_interrupt_handler() -> None:
         nonlocal interrupted
         if issubclass(kind, KeyboardInterrupt):
             interrupted = True
-            print(LINE, file=sys.stderr)
+            print(f"interrupted: {KEPT}", file=sys.stderr)
         else:
             report(kind, error, trace)
 
@@ -40,11 +44,13 @@ def install_interrupt_handler() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     sys.excepthook = hook
-    atexit.register(end)  # called last, since it is registered first
+    atexit.register(end)  # registered first, so it runs last
 
 
 @dataclass
 class Stop:
+    """The last signal received, or 0."""
+
     signum: int = 0
 
     @property
@@ -54,13 +60,13 @@ class Stop:
 
 @contextmanager
 def stop_requests() -> Iterator[Stop]:
-    """Note SIGINT and SIGTERM while the block runs; at its end they go to whoever handled them before."""
+    """Record SIGINT and SIGTERM during the block, and raise them again after it."""
     stop = Stop()
 
-    def note(signum: int, _frame: FrameType | None) -> None:
+    def record(signum: int, _frame: FrameType | None) -> None:
         stop.signum = signum
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
@@ -70,16 +76,11 @@ def stop_requests() -> Iterator[Stop]:
         signal.raise_signal(stop.signum)
 
 
-M_TRIM_THRESHOLD = -1  # malloc.h of glibc
-M_MMAP_MAX = -4
-NEVER = 2**31 - 1
-
-
 def keep_freed_memory() -> None:
-    """Let glibc reuse freed tensors instead of handing each back to the kernel.
+    """Make glibc reuse the memory of freed tensors instead of returning it to the kernel.
 
-    By default every block above 32 MiB, and at first above 128 KiB, is mapped anew, so that each training step
-    spends much of its time in page faults. Results do not change. Does nothing where there is no `mallopt`.
+    By default, large blocks are mapped again on every allocation, and a training step spends much of its time in page
+    faults. Results do not change. Does nothing on systems without `mallopt`.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
@@ -90,10 +91,9 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
-    """Hold `path`, which stays behind as an empty file; the lock itself ends with the process, however that ends.
+    """Lock the file `path` during the block. The kernel releases the lock even if the process is killed.
 
-    Raises InputError with `busy` and the way to find the holder while another process has it, such as one orphaned by
-    a killed `dvc`.
+    Raises InputError with `busy` if another process holds the lock, such as one orphaned by a killed `dvc`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:

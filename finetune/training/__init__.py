@@ -1,1 +1,1 @@
-"""Everything between a batch and a checkpoint."""
+"""Batches, loss, optimizer, training loop, validation and checkpoints."""

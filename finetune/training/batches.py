@@ -1,7 +1,7 @@
-"""What a training step sees, as a function of (seed, step): order, caption, mirror, dropout, timestep, noise.
+"""Training batches as a pure function of the seed and the sample number.
 
-Nothing here has a state, so a run that is stopped anywhere goes on with the very batches it would have seen, for
-any number of processes that share the global batch.
+Image order, caption choice, flips, caption dropout, timesteps and noise all come from seeded generators, and nothing
+here has state. An interrupted run resumes with exactly the batches it would have seen, for any number of processes.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from finetune.data.shards import read_rows
 from finetune.errors import InputError
 from finetune.model.config import configuration
 from finetune.model.determinism import derive_seed, generator
+from finetune.params import Train
 
 
 @dataclass(frozen=True)
@@ -40,34 +41,33 @@ class Batch:
 
 
 class CaptionedLatents:
-    """Latents and captions of every image, by row of data/tokens/images.parquet."""
+    """Cached latents and caption tokens, indexed by the rows of data/tokens/images.parquet."""
 
     def __init__(self, tokens: Path, latents: dict[str, Path]) -> None:
-        """latents: dataset -> its folder. That they belong to the tokens is `check_match`'s to know."""
+        """latents: dataset -> its folder. `check_match` verifies that they belong to `tokens`."""
         self.rows: list[dict[str, Any]] = list(read_rows(tokens / "images.parquet"))
         self.token_ids: NDArray[np.uint16] = read_array(tokens / "ids.npy", mmap_mode="r")
         self.empty_ids: list[int] = read_json(tokens / MANIFEST)["empty"]
-        in_order = [latents[dataset] for dataset, _ in groupby(self.rows, itemgetter("dataset"))]
-        self._caches = [LatentCache(folder) for folder in in_order]
+        self._caches = [LatentCache(latents[dataset]) for dataset, _ in groupby(self.rows, itemgetter("dataset"))]
         self._starts = np.cumsum([0, *map(len, self._caches)])
 
     def rows_in_split(self, split: str) -> list[int]:
-        """Rows of a split that have a caption."""
+        """Return the rows of `split` that have at least one caption."""
         return [i for i, row in enumerate(self.rows) if row["split"] == split and row["captions"] > 0]
 
     def moments(self, row: int, mirrored: bool) -> Tensor:
-        """float16 [8, h, w]."""
+        """Unscaled posterior moments of one image or of its mirror image: float16 [8, h, w]."""
         cache = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._caches[cache].moments(row - int(self._starts[cache]), mirrored)
 
     def caption_ids(self, row: int, number: int) -> Tensor:
-        """int64 [77]."""
+        """Token ids of one of the image's captions: int64 [77]."""
         return torch.from_numpy(self.token_ids[self.rows[row]["first"] + number].astype(np.int64))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which samples make up which step. The last partial global batch of an epoch is left out."""
+    """Assigns samples to optimizer steps. The last, partial global batch of each epoch is dropped."""
 
     seed: int
     images: int
@@ -82,8 +82,8 @@ class Schedule:
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
-    def image_of(self, sample: int) -> int:
-        """Position among the training images of the run's n-th sample: each epoch is a permutation of its own."""
+    def image_index(self, sample: int) -> int:
+        """Return the training image of the run's n-th sample. Each epoch is a new permutation."""
         epoch, position = divmod(sample, self.steps_per_epoch * self.global_batch)
         return int(_permutation(self.seed, epoch, self.images)[position])
 
@@ -98,31 +98,28 @@ def training_batch(
     rows: list[int],
     schedule: Schedule,
     samples: range,
-    *,
+    params: Train,
     timesteps: int,
-    caption_dropout: float,
-    flip_probability: float,
-    noise_offset: float,
 ) -> Batch:
-    """The batch of the run's samples `samples`; timesteps are uniform in [0, `timesteps`).
+    """Return the batch of the given samples of the run, with timesteps uniform in [0, `timesteps`).
 
-    `noise_offset` times a normal draw shifts each channel of the noise (Guttenberg, 2023, "Diffusion with offset
-    noise"), so that the network learns to move an image's mean.
+    `params.noise_offset` is the standard deviation of a normal offset per channel of the noise, with which the network
+    learns to change an image's mean brightness (Guttenberg, 2023, "Diffusion with Offset Noise").
     """
     moments, posterior_noises, noises, times, ids = [], [], [], [], []
     for sample in samples:
-        row = rows[schedule.image_of(sample)]
+        row = rows[schedule.image_index(sample)]
         rng = generator(schedule.seed, "sample", sample)
-        # one draw per decision, whatever the parameters: changing one leaves the others' draws alone
+        # draw every number even if its parameter disables it, so that changing one parameter leaves the rest alone
         flip, drop = torch.rand(2, generator=rng).tolist()
         caption = int(torch.randint(2**31, (), generator=rng)) % data.rows[row]["captions"]
         times.append(int(torch.randint(timesteps, (), generator=rng)))
-        moments.append(data.moments(row, flip < flip_probability))
+        moments.append(data.moments(row, flip < params.flip_probability))
         shape = (moments[-1].shape[0] // 2, *moments[-1].shape[1:])
         posterior_noises.append(torch.randn(shape, generator=rng))
         noise, offset = torch.randn(shape, generator=rng), torch.randn((shape[0], 1, 1), generator=rng)
-        noises.append(noise + noise_offset * offset)
-        ids.append(torch.tensor(data.empty_ids) if drop < caption_dropout else data.caption_ids(row, caption))
+        noises.append(noise + params.noise_offset * offset)
+        ids.append(torch.tensor(data.empty_ids) if drop < params.caption_dropout else data.caption_ids(row, caption))
     return Batch(
         torch.stack(moments), torch.stack(posterior_noises), torch.stack(noises), torch.tensor(times), torch.stack(ids)
     )
@@ -132,7 +129,7 @@ T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """`make(n)` for any n, with `make(n + 1)` already under way in a thread: a change of speed, not of values."""
+    """Returns `make(n)` and starts `make(n + 1)` in a background thread."""
 
     def __init__(self, make: Callable[[int], T]) -> None:
         self._make = make
@@ -140,26 +137,30 @@ class Prefetcher(Generic[T]):
         self._next: dict[int, Future[T]] = {}
 
     def __call__(self, number: int) -> T:
-        wanted = self._next.pop(number, None) or self._pool.submit(self._make, number)
+        current = self._next.pop(number, None) or self._pool.submit(self._make, number)
         self._next = {number + 1: self._pool.submit(self._make, number + 1)}
-        return wanted.result()
+        return current.result()
 
 
 def check_match(tokens: Path, latents: dict[str, Path], base: Path) -> None:
-    """Raises InputError where latents come from another VAE or are of other images than the tokens, and where
-    captions hold tokens that the text encoder lacks. latents: dataset -> its folder.
+    """Check that token ids, latents and base model are consistent. latents: dataset -> folder.
+
+    Raises InputError if the tokenizer has more tokens than the text encoder, if latents come from a different VAE, or
+    if tokens and latents list different images.
     """
-    described = read_json(tokens / MANIFEST)
-    known = configuration(base, "text_encoder")["vocab_size"]
-    if described["vocab_size"] > known:
+    token_manifest = read_json(tokens / MANIFEST)
+    vocab_size = configuration(base, "text_encoder")["vocab_size"]
+    if token_manifest["vocab_size"] > vocab_size:
         raise InputError(
-            f"{tokens}: its tokenizer knows {described['vocab_size']} tokens, {base / 'text_encoder'} {known}; "
-            "run `dvc repro tokenize`"
+            f"{tokens}: the tokenizer has {token_manifest['vocab_size']} tokens, but {base / 'text_encoder'} only "
+            f"{vocab_size}; run `dvc repro tokenize`"
         )
     expected = vae_fingerprint(base / "vae")
     for dataset, folder in latents.items():
         manifest = read_json(folder / MANIFEST)
         if manifest["vae_fingerprint"] != expected:
-            raise InputError(f"{folder}: encoded by another VAE than {base / 'vae'}; run `dvc repro latents@{dataset}`")
-        if manifest["index_sha256"] != described["indexes"].get(dataset):
+            raise InputError(
+                f"{folder}: encoded with a different VAE than {base / 'vae'}; run `dvc repro latents@{dataset}`"
+            )
+        if manifest["index_sha256"] != token_manifest["indexes"].get(dataset):
             raise InputError(f"{tokens} and {folder} list different images; run `dvc repro tokenize latents@{dataset}`")

@@ -1,4 +1,4 @@
-"""Optimizers and their learning rate."""
+"""Optimizers, the learning-rate and EMA schedules, and the optimizer step under fp16 loss scaling."""
 
 import math
 from typing import Any
@@ -7,36 +7,35 @@ import torch
 
 from finetune.errors import InputError
 
-BLOCK = 256  # weights that share a scale in an optimizer state of 8 bits (bitsandbytes)
-SMALL = 4096  # fewer weights than that keep a state of 32 bits there
+BLOCK = 256  # weights that share one quantization scale in bitsandbytes
+MIN_8BIT_SIZE = 4096  # bitsandbytes keeps the state of smaller tensors in 32 bits
 
 
 def make_optimizer(kind: str, groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter, 2017): plain, in one fused kernel, or with a state of 8 bits (Dettmers et al., 2021).
+    """Create AdamW (Loshchilov & Hutter, 2017): plain, fused, or with 8-bit state (Dettmers et al., 2021).
 
-    Raises InputError when the 8-bit one is not installed.
+    kind: `adamw`, `adamw-fused` or `adamw-8bit`. Raises InputError if bitsandbytes is needed but not installed.
     """
     if kind != "adamw-8bit":
         return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=kind == "adamw-fused" or None)
     try:
-        from bitsandbytes.optim import AdamW8bit  # optional: it has no use without a GPU
+        from bitsandbytes.optim import AdamW8bit  # optional: only useful on a GPU
     except ImportError:
         raise InputError(
-            "params.yaml: train.optimizer adamw-8bit needs bitsandbytes, which is not installed; "
-            "`pip install bitsandbytes`, or choose adamw-fused"
+            "params.yaml: train.optimizer adamw-8bit needs bitsandbytes; `pip install bitsandbytes`, or use adamw-fused"
         ) from None
     return AdamW8bit(groups, weight_decay=weight_decay)
 
 
 def optimizer_bytes(weights: int, kind: str) -> int:
-    """Of one tensor: two moments of every weight and, for AdamW in fp32, a count of steps."""
-    if kind == "adamw-8bit" and weights >= SMALL:
+    """Return the bytes of AdamW's state for one tensor: two moments per weight and, in fp32, a step counter."""
+    if kind == "adamw-8bit" and weights >= MIN_8BIT_SIZE:
         return 2 * (weights + 4 * -(-weights // BLOCK))
     return 2 * 4 * weights + 4
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine to zero; `step` is the optimizer step about to be made, from 0."""
+    """Return the rate of optimizer step `step`, counted from 0: linear warm-up, then a half cosine down to zero."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
@@ -44,15 +43,15 @@ def learning_rate(step: int, peak: float, warmup_steps: int, steps: int) -> floa
 
 
 def ema_decay(step: int, limit: float) -> float:
-    """(1 + n) / (10 + n), at most `limit`: early averages do not cling to the start."""
+    """Return min(limit, (1 + n) / (10 + n)), so that the first averages forget the initial weights quickly."""
     return min(limit, (1 + step) / (10 + step))
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> bool:
-    """Step, and tell whether the weights moved: with a loss scale, a gradient that overflowed leaves them alone.
+    """Step the optimizer. Returns False if fp16 gradients overflowed and the weights were left unchanged.
 
-    The scale falls then and only then. A fused optimizer's own `step` is called and skips inside its kernel, so
-    whether it was called tells nothing (accelerate#4242).
+    An overflow is recognized by the falling loss scale. Whether `optimizer.step` was called is no evidence, because a
+    fused optimizer is always called and skips the update inside its kernel (accelerate#4242).
     """
     if scaler is None:
         optimizer.step()

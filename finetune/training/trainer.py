@@ -1,8 +1,10 @@
-"""The training step: batches that are a function of the step, and a state that a checkpoint holds whole."""
+"""The trainer: network, EMA weights, optimizer and one optimizer step."""
 
+import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,38 +13,53 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from finetune.data.latents import sample_latents
+from finetune.artifacts import atomic_directory, write_csv
 from finetune.errors import InputError
+from finetune.model.determinism import default_device
 from finetune.model.loading import first_nonfinite
 from finetune.params import Train
 from finetune.training.batches import Batch, CaptionedLatents, Prefetcher, Schedule, training_batch
-from finetune.training.checkpoints import optimizer_tensors, prefixed, restore_optimizer, unprefixed
 from finetune.training.denoiser import Denoiser
-from finetune.training.loss import loss_per_sample, loss_weights, prediction_target
+from finetune.training.loss import DenoisingLoss, loss_weights
 from finetune.training.optim import ema_decay, learning_rate, make_optimizer, optimizer_step
 
-MAX_SKIPPED_IN_A_ROW = 20  # overflowed fp16 steps; the loss scale halves at each
+MAX_SKIPPED_IN_A_ROW = 20  # overflowed fp16 steps; each one halves the loss scale
+
+log = logging.getLogger(__name__)
+
+
+def make_accelerator(params: Train) -> Accelerator:
+    on_gpu = default_device().type == "cuda"
+    accelerator = Accelerator(mixed_precision=params.mixed_precision if on_gpu else "no", cpu=not on_gpu)
+    if not on_gpu and params.mixed_precision != "no" and accelerator.is_main_process:
+        log.info("no GPU: ignoring train.mixed_precision %s and training in fp32", params.mixed_precision)
+    return accelerator
 
 
 @dataclass
 class History:
-    """What the metrics are written from; part of every checkpoint."""
+    """The source of the metrics and curves. Every checkpoint includes it."""
 
     losses: list[dict[str, float]] = field(default_factory=list)
-    validations: list[dict[str, float]] = field(default_factory=list)  # the first is the base's, at step 0
+    validations: list[dict[str, float]] = field(default_factory=list)  # the first is the base model's, at step 0
     skipped_steps: int = 0
 
     @property
     def best_step(self) -> int:
-        """Where the EMA weights had the least held-out loss."""
+        """Step of the EMA weights with the lowest validation loss. The base model does not count."""
         return int(min(self.validations[1:], key=lambda row: row["loss"])["step"])
+
+    def write_curves(self, folder: Path) -> None:
+        with atomic_directory(folder) as partial:
+            for name, rows in (("loss", self.losses), ("validation", self.validations)):
+                write_csv(partial / f"{name}.csv", [rows[0], *([row[key] for key in rows[0]] for row in rows)])
 
 
 class Trainer:
-    """A network, its optimizer and its averaged twin.
+    """A network, its EMA weights and its optimizer.
 
-    A step is a global batch of `batch_size * gradient_accumulation_steps` images, of which each process takes an
-    equal part: how many there are changes the speed and the rounding, never what is learned from.
+    A step trains on a global batch of `batch_size * gradient_accumulation_steps` images, divided equally among the
+    processes. The number of processes changes speed and rounding, but not the data.
     """
 
     def __init__(
@@ -54,42 +71,47 @@ class Trainer:
         params: Train,
         scaling_factor: float,
     ) -> None:
-        """Raises InputError when processes or training images cannot fill a global batch, or too few the warm-up."""
+        """Raises InputError if batch size, processes, training images and warm-up do not fit together."""
         self.accelerator, self.params, self.data = accelerator, params, data
-        self.noise_scheduler, self.scaling_factor = noise_scheduler, scaling_factor
+        self.loss = DenoisingLoss(noise_scheduler, scaling_factor, accelerator)
         self.rows = data.rows_in_split("train")
-        if params.batch_size % accelerator.num_processes:
-            raise InputError(
-                f"params.yaml: train.batch_size {params.batch_size} cannot be shared by {accelerator.num_processes} "
-                "processes in equal parts; start a number of processes that divides it"
-            )
-        global_batch = params.batch_size * params.gradient_accumulation_steps
-        self.schedule = Schedule(params.seed, len(self.rows), params.epochs, global_batch)
-        if self.schedule.steps == 0:
-            raise InputError(
-                f"params.yaml: train.batch_size makes global batches of {global_batch}, more than the {len(self.rows)} "
-                "training images; lower it or train.gradient_accumulation_steps"
-            )
-        if params.lr_warmup_steps > self.schedule.steps:
-            raise InputError(
-                f"params.yaml: train.lr_warmup_steps {params.lr_warmup_steps} is more than the "
-                f"{self.schedule.steps} steps that train.epochs makes of the training images; lower it"
-            )
+        self.schedule = self._schedule()
         denoiser.to(accelerator.device)
-        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
-        if half:
-            denoiser.store_frozen_unet_as(half)
+        autocast_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
+        if autocast_dtype:
+            denoiser.store_frozen_unet_as(autocast_dtype)
         self.denoiser, self.ema = denoiser, denoiser.clone_for_ema()
         if params.compile:
             denoiser.unet.compile()
-        self.optimizer = make_optimizer(params.optimizer, self._groups(), params.adam_weight_decay)
+        self.optimizer = make_optimizer(params.optimizer, self._parameter_groups(), params.adam_weight_decay)
         self.model = accelerator.prepare(denoiser)
         self.batches = Prefetcher(self._batch)
-        self.recent: list[Tensor] = []  # loss and gradient norm of the steps since the last row of the curve
-        self.seconds: list[float] = []  # that the steps since then took, skipped ones included
+        self.pending_losses: list[Tensor] = []  # loss and gradient norm of each step since `pop_metrics`
+        self.seconds: list[float] = []  # duration of each step since `pop_images_per_second`, including skipped steps
         self.skipped_in_a_row = 0
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _schedule(self) -> Schedule:
+        params, num_processes = self.params, self.accelerator.num_processes
+        if params.batch_size % num_processes:
+            raise InputError(
+                f"params.yaml: train.batch_size ({params.batch_size}) must be divisible by the number of processes "
+                f"({num_processes}); change one of them"
+            )
+        global_batch = params.batch_size * params.gradient_accumulation_steps
+        schedule = Schedule(params.seed, len(self.rows), params.epochs, global_batch)
+        if schedule.steps == 0:
+            raise InputError(
+                f"params.yaml: train.batch_size gives a global batch of {global_batch}, more than the {len(self.rows)} "
+                "training images; lower it or train.gradient_accumulation_steps"
+            )
+        if params.lr_warmup_steps > schedule.steps:
+            raise InputError(
+                f"params.yaml: train.lr_warmup_steps {params.lr_warmup_steps} is more than the {schedule.steps} steps "
+                "of the run; lower it or raise train.epochs"
+            )
+        return schedule
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
         parts = ((self.denoiser.unet, self.params.lr), (self.denoiser.text_encoder, self.params.text_encoder_lr))
         return [
             {"params": [parameter for parameter in part.parameters() if parameter.requires_grad], "lr": lr, "peak": lr}
@@ -97,37 +119,28 @@ class Trainer:
             if lr is not None
         ]
 
-    def losses(self, model: torch.nn.Module, batch: Batch) -> Tensor:
-        """Mean squared error of each sample, unweighted: float32 [n]."""
-        latents = sample_latents(batch.moments, batch.posterior_noise, self.scaling_factor)
-        noisy_latents = self.noise_scheduler.add_noise(latents, batch.noise, batch.timesteps)
-        with self.accelerator.autocast():
-            prediction = model(noisy_latents, batch.timesteps, batch.token_ids)
-        return loss_per_sample(
-            prediction, prediction_target(self.noise_scheduler, latents, batch.noise, batch.timesteps)
-        )
-
     def step(self, step: int, history: History) -> None:
-        """Learn from global batch `step`, or leave it out and count it where fp16 overflowed.
+        """Run one optimizer step on global batch `step`.
 
-        Learning rate and average follow the number of steps that were made, not of those that were tried.
-        Raises InputError with the cause when a value is not finite for any other reason, or too often.
+        If the fp16 gradients overflow, the update is skipped and counted in `history.skipped_steps`. The learning-rate
+        and EMA schedules advance only on steps that update the weights.
+
+        Raises InputError if a value is non-finite for any other reason, or after too many skipped steps in a row.
         """
-        started, made = time.perf_counter(), step - history.skipped_steps
+        started, updates = time.perf_counter(), step - history.skipped_steps
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(made, group["peak"], self.params.lr_warmup_steps, self.schedule.steps)
+            group["lr"] = learning_rate(updates, group["peak"], self.params.lr_warmup_steps, self.schedule.steps)
         loss, scaler = self._accumulate(step), self.accelerator.scaler
         if scaler:
             scaler.unscale_(self.optimizer)
-        norm = self._clip()
-        finite = bool(norm.isfinite())
-        if not finite:
+        norm = self._clip_gradients()
+        if not norm.isfinite():
             self._raise_if_nonfinite(step)
-        if not finite and not scaler:
-            raise InputError(f"train: the gradient of step {step} is {norm}, its loss {loss}; lower train.lr")
+            if not scaler:
+                raise InputError(f"train: the gradient norm of step {step} is {norm}, its loss {loss}; lower train.lr")
         if optimizer_step(self.optimizer, scaler):
-            self._average(made)
-            self.recent.append(torch.stack([loss, norm]))
+            self._update_ema(updates)
+            self.pending_losses.append(torch.stack([loss, norm]))
             self.skipped_in_a_row = 0
         else:
             history.skipped_steps += 1
@@ -141,24 +154,24 @@ class Trainer:
         self.seconds.append(time.perf_counter() - started)
 
     def _accumulate(self, step: int) -> Tensor:
-        """Gradients of one optimizer step; the mean loss over all processes, detached."""
+        """Accumulate the gradients of one optimizer step. Returns the mean loss over all processes, detached."""
         rounds = self.params.gradient_accumulation_steps
         total = torch.zeros((), device=self.accelerator.device)
         for number in range(step * rounds, (step + 1) * rounds):
             batch = self.batches(number).to(self.accelerator.device)
             last = number == (step + 1) * rounds - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                losses = self.losses(self.model, batch)
-                weights = loss_weights(self.noise_scheduler, batch.timesteps, self.params.min_snr_gamma)
+                losses = self.loss(self.model, batch)
+                weights = loss_weights(self.loss.noise_scheduler, batch.timesteps, self.params.min_snr_gamma)
                 loss = (losses * weights).mean() / rounds
                 self.accelerator.backward(loss)
             total += loss.detach()
         return self.accelerator.reduce(total, "mean")
 
-    def _clip(self) -> Tensor:
-        """The norm of the gradients, which are shortened where it is above `max_grad_norm`.
+    def _clip_gradients(self) -> Tensor:
+        """Clip the gradients to `max_grad_norm`. Returns their norm before clipping.
 
-        As torch.nn.utils.clip_grad_norm_, which multiplies every gradient by 1 where there is nothing to shorten.
+        Equals torch.nn.utils.clip_grad_norm_, without its multiplication by 1 when there is nothing to clip.
         """
         trainable_parameters = self.denoiser.trainable_parameters().values()
         norm = get_total_norm([parameter.grad for parameter in trainable_parameters if parameter.grad is not None])
@@ -167,84 +180,73 @@ class Trainer:
         return norm
 
     def _batch(self, number: int) -> Batch:
-        """This process's part of the run's n-th batch of `batch_size` images."""
+        """Return this process's share of the run's n-th batch of `batch_size` images."""
         share = self.params.batch_size // self.accelerator.num_processes
         start = number * self.params.batch_size + self.accelerator.process_index * share
-        return training_batch(
-            self.data,
-            self.rows,
-            self.schedule,
-            range(start, start + share),
-            timesteps=self.noise_scheduler.config.num_train_timesteps,
-            caption_dropout=self.params.caption_dropout,
-            flip_probability=self.params.flip_probability,
-            noise_offset=self.params.noise_offset,
-        )
+        samples = range(start, start + share)
+        return training_batch(self.data, self.rows, self.schedule, samples, self.params, self.loss.num_timesteps)
 
     @torch.no_grad()
-    def _average(self, made: int) -> None:
+    def _update_ema(self, updates: int) -> None:
         interval = self.params.ema_interval
-        if (made + 1) % interval == 0:
-            weight = 1 - ema_decay(made, self.params.ema_decay) ** interval
+        if (updates + 1) % interval == 0:
+            weight = 1 - ema_decay(updates, self.params.ema_decay) ** interval
             ema, trainable_parameters = self.ema.trainable_parameters(), self.denoiser.trainable_parameters()
             torch._foreach_lerp_([*ema.values()], [*trainable_parameters.values()], weight)
 
     def _raise_if_nonfinite(self, step: int) -> None:
+        """Raise InputError if a non-finite weight or latent explains the gradients of `step`."""
         if name := first_nonfinite(dict(self.denoiser.named_parameters())):
-            raise InputError(
-                f"train: the weight {name} holds values that are not finite at step {step}; lower train.lr"
-            )
+            raise InputError(f"train: the weight {name} has non-finite values at step {step}; lower train.lr")
         for sample in range(step * self.schedule.global_batch, (step + 1) * self.schedule.global_batch):
-            row = self.rows[self.schedule.image_of(sample)]
+            row = self.rows[self.schedule.image_index(sample)]
             if not all(self.data.moments(row, mirrored).isfinite().all() for mirrored in (False, True)):
                 dataset, image_id = self.data.rows[row]["dataset"], self.data.rows[row]["id"]
                 raise InputError(
-                    f"data/latents/{dataset}: the latents of {image_id} are not finite; `dvc repro --force "
-                    f"--single-item latents@{dataset}` makes them again"
+                    f"data/latents/{dataset}: the latents of {image_id} are not finite; regenerate them with "
+                    f"`dvc repro --force --single-item latents@{dataset}`"
                 )
 
-    def row(self, done: int) -> dict[str, float]:
-        """The curve's next point, over the steps made since the last; empty when all of them were skipped."""
-        if not self.recent:
-            return {}
-        row = {
-            "step": done,
-            "loss": round(float(torch.stack(self.recent)[:, 0].mean()), 6),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": round(float(self.recent[-1][1]), 4),
-        }
-        self.recent.clear()
-        return row
+    def pop_metrics(self, step: int) -> dict[str, float]:
+        """Return the mean loss since the last call, with the current learning rate and gradient norm.
 
-    def images_per_second(self) -> float:
-        """Since the last call, over all processes."""
+        Returns an empty dict if every step since then was skipped.
+        """
+        if not self.pending_losses:
+            return {}
+        metrics = {
+            "step": step,
+            "loss": round(float(torch.stack(self.pending_losses)[:, 0].mean()), 6),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": round(float(self.pending_losses[-1][1]), 4),
+        }
+        self.pending_losses.clear()
+        return metrics
+
+    def pop_images_per_second(self) -> float:
+        """Return the throughput of all processes since the last call."""
         rate = len(self.seconds) * self.schedule.global_batch / sum(self.seconds)
         self.seconds.clear()
         return rate
 
+    def summary(self, history: History) -> dict[str, Any]:
+        """Return the metrics of a completed run. `tuned` stands for the last EMA weights."""
+        best = next(row for row in history.validations if row["step"] == history.best_step)
+        compared = {"base": history.validations[0], "best": best, "tuned": history.validations[-1]}
+        precision = self.accelerator.mixed_precision
+        return {
+            "images": len(self.rows),
+            "precision": "fp32" if precision == "no" else precision,
+            "skipped_steps": history.skipped_steps,
+            "steps": self.schedule.steps,
+            "loss": history.losses[-1]["loss"],
+            "best_step": history.best_step,
+            "validation_loss": {name: row["loss"] for name, row in compared.items()},
+            "caption_gain": {name: row["caption_gain"] for name, row in compared.items()},
+        }
+
     def all_reduce_max(self, number: int) -> int:
-        """The greatest that any process has, for instance of the signals that asked it to stop."""
+        """Return the maximum of `number` over all processes."""
         if self.accelerator.num_processes == 1:
             return number
         return int(self.accelerator.gather(torch.tensor([number], device=self.accelerator.device)).max())
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that `restore` needs: tensors, and what JSON can hold."""
-        tensors = prefixed("learned", self.denoiser.trainable_parameters()) | prefixed(
-            "averaged", self.ema.trainable_parameters()
-        )
-        tensors |= prefixed("optimizer", optimizer_tensors(self.optimizer))
-        if self.recent:
-            tensors["recent"] = torch.stack(self.recent)
-        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
-        return tensors, {"scaler": scaler, "skipped_in_a_row": self.skipped_in_a_row}
-
-    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        self.denoiser.load_trainable(unprefixed("learned", tensors))
-        self.ema.load_trainable(unprefixed("averaged", tensors))
-        restore_optimizer(self.optimizer, unprefixed("optimizer", tensors))
-        if "recent" in tensors:
-            self.recent = list(tensors["recent"].to(self.accelerator.device))
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.skipped_in_a_row = state["skipped_in_a_row"]

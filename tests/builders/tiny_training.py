@@ -1,4 +1,4 @@
-"""A training in miniature: 16 images in two datasets, 12 steps of 4."""
+"""Inputs and parameters of a tiny training: 16 training images in two datasets, 12 steps of 4."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def small_params(**changes: Any) -> Train:
 
 
 def write_inputs(root: Path, base: Path) -> None:
-    """Tokens, latents and base model below `root` as their stages leave them, with random latents."""
+    """Write tokens, random latents and the base model below `root`, in the layout of the stages' outputs."""
     rng = np.random.default_rng(0)
     shutil.copytree(base, root / paths.BASE)
     vae = vae_fingerprint(base / "vae")
@@ -73,19 +73,19 @@ def write_inputs(root: Path, base: Path) -> None:
 
 
 def inputs_below(root: Path) -> dict[str, Any]:
-    """What stages.train.train reads, as its arguments."""
+    """Return the inputs below `root` as arguments of stages.train.train."""
     latents = {dataset: root / paths.LATENTS / dataset for dataset in IMAGES}
     return {"tokens": root / paths.TOKENS, "latents": latents, "base": root / paths.BASE}
 
 
 def outputs_below(root: Path) -> dict[str, Path]:
-    """What it writes, as its arguments."""
-    places = {"tuned": paths.TUNED, "metrics": paths.TRAIN_METRICS, "curves": paths.TRAIN_CURVES}
-    return {name: root / place for name, place in (places | {"samples": paths.SAMPLES}).items()}
+    """Return the outputs below `root` as arguments of stages.train.train."""
+    outputs = {"tuned": paths.TUNED, "metrics": paths.TRAIN_METRICS, "curves": paths.TRAIN_CURVES}
+    return {name: root / path for name, path in (outputs | {"samples": paths.SAMPLES}).items()}
 
 
 def results(root: Path) -> dict[str, bytes]:
-    """Every file that the training wrote below `root`, by its path."""
+    """Return every file that the training wrote below `root`: relative path -> content."""
     folders = [root / "models/tuned", root / "metrics"]
     return {str(f.relative_to(root)): f.read_bytes() for d in folders for f in sorted(d.rglob("*")) if f.is_file()}
 

@@ -25,6 +25,6 @@ def test_a_killed_training_goes_on_from_its_checkpoint(small_copy: Copy) -> None
     assert not any(path.exists() for path in outputs)
 
     again = small_copy.dvc("repro", "--single-item", STAGE).stdout
-    assert "going on at step" in again
+    assert "resuming from step" in again
     assert crashes.stages_of(small_copy)[STAGE] == expected
     assert crashes.half_done(small_copy) == []

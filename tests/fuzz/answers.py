@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from finetune.errors import LONGEST, InputError
+from finetune.errors import MAX_LENGTH, InputError
 
 # The same examples every time and no file of its own: a failure here fails everywhere.
 settings.register_profile("same", derandomize=True, deadline=None, database=None, print_blob=False)
@@ -31,6 +31,6 @@ def result_or_fault(call: Callable[[], Any], *names: str, several: bool = False)
         assert several or len(lines) == 1
         for line in lines:
             assert line.isprintable(), f"not one line: {line!r}"
-            assert len(line) <= LONGEST
+            assert len(line) <= MAX_LENGTH
             assert all(name in line for name in names), f"does not name {names}: {line}"
         return error

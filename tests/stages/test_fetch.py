@@ -138,7 +138,7 @@ def test_a_full_size_base_model_requires_a_different_default_remote(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("signum", "message"),
-    [(signal.SIGKILL, ""), (signal.SIGINT, "interrupted: what is finished is kept; run the same command again")],
+    [(signal.SIGKILL, ""), (signal.SIGINT, "interrupted: completed work is kept; rerun the same command")],
 )
 def test_an_interrupted_stage_resumes_its_downloads(
     tmp_path: Path, site: Site, signum: signal.Signals, message: str

@@ -20,6 +20,7 @@ from stages.latents import latents
 from stages.preprocess import preprocess
 from stages.tokenize_captions import tokenize
 from tests.builders.archives import image_bytes, write_coco
+from tests.builders.tiny_training import small_params
 
 PARAMS = {
     "coco": PreprocessDataset(format="coco", crop="center", min_side=16, jpeg_quality=95, shards=2, max_dropped=0.0),
@@ -88,16 +89,8 @@ def test_own_images_are_trained_on_along_with_coco(own: Path, tiny_base: Path, t
         ("own", "train/2"): 2,
     }
     rows = data.rows_in_split("train")
-    batch = training_batch(
-        data,
-        rows,
-        Schedule(seed=0, images=len(rows), epochs=1, global_batch=len(rows)),
-        range(len(rows)),
-        timesteps=1000,
-        caption_dropout=0,
-        flip_probability=0.5,
-        noise_offset=0.0,
-    )
+    schedule = Schedule(seed=0, images=len(rows), epochs=1, global_batch=len(rows))
+    batch = training_batch(data, rows, schedule, range(len(rows)), small_params(), timesteps=1000)
     assert batch.moments.shape == (4, 8, 64, 64)
     assert batch.moments.isfinite().all()
 

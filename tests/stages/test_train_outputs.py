@@ -1,4 +1,4 @@
-"""Training: what it writes, honest metrics, and inputs that it refuses."""
+"""Train stage: outputs, metrics, MLflow record, and rejected inputs."""
 
 import csv
 import json
@@ -24,13 +24,13 @@ from finetune.model.loading import LORA, load_pipeline
 from finetune.training.checkpoints import Checkpoints, load_checkpoint
 from finetune.training.trainer import Trainer
 from stages.train import train
-from tests.builders.steered_training import interrupted_at, script_looks
 from tests.builders.tiny_training import Trained, inputs_below, outputs_below, small_params
+from tests.builders.trainers import fake_validation, interrupted_at
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
-def test_metrics_and_curves_tell_what_happened(trained: Trained) -> None:
+def test_metrics_curves_and_sample_grids_cover_the_run(trained: Trained) -> None:
     written = trained()
     metrics = json.loads(written["metrics/train.json"])
     steps = 3 * (16 // 4)
@@ -46,27 +46,27 @@ def test_metrics_and_curves_tell_what_happened(trained: Trained) -> None:
     ]
 
 
-def test_a_cpu_says_what_it_does_with_a_precision_of_gpus(
+def test_mixed_precision_on_cpu_logs_fp32_fallback(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     caplog.set_level("INFO")
     written = trained(mixed_precision="fp16")
-    assert "no GPU: train.mixed_precision fp16 is not used, every step computes in fp32" in caplog.messages
+    assert "no GPU: ignoring train.mixed_precision fp16 and training in fp32" in caplog.messages
     assert json.loads(written["metrics/train.json"])["precision"] == "fp32"
 
 
-def test_the_exported_weights_are_fp32_and_moved(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
+def test_tuned_weights_are_fp32_and_differ_from_the_base(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
     trained()
     tuned, base = load_file(tmp_path / "out/models/tuned/last" / WEIGHTS), load_file(tiny_base / WEIGHTS)
     assert {str(tensor.dtype) for tensor in tuned.values()} == {"torch.float32"}
     assert any((tuned[key] != base[key]).any() for key in base)
 
 
-def test_mlflow_has_parameters_inputs_curves_grids_and_what_became_of_it(
+def test_resumed_run_is_one_complete_mlflow_run(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 600.0)  # the store may be new, and the machine busy
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 600.0)  # creating a store on a busy machine takes time
     with interrupted_at(7):
         trained()
     (checkpoint_file,) = (tmp_path / "root").rglob("step-*")
@@ -74,51 +74,34 @@ def test_mlflow_has_parameters_inputs_curves_grids_and_what_became_of_it(
     trained()
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    (kept,) = client.search_runs(experiments, f"tags.training_id = '{training_id}'")  # one, although it was stopped
-    assert kept.info.status == "FINISHED"
-    assert kept.data.params == {name: str(value) for name, value in small_params().model_dump().items()}
-    curves = {
-        "loss",
-        "lr",
-        "grad_norm",
-        "images_per_second",
-        "memory_gib",
-        "validation_loss",
-        "validation_caption_gain",
-    }
-    assert curves <= kept.data.metrics.keys()
-    assert [point.step for point in client.get_metric_history(kept.info.run_id, "validation_loss")] == [0, 6, 12]
+    (run,) = client.search_runs(experiments, f"tags.training_id = '{training_id}'")
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {name: str(value) for name, value in small_params().model_dump().items()}
+    curves = {"loss", "lr", "grad_norm", "images_per_second", "memory_gib"}
+    assert curves | {"validation_loss", "validation_caption_gain"} <= run.data.metrics.keys()
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "validation_loss")] == [0, 6, 12]
     tuned = {name: sha256_file(tmp_path / "out/models/tuned" / name / WEIGHTS) for name in ("last", "best")}
-    assert {f"sha256.tuned.{name}": digest for name, digest in tuned.items()}.items() <= kept.data.tags.items()
+    assert {f"sha256.tuned.{name}": digest for name, digest in tuned.items()}.items() <= run.data.tags.items()
     data = {"sha256.tokens.ids.npy", "sha256.tokens.images.parquet", "sha256.latents.coco", "sha256.latents.flickr8k"}
-    assert data <= kept.data.tags.keys()
-    images = {image.path.split("+timestamp")[0] for image in client.list_artifacts(kept.info.run_id, "images")}
+    assert data <= run.data.tags.keys()
+    images = {image.path.split("+timestamp")[0] for image in client.list_artifacts(run.info.run_id, "images")}
     assert images == {f"images/samples+step+{step}" for step in (0, 6, 12)}
 
 
-def test_an_mlflow_server_that_is_not_there_changes_no_byte(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    straight = trained("straight", "root1")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the port of "discard": nobody listens
-    assert trained("out", "root2") == straight
-    assert "MLflow at http://127.0.0.1:9: no record for now, and training goes on" in caplog.text
-
-
-def test_best_and_last_are_the_weights_of_their_looks(
+def test_best_and_last_are_the_ema_weights_of_their_validations(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = script_looks(monkeypatch, 0.1, 3.0, 1.0, 0.5, 4.0)  # the base's own look is none of the candidates
+    ema = fake_validation(monkeypatch, 0.1, 3.0, 1.0, 0.5, 4.0)  # the first, lowest loss is the base model's
     written = trained(validation_steps=3)
     metrics = json.loads(written["metrics/train.json"])
     assert metrics["best_step"] == 9
     assert metrics["validation_loss"] == {"base": 0.1, "best": 0.5, "tuned": 4.0}
-    for name, look in (("best", 3), ("last", 4)):
+    for name, validation in (("best", 3), ("last", 4)):
         weights = load_file(tmp_path / "out/models/tuned" / name / WEIGHTS)
-        assert all(torch.equal(weights[key], seen[look][key]) for key in weights)
+        assert all(torch.equal(weights[key], ema[validation][key]) for key in weights)
 
 
-def test_a_lora_is_merged_and_on_its_own_the_same_model(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
+def test_merged_lora_equals_base_plus_separate_lora_file(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
     trained(lora_rank=2, lr=1e-2)
     tuned = tmp_path / "out/models/tuned/last"
     merged, base = load_file(tuned / WEIGHTS), load_file(tiny_base / WEIGHTS)
@@ -133,7 +116,7 @@ def test_a_lora_is_merged_and_on_its_own_the_same_model(trained: Trained, tmp_pa
         torch.testing.assert_close(tensor, merged[name])
 
 
-def test_a_tuned_text_encoder_takes_the_base_s_place(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
+def test_tuned_text_encoder_replaces_that_of_the_base(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
     trained(text_encoder_lr=1e-3)
     tuned = load_pipeline(tiny_base, tmp_path / "out/models/tuned/last").text_encoder.state_dict()
     base = load_pipeline(tiny_base).text_encoder.state_dict()
@@ -141,9 +124,7 @@ def test_a_tuned_text_encoder_takes_the_base_s_place(trained: Trained, tmp_path:
     assert any((tuned[name] != base[name]).any() for name in base)
 
 
-def test_a_disk_too_small_for_the_checkpoints_is_refused_at_once(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_disk_space_raises_before_the_first_step(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     monkeypatch.setattr(Trainer, "step", None)
     with pytest.raises(InputError, match=r"checkpoints and weights of this run need"):
@@ -151,27 +132,27 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused_at_once(
 
 
 @pytest.mark.parametrize("change", [{}, {"text_encoder_lr": 1e-4}, {"lora_rank": 2}], ids=["unet", "text", "lora"])
-def test_the_room_that_is_asked_for_is_that_of_two_checkpoints_the_best_and_what_is_written(
+def test_required_space_matches_the_files_of_a_run(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, float]
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(Checkpoints, "require_space", lambda _, size: asked.append(size))
+    required: list[int] = []
+    monkeypatch.setattr(Checkpoints, "require_space", lambda _, size: required.append(size))
     trained(epochs=1, validation_steps=2, **change)
     written = [(2, "root/**/step-*"), (1, "root/**/best-*"), (1, "out/models/**/*.safetensors")]
     sizes = [times * file.stat().st_size for times, pattern in written for file in tmp_path.glob(pattern)]
-    assert asked == [pytest.approx(sum(sizes), rel=0.1)]  # files have headers
+    assert required == [pytest.approx(sum(sizes), rel=0.1)]  # files have headers
 
 
-def test_a_run_without_a_single_step_keeps_what_was_there(
+def test_run_whose_every_step_overflowed_raises_and_writes_no_output(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "row", lambda *_: {})
+    monkeypatch.setattr(Trainer, "pop_metrics", lambda *_: {})
     with pytest.raises(InputError, match=r"every step overflowed in fp16; set train\.mixed_precision to bf16"):
         trained(epochs=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be_written_is_named_before_the_first_step(trained: Trained, tmp_path: Path) -> None:
+def test_unwritable_output_raises_before_the_first_step(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where a folder should be")
     with pytest.raises(InputError, match=rf"^{tmp_path}/out/models/tuned: cannot be written: .*Not a directory$"):
         trained()
@@ -181,7 +162,7 @@ def edit_json(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def no_split(split: str) -> Callable[[Path], None]:
+def remove_captions(split: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         table = root / "data/tokens/images.parquet"
         rows = [row | {"captions": 0} if row["split"] == split else row for row in pq.read_table(table).to_pylist()]
@@ -201,15 +182,15 @@ def poison_base(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "fault"),
+    ("change", "message"),
     [
         (
             lambda root: edit_json(root / "data/latents/coco/manifest.json", vae_fingerprint="0" * 64),
-            r"latents/coco: encoded by another VAE than .*vae.*; run `dvc repro latents@coco`",
+            r"latents/coco: encoded with a different VAE than .*vae.*; run `dvc repro latents@coco`",
         ),
         (
             lambda root: edit_json(root / "data/tokens/manifest.json", vocab_size=99_999),
-            r"data/tokens: its tokenizer knows 99999 tokens, .*text_encoder \d+; run `dvc repro tokenize`",
+            r"data/tokens: the tokenizer has 99999 tokens, but .*text_encoder only \d+; run `dvc repro tokenize`",
         ),
         (
             lambda root: edit_json(root / "data/latents/coco/manifest.json", index_sha256="other"),
@@ -220,32 +201,32 @@ def poison_base(root: Path) -> None:
         (cut("data/tokens/images.parquet", 100), r"tokens/images\.parquet: damaged"),
         (cut("data/tokens/manifest.json", 20), r"tokens/manifest\.json: Invalid JSON"),
         (cut("data/latents/coco/manifest.json", 0), r"coco/manifest\.json: Invalid JSON"),
-        (no_split("train"), "global batches of 4, more than the 0 training images"),
-        (no_split("validation"), "no validation image has a caption"),
+        (remove_captions("train"), "global batch of 4, more than the 0 training images"),
+        (remove_captions("validation"), "no validation image has a caption"),
         (poison_base, r"models/base/unet: the weight conv_in\.bias holds values that are not finite"),
     ],
     ids=[
         "vae",
         "tokenizer",
         "images",
-        "torn latents",
+        "truncated latents",
         "empty latents",
-        "torn table",
-        "torn tokens' manifest",
-        "no manifest",
-        "no images",
-        "none held out",
+        "truncated table",
+        "truncated tokens manifest",
+        "empty latents manifest",
+        "no training images",
+        "no validation images",
         "nan in base",
     ],
 )
-def test_inputs_that_do_not_fit_are_named_before_the_first_step(
-    change: Callable[[Path], None], fault: str, training_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_bad_input_raises_before_the_first_step(
+    change: Callable[[Path], None], message: str, training_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(training_root, tmp_path / "in")
     change(tmp_path / "in")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setattr(Trainer, "step", None)
-    with pytest.raises(InputError, match=fault) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         train(**inputs_below(tmp_path / "in"), **outputs_below(tmp_path / "out"), params=small_params(), experiment={})
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""kill -9 at any moment, then the same command: the same bytes."""
+"""Training killed by SIGKILL at any moment resumes to byte-identical results."""
 
 import itertools
 import multiprocessing
@@ -15,17 +15,15 @@ import pytest
 from finetune import paths
 from tests.builders.tiny_training import results, write_params
 
-KILLS = 3  # of each kind
+KILLS = 3  # during a checkpoint, and again at random moments
 
 
 def train_in(root: Path, tracking_uri: str, dies_at_write: int | None = None) -> None:
-    """The stage's command in `root`, in a process of its own; killed when so many checkpoints are written but for
-    their names.
-    """
+    """Run the stage in `root`. With `dies_at_write`, SIGKILL hits when the n-th checkpoint awaits its final rename."""
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
     os.environ.pop("DVC_ROOT", None)
     os.chdir(root)
-    from stages.train import main  # here: whoever only collects the tests is spared the import
+    from stages.train import main  # not at the top: importing it takes seconds
 
     if dies_at_write is not None:
         die_at_write(dies_at_write)
@@ -45,15 +43,15 @@ def die_at_write(count: int) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> multiprocessing.context.ForkServerContext:
-    """Makes processes that have imported everything already, without the threads that a fork of this one would lose."""
+    """Starts processes with all imports done. Forking pytest itself would lose the threads of its libraries."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["stages.train"])
     return context
 
 
-def copy_of(training_root: Path, root: Path) -> Path:
+def copy_inputs(training_root: Path, root: Path) -> Path:
     shutil.copytree(training_root, root)
-    # a checkpoint after every step, so that much of the time goes into writing them
+    # checkpoint every step, so that much of the time is spent writing checkpoints
     write_params(root, checkpoint_steps=1, gradient_accumulation_steps=2)
     return root
 
@@ -62,11 +60,11 @@ def weights(root: Path) -> dict[str, bytes]:
     return {name: content for name, content in results(root).items() if name.startswith(str(paths.TUNED))}
 
 
-def seconds_of_training(process: BaseProcess, root: Path) -> float:
+def measure_training(process: BaseProcess, root: Path) -> float:
     wait_for_the_first_step(process, root)
-    begun = time.monotonic()
+    started = time.monotonic()
     process.join()
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
 def wait_for_the_first_step(process: BaseProcess, root: Path) -> None:
@@ -74,7 +72,7 @@ def wait_for_the_first_step(process: BaseProcess, root: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_run_ends_in_the_bytes_of_one_that_was_not(
+def test_killed_training_resumes_to_identical_bytes(
     training_root: Path, tracking_uri: str, tmp_path: Path, server: multiprocessing.context.ForkServerContext
 ) -> None:
     def start(root: Path, dies_at_write: int | None = None) -> BaseProcess:
@@ -82,11 +80,11 @@ def test_a_killed_run_ends_in_the_bytes_of_one_that_was_not(
         process.start()
         return process
 
-    straight, killed = (copy_of(training_root, tmp_path / name) for name in ("straight", "killed"))
-    whole = start(straight)
-    usual = seconds_of_training(whole, straight)
-    assert whole.exitcode == 0
-    dice = random.Random(0)
+    straight, killed = (copy_inputs(training_root, tmp_path / name) for name in ("straight", "killed"))
+    uninterrupted = start(straight)
+    seconds = measure_training(uninterrupted, straight)
+    assert uninterrupted.exitcode == 0
+    rng = random.Random(0)
     for _ in range(KILLS):
         process = start(killed, dies_at_write=2)
         process.join()
@@ -95,10 +93,10 @@ def test_a_killed_run_ends_in_the_bytes_of_one_that_was_not(
     for _ in range(KILLS):
         process = start(killed)
         wait_for_the_first_step(process, killed)
-        process.join(dice.uniform(0, usual / (2 * KILLS)))
+        process.join(rng.uniform(0, seconds / (2 * KILLS)))
         process.kill()
         process.join()
-        # a kill after the weights are in place and before the process has ended
+        # the weights exist if the kill came after they were published
         assert not (killed / paths.TUNED).exists() or weights(killed) == weights(straight)
     last = start(killed)
     last.join()

@@ -1,4 +1,4 @@
-"""Optimizers, their learning rate, and whether a step was made."""
+"""Optimizers, schedules, and detection of skipped steps."""
 
 import sys
 
@@ -15,7 +15,7 @@ def group() -> list[dict[str, list[torch.nn.Parameter]]]:
     return [{"params": [torch.nn.Parameter(torch.ones(3))]}]
 
 
-def test_the_learning_rate_warms_up_and_falls_as_a_cosine_to_zero() -> None:
+def test_learning_rate_warms_up_and_decays_to_zero() -> None:
     rates = [learning_rate(step, peak=2.0, warmup_steps=4, steps=12) for step in range(12)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0
@@ -24,20 +24,20 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine_to_zero() -> None:
     assert learning_rate(12, peak=2.0, warmup_steps=4, steps=12) == pytest.approx(0)
 
 
-def test_a_state_of_8_bits_keeps_a_scale_per_block_and_small_tensors_whole() -> None:
+def test_optimizer_bytes_count_8bit_scales_and_small_fp32_tensors() -> None:
     assert optimizer_bytes(1 << 20, "adamw-fused") == 8 * (1 << 20) + 4
     assert optimizer_bytes(1 << 20, "adamw-8bit") == 2 * (1 << 20) + 2 * 4 * (1 << 12)
     assert optimizer_bytes(100, "adamw-8bit") == 2 * 4 * 100 + 4
 
 
-def test_early_averages_follow_and_late_ones_hold() -> None:
+def test_ema_decay_rises_to_its_limit() -> None:
     assert ema_decay(0, limit=0.999) == 0.1
     assert ema_decay(90, limit=0.999) == 0.91
     assert ema_decay(10**6, limit=0.999) == 0.999
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adamw-fused"])
-def test_an_overflowed_step_is_known_to_be_none(kind: str) -> None:
+def test_overflowed_step_is_reported_as_skipped(kind: str) -> None:
     groups = group()
     (weight,) = groups[0]["params"]
     optimizer, scaler = make_optimizer(kind, groups, weight_decay=0.01), torch.amp.GradScaler("cpu", init_scale=8.0)
@@ -50,9 +50,9 @@ def test_an_overflowed_step_is_known_to_be_none(kind: str) -> None:
         optimizer.zero_grad()
 
 
-def test_accelerate_does_not_know_it_of_a_fused_optimizer() -> None:
-    """Why `optimizer_step` exists (accelerate#4242). When this fails, accelerate's own flag may do."""
-    Accelerator(cpu=True)  # its wrapper wants one
+def test_accelerate_misses_skipped_steps_of_a_fused_optimizer() -> None:
+    """The reason for `optimizer_step` (accelerate#4242). If this fails, accelerate may have fixed it."""
+    Accelerator(cpu=True)  # AcceleratedOptimizer requires its state
     groups = group()
     (weight,) = groups[0]["params"]
     scaler = torch.amp.GradScaler("cpu")
@@ -63,7 +63,9 @@ def test_accelerate_does_not_know_it_of_a_fused_optimizer() -> None:
     assert not optimizer.step_was_skipped
 
 
-def test_the_8_bit_optimizer_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bitsandbytes_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    with pytest.raises(InputError, match=r"adamw-8bit needs bitsandbytes.*`pip install bitsandbytes`.*adamw-fused"):
+    with pytest.raises(
+        InputError, match=r"adamw-8bit needs bitsandbytes; `pip install bitsandbytes`, or use adamw-fused$"
+    ):
         make_optimizer("adamw-8bit", group(), weight_decay=0.01)

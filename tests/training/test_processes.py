@@ -1,4 +1,4 @@
-"""Two processes learn what one does, and stop and go on as one does: the real launcher, over gloo."""
+"""Training with two processes, started by the real launcher over gloo."""
 
 import csv
 import os
@@ -46,37 +46,39 @@ def one_process(inputs: dict[str, Any], tmp_path: Path, tracking_uri: str, monke
     return root
 
 
-def test_two_processes_stop_go_on_and_follow_the_curve_of_one(
+def test_two_processes_resume_exactly_and_match_the_loss_of_one(
     training_root: Path, one_process: Path, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, root = tmp_path / "straight", tmp_path / "stopped"
     for folder in (straight, root):
         shutil.copytree(training_root, folder)
         write_params(folder, checkpoint_steps=1)
-    whole = launch(straight, tracking_uri)
+    uninterrupted = launch(straight, tracking_uri)
     stopped = launch(root, tracking_uri)
     deadline = time.monotonic() + TIMEOUT
     while not list((root / ".dvc/tmp/resume").rglob("step-*")) and stopped.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     stopped.send_signal(signal.SIGTERM)
-    said, _ = stopped.communicate(timeout=TIMEOUT)
-    assert stopped.returncode != 0, said
-    assert said.count("the same command goes on from it") == 1, said
+    output, _ = stopped.communicate(timeout=TIMEOUT)
+    assert stopped.returncode != 0, output
+    assert output.count("checkpoint saved at step") == 1, output
     assert not (root / paths.TUNED).exists()
 
     monkeypatch.setenv("DVC_ROOT", str(root))
     (folder,) = (path.parent for path in (root / ".dvc/tmp/resume").rglob("step-*"))
     monkeypatch.setattr("stages.train.run_key", lambda *_: folder.name)
-    with pytest.raises(InputError, match=r"was reached by 2 processes, and 1 round in another order; start 2, or rem"):
+    with pytest.raises(
+        InputError, match=r"was saved by 2 processes, and 1 would round differently; start 2, or delete"
+    ):
         train(**inputs_below(root), **outputs_below(root), params=small_params(), experiment={})
 
     resumed = launch(root, tracking_uri)
-    said, _ = resumed.communicate(timeout=TIMEOUT)
-    assert resumed.returncode == 0, said
-    assert said.count("going on at step") == 1, said
-    said, _ = whole.communicate(timeout=TIMEOUT)
-    assert whole.returncode == 0, said
+    output, _ = resumed.communicate(timeout=TIMEOUT)
+    assert resumed.returncode == 0, output
+    assert output.count("resuming from step") == 1, output
+    output, _ = uninterrupted.communicate(timeout=TIMEOUT)
+    assert uninterrupted.returncode == 0, output
     assert results(root) == results(straight)
     assert [row["step"] for row in curve(root)] == [10, STEPS]
     for one, two in zip(curve(one_process), curve(root), strict=True):

@@ -1,4 +1,4 @@
-"""One training step: the diffusers example's objective, honest about steps that were not made."""
+"""One training step: the loss of diffusers' example, mixed precision, EMA, skipped steps and error messages."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +13,25 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor
 
 from finetune.data.latents import sample_latents
+from finetune.errors import InputError
 from finetune.model.loading import load_pipeline
-from finetune.training.checkpoints import load_checkpoint, optimizer_tensors, save_checkpoint
+from finetune.training.checkpoints import (
+    load_checkpoint,
+    optimizer_tensors,
+    restore_trainer,
+    save_checkpoint,
+    trainer_state,
+)
 from finetune.training.optim import ema_decay
-from finetune.training.trainer import History, Trainer
-from tests.builders.trainers import SCALE, MakeTrainer, copies, equal
+from finetune.training.trainer import MAX_SKIPPED_IN_A_ROW, History, Trainer
+from tests.builders.tiny_training import NEEDS_BITSANDBYTES
+from tests.builders.trainers import OVERFLOWING, SCALE, MakeTrainer, copies, equal
 
 
 def example_loss(
     trainer: Trainer, base: Path, prediction_type: str, snr_gamma: float | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients of diffusers' examples/text_to_image/train_text_to_image.py, its lines in its order."""
+    """Return loss and gradients, computed by the code of diffusers' examples/text_to_image/train_text_to_image.py."""
     batch = trainer.batches(0)
     pipeline = load_pipeline(base)
     unet, text_encoder = pipeline.unet.train().requires_grad_(True), pipeline.text_encoder
@@ -53,69 +61,66 @@ def example_loss(
     return loss.detach(), {f"unet.{name}": p.grad for name, p in unet.named_parameters() if p.grad is not None}
 
 
+def gradients_of(trainer: Trainer) -> dict[str, Tensor]:
+    parameters = trainer.denoiser.trainable_parameters()
+    return {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("gamma", [None, 5.0])
-def test_loss_and_gradients_are_those_of_the_diffusers_example(
+def test_loss_and_gradients_match_the_diffusers_example(
     make_trainer: MakeTrainer, tiny_base: Path, prediction_type: str, gamma: float | None
 ) -> None:
     trainer = make_trainer(prediction_type=prediction_type, min_snr_gamma=gamma, noise_offset=0.1)
     loss = trainer._accumulate(0)
     expected_loss, expected_gradients = example_loss(trainer, tiny_base, prediction_type, gamma)
     torch.testing.assert_close(loss, expected_loss)
-    gradients = {name: p.grad for name, p in trainer.denoiser.trainable_parameters().items()}
+    gradients = gradients_of(trainer)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected_gradients[name], msg=name)
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1e3])
-def test_gradients_are_shortened_as_torch_does(make_trainer: MakeTrainer, limit: float) -> None:
+def test_gradients_are_clipped_as_by_torch(make_trainer: MakeTrainer, limit: float) -> None:
     trainer = make_trainer(max_grad_norm=limit)
     trainer._accumulate(0)
-    gradients = [
-        parameter.grad for parameter in trainer.denoiser.trainable_parameters().values() if parameter.grad is not None
-    ]
-    twins = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
-    for clone_for_ema, gradient in zip(twins, gradients, strict=True):
-        clone_for_ema.grad = gradient.clone()
-    norm = torch.nn.utils.clip_grad_norm_(twins, limit)
-    assert torch.equal(trainer._clip(), norm)
+    gradients = [*gradients_of(trainer).values()]
+    expected = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+    for parameter, gradient in zip(expected, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    norm = torch.nn.utils.clip_grad_norm_(expected, limit)
+    assert torch.equal(trainer._clip_gradients(), norm)
     assert (norm > limit) == (limit < 1)
-    assert all(
-        torch.equal(gradient, clone_for_ema.grad) for gradient, clone_for_ema in zip(gradients, twins, strict=True)
-    )
+    assert all(torch.equal(gradient, p.grad) for gradient, p in zip(gradients, expected, strict=True))
 
 
-def test_accumulated_batches_are_one_large_one(make_trainer: MakeTrainer) -> None:
-    whole = make_trainer(batch_size=8)
-    parts = make_trainer(batch_size=2, gradient_accumulation_steps=4)
-    torch.testing.assert_close(whole._accumulate(0), parts._accumulate(0))
-    for one, other in zip(
-        whole.denoiser.trainable_parameters().values(), parts.denoiser.trainable_parameters().values(), strict=True
-    ):
-        torch.testing.assert_close(one.grad, other.grad)
+def test_accumulated_gradients_equal_those_of_one_large_batch(make_trainer: MakeTrainer) -> None:
+    large = make_trainer(batch_size=8)
+    small = make_trainer(batch_size=2, gradient_accumulation_steps=4)
+    torch.testing.assert_close(large._accumulate(0), small._accumulate(0))
+    torch.testing.assert_close(gradients_of(large), gradients_of(small))
 
 
-def test_activations_computed_twice_give_the_same_gradients(make_trainer: MakeTrainer) -> None:
-    trainers = [make_trainer(gradient_checkpointing=again) for again in (False, True)]
+def test_gradient_checkpointing_gives_identical_gradients(make_trainer: MakeTrainer) -> None:
+    trainers = [make_trainer(gradient_checkpointing=on) for on in (False, True)]
     losses = [trainer._accumulate(0) for trainer in trainers]
     assert torch.equal(*losses)
-    assert equal(*({name: p.grad for name, p in t.denoiser.trainable_parameters().items()} for t in trainers))
+    assert equal(*map(gradients_of, trainers))
 
 
-def test_a_compiled_network_learns_the_same(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced as for the compiler, whose own minutes are spared."""
+def test_compiled_network_gives_the_same_loss(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eager backend traces the network but skips minutes of compilation."""
     compile_module = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager"))
     plain, compiled = make_trainer(), make_trainer(compile=True)
     torch.testing.assert_close(compiled._accumulate(0), plain._accumulate(0))
     assert compiled.ema.unet._compiled_call_impl is None
-    assert compiled.denoiser.trainable_parameters().keys() == plain.denoiser.trainable_parameters().keys(), (
-        "checkpoints fit both"
-    )
+    names = [trainer.denoiser.trainable_parameters().keys() for trainer in (compiled, plain)]
+    assert names[0] == names[1], "checkpoints are interchangeable"
 
 
-def test_what_is_frozen_has_no_gradient_and_is_held_once(make_trainer: MakeTrainer) -> None:
+def test_frozen_parameters_are_shared_with_ema_and_not_in_checkpoints(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(lora_rank=2)
     trainer.step(0, History())
     trainable_parameters = trainer.denoiser.trainable_parameters()
@@ -124,11 +129,11 @@ def test_what_is_frozen_has_no_gradient_and_is_held_once(make_trainer: MakeTrain
     ema = dict(trainer.ema.named_parameters())
     for name, parameter in trainer.denoiser.named_parameters():
         assert (ema[name] is parameter) is (name not in trainable_parameters)
-    tensors, _ = trainer.state()
-    assert not any("conv_in" in name for name in tensors), "a checkpoint holds what learns"
+    tensors, _ = trainer_state(trainer)
+    assert not any("conv_in" in name for name in tensors)
 
 
-def test_what_learns_is_fp32_whatever_is_stored_beside_it(make_trainer: MakeTrainer) -> None:
+def test_trainable_parameters_stay_fp32_next_to_frozen_bf16(make_trainer: MakeTrainer) -> None:
     denoiser = make_trainer(lora_rank=2).denoiser
     denoiser.store_frozen_unet_as(torch.bfloat16)
     assert {parameter.dtype for parameter in denoiser.trainable_parameters().values()} == {torch.float32}
@@ -137,14 +142,14 @@ def test_what_learns_is_fp32_whatever_is_stored_beside_it(make_trainer: MakeTrai
 
 @pytest.fixture
 def bf16() -> Iterator[Accelerator]:
-    """The mixed precision that a CPU can compute, too. The process's Accelerators share their state."""
+    """The one mixed precision that CPUs support. Accelerators share global state, which is reset for other tests."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield Accelerator(cpu=True, mixed_precision="bf16")
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("rank", [None, 2])
-def test_mixed_precision_learns_the_same_in_fp32_weights(
+def test_mixed_precision_gives_similar_loss_and_fp32_weights(
     make_trainer: MakeTrainer, request: pytest.FixtureRequest, rank: int | None
 ) -> None:
     expected = make_trainer(lora_rank=rank, lr=1e-2)._accumulate(0)
@@ -163,31 +168,30 @@ def test_mixed_precision_learns_the_same_in_fp32_weights(
 
 
 def test_noise_is_added_in_fp32_under_mixed_precision(make_trainer: MakeTrainer, bf16: Accelerator) -> None:
-    """In fp16 the first timesteps would get up to 7% too much or too little of it."""
-    seen: list[Tensor] = []
+    """In fp16, the noise of the first timesteps would be off by up to 7%."""
+    inputs: list[Tensor] = []
 
-    class Ear(torch.nn.Module):
-        def forward(self, noisy_latents: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
-            seen.extend((noisy_latents, timesteps, token_ids))
+    class Recorder(torch.nn.Module):
+        def forward(self, noisy_latents: Tensor, *_: Tensor) -> Tensor:
+            inputs.append(noisy_latents)
             return noisy_latents.bfloat16()
 
     trainer = make_trainer(accelerator=bf16)
     batch = trainer.batches(0)
-    losses = trainer.losses(Ear(), batch)
+    losses = trainer.loss(Recorder(), batch)
     latents = sample_latents(batch.moments, batch.posterior_noise, SCALE)
-    signal = trainer.noise_scheduler.alphas_cumprod.double()[batch.timesteps].view(-1, 1, 1, 1)
+    signal = trainer.loss.noise_scheduler.alphas_cumprod.double()[batch.timesteps].view(-1, 1, 1, 1)
     expected = signal.sqrt() * latents.double() + (1 - signal).sqrt() * batch.noise.double()
-    torch.testing.assert_close(seen[0], expected.float())
+    torch.testing.assert_close(inputs[0], expected.float())
     assert losses.dtype == torch.float32
 
 
-def test_channels_last_lasts_through_a_checkpoint(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_channels_last_survives_a_checkpoint(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     plain, trainer, resumed = (make_trainer(channels_last=on) for on in (False, True, True))
     torch.testing.assert_close(trainer._accumulate(0), plain._accumulate(0))
     trainer.step(0, History())
-    tensors, state = trainer.state()
-    save_checkpoint(tmp_path / "checkpoint", tensors, state)
-    resumed.restore(*load_checkpoint(tmp_path / "checkpoint"))
+    save_checkpoint(tmp_path / "checkpoint", *trainer_state(trainer))
+    restore_trainer(resumed, *load_checkpoint(tmp_path / "checkpoint"))
     for one in (trainer, resumed):
         weight = one.denoiser.unet.mid_block.resnets[0].conv1.weight
         moments = [tensor for tensor in one.optimizer.state[weight].values() if tensor.shape == weight.shape]
@@ -197,21 +201,20 @@ def test_channels_last_lasts_through_a_checkpoint(make_trainer: MakeTrainer, tmp
             assert not tensor.is_contiguous()
 
 
-def test_a_lora_begins_as_the_base_and_from_the_seed_alone(make_trainer: MakeTrainer) -> None:
+def test_lora_starts_as_the_base_model_and_depends_only_on_the_seed(make_trainer: MakeTrainer) -> None:
     torch.manual_seed(1)
     one = make_trainer(lora_rank=2)
     torch.manual_seed(2)
     other = make_trainer(lora_rank=2)
     assert equal(one.denoiser.trainable_parameters(), other.denoiser.trainable_parameters())
-    batch = one.batches(0)
+    base, batch = make_trainer(), one.batches(0)
     with torch.no_grad():
-        assert torch.equal(one.losses(one.denoiser, batch), make_trainer().losses(make_trainer().denoiser, batch))
-    assert not equal(
-        one.denoiser.trainable_parameters(), make_trainer(lora_rank=2, seed=1).denoiser.trainable_parameters()
-    )
+        assert torch.equal(one.loss(one.denoiser, batch), base.loss(base.denoiser, batch))
+    other_seed = make_trainer(lora_rank=2, seed=1)
+    assert not equal(one.denoiser.trainable_parameters(), other_seed.denoiser.trainable_parameters())
 
 
-def test_text_encoder_and_unet_learn_each_at_its_own_rate(make_trainer: MakeTrainer) -> None:
+def test_text_encoder_and_unet_have_their_own_learning_rates(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(text_encoder_lr=1e-6, lr=1e-3)
     before = copies(trainer.denoiser.trainable_parameters())
     trainer.step(0, History())
@@ -219,12 +222,12 @@ def test_text_encoder_and_unet_learn_each_at_its_own_rate(make_trainer: MakeTrai
     for name, weight in copies(trainer.denoiser.trainable_parameters()).items():
         part = name.split(".")[0]
         moves[part] = max(moves.get(part, 0.0), float((weight - before[name]).abs().max()))
-    # Adam's first step is as long as the rate, which the warm-up halves here, with weight decay on top
+    # Adam's first step equals the learning rate, which the warm-up halves here, plus weight decay
     assert moves["unet"] == pytest.approx(5e-4, rel=0.1)
     assert moves["text_encoder"] == pytest.approx(5e-7, rel=0.1)
 
 
-def test_the_network_is_left_ready_to_learn_and_the_average_to_be_looked_at(make_trainer: MakeTrainer) -> None:
+def test_step_leaves_the_network_in_train_mode_and_ema_in_eval_mode(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     trainer.step(0, History())
     assert trainer.denoiser.unet.training
@@ -233,9 +236,7 @@ def test_the_network_is_left_ready_to_learn_and_the_average_to_be_looked_at(make
 
 
 @pytest.mark.parametrize("interval", [1, 3])
-def test_the_average_is_taken_every_few_steps_with_the_decay_of_them_all(
-    make_trainer: MakeTrainer, interval: int
-) -> None:
+def test_ema_is_updated_every_interval_with_the_combined_decay(make_trainer: MakeTrainer, interval: int) -> None:
     trainer, history = make_trainer(ema_interval=interval), History()
     expected = copies(trainer.denoiser.trainable_parameters())
     for step in range(4):
@@ -246,3 +247,87 @@ def test_the_average_is_taken_every_few_steps_with_the_decay_of_them_all(
                 expected[name] = decay * expected[name] + (1 - decay) * weight.detach()
     for name, weight in trainer.ema.trainable_parameters().items():
         torch.testing.assert_close(weight, expected[name])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-fused", pytest.param("adamw-8bit", marks=NEEDS_BITSANDBYTES)])
+def test_overflowed_step_changes_neither_weights_nor_ema_nor_schedule(
+    make_trainer: MakeTrainer, optimizer: str
+) -> None:
+    trainer, history = make_trainer(scale=OVERFLOWING, optimizer=optimizer), History()
+    weights, ema = copies(trainer.denoiser.trainable_parameters()), copies(trainer.ema.trainable_parameters())
+    trainer.step(0, history)
+    assert history.skipped_steps == 1
+    assert equal(trainer.denoiser.trainable_parameters(), weights)
+    assert equal(trainer.ema.trainable_parameters(), ema)
+    assert trainer.pop_metrics(1) == {}
+    step = 1
+    while history.skipped_steps == step:
+        trainer.step(step, history)
+        step += 1
+    assert trainer.optimizer.param_groups[0]["lr"] == trainer.params.lr / 2, "the first step of the warm-up"
+    counts = {int(slot["step"]) for slot in trainer.optimizer.state.values()}
+    assert counts == {1}
+    decay = ema_decay(0, trainer.params.ema_decay)
+    for name, weight in trainer.ema.trainable_parameters().items():
+        expected = decay * ema[name] + (1 - decay) * trainer.denoiser.trainable_parameters()[name]
+        torch.testing.assert_close(weight, expected)
+
+
+def test_too_many_overflows_in_a_row_raise(make_trainer: MakeTrainer) -> None:
+    trainer, history = make_trainer(scale=OVERFLOWING), History()
+    trainer.accelerator.scaler.set_backoff_factor(0.999)
+    with pytest.raises(InputError, match=rf"{MAX_SKIPPED_IN_A_ROW + 1} steps in a row overflowed in fp16 \(last 20\)"):
+        for step in range(100):
+            trainer.step(step, history)
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_error_names_the_image_with_nonfinite_latents(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, scale: float | None
+) -> None:
+    trainer = make_trainer(scale=scale)
+    moments = trainer.data.moments
+    poisoned = trainer.rows[trainer.schedule.image_index(2)]
+    monkeypatch.setattr(
+        trainer.data, "moments", lambda row, mirrored: moments(row, mirrored) * (float("nan") if row == poisoned else 1)
+    )
+    image = trainer.data.rows[poisoned]
+    with pytest.raises(InputError, match=rf"data/latents/{image['dataset']}: the latents of {image['id']} are not fin"):
+        trainer.step(0, History())
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_error_names_the_nonfinite_weight(make_trainer: MakeTrainer, scale: float | None) -> None:
+    trainer = make_trainer(scale=scale)
+    trainer.denoiser.unet.conv_out.bias.data[1] = float("nan")
+    with pytest.raises(InputError, match=r"the weight unet\.conv_out\.bias has non-finite values at step 3"):
+        trainer.step(3, History())
+
+
+def test_diverged_fp32_loss_raises_before_weights_change(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.denoiser.unet.conv_out.weight.data.fill_(3e38)
+    weights = copies(trainer.denoiser.trainable_parameters())
+    with pytest.raises(
+        InputError, match=r"the gradient norm of step 0 is (nan|inf), its loss (nan|inf); lower train\.lr"
+    ):
+        trainer.step(0, History())
+    assert equal(trainer.denoiser.trainable_parameters(), weights)
+
+
+def test_global_batch_larger_than_the_dataset_raises(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(InputError, match=r"train\.batch_size gives a global batch of 20, more than the 16 training"):
+        make_trainer(batch_size=20)
+
+
+def test_warmup_longer_than_the_run_raises(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(InputError, match=r"train\.lr_warmup_steps 13 is more than the 12 steps"):
+        make_trainer(lr_warmup_steps=13)
+
+
+def test_batch_size_not_divisible_by_processes_raises(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
+    with pytest.raises(InputError, match=r"batch_size \(4\) must be divisible by the number of processes \(3\)"):
+        make_trainer()
