@@ -1,13 +1,20 @@
-"""What diffusers' examples/text_to_image/train_text_to_image.py does in a step, by the same public calls.
+"""The baseline for training speed: diffusers' examples/text_to_image/train_text_to_image.py.
 
-Written for these benchmarks and not the example itself, which `bench.train_speed` runs where it is given: decoding,
-resizing, tokenizing, VAE and text encoder in every step, AdamW as it comes, an average of the weights in every step,
-two waits for the loss.
+`train_steps` does the same work per step through the same public calls: decoding, resizing, tokenizing, VAE and text
+encoder in every step, plain AdamW, an EMA update in every step, and two waits for the loss. With a copy of the example,
+
+    python -m bench.diffusers_baseline train_text_to_image.py --option=value ...
+
+runs the script itself and lets it take one step per line on standard input.
 """
 
 import json
+import os
+import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +29,10 @@ from torchvision import transforms
 from transformers import CLIPTextModel
 
 
-class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Pixels [3, side, side] in -1..1 of a folder of bench.inputs.write_pictures, and token ids [77].
+class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
+    """Pixels [3, side, side] in -1..1 and token ids [77] from a folder that bench.inputs.write_imagefolder wrote.
 
-    ids: of the pictures that come first; the others repeat them.
+    ids: of the first images; the other files repeat these.
     """
 
     def __init__(self, folder: Path, ids: list[list[int]], side: int) -> None:
@@ -56,14 +63,14 @@ def train_steps(
     vae: AutoencoderKL,
     text_encoder: CLIPTextModel,
     noise_scheduler: DDPMScheduler,
-    data: Pictures,
+    data: ImageFolder,
     batch_size: int,
     workers: int,
 ) -> Iterator[float]:
-    """Train without end; the loss after each step."""
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    vae.requires_grad_(False).to(accelerator.device, half)
-    text_encoder.requires_grad_(False).to(accelerator.device, half)
+    """Train without end and yield the loss of each step."""
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    vae.requires_grad_(False).to(accelerator.device, dtype)
+    text_encoder.requires_grad_(False).to(accelerator.device, dtype)
     ema = EMAModel(unet.parameters(), model_cls=UNet2DConditionModel, model_config=unet.config)
     optimizer = torch.optim.AdamW(unet.train().parameters(), lr=1e-5)
     loader = DataLoader(data, batch_size, shuffle=True, num_workers=workers, drop_last=True)
@@ -73,7 +80,7 @@ def train_steps(
     while True:
         for pixels, ids in loader:
             with accelerator.accumulate(unet):
-                latents = vae.encode(pixels.to(half)).latent_dist.sample() * vae.config.scaling_factor
+                latents = vae.encode(pixels.to(dtype)).latent_dist.sample() * vae.config.scaling_factor
                 noise = torch.randn_like(latents)
                 count = noise_scheduler.config.num_train_timesteps
                 timesteps = torch.randint(0, count, (len(latents),), device=latents.device)
@@ -89,3 +96,23 @@ def train_steps(
                 optimizer.zero_grad()
             ema.step(unet.parameters())
             yield loss.detach().item()
+
+
+def pause_after_each_log() -> None:
+    """Make `Accelerator.log`, which the script calls once per step, write a line and wait for one."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # the script's own prints go to standard error
+    log = Accelerator.log
+
+    def log_and_wait(self: Accelerator, values: dict[str, Any], step: int | None = None, **options: Any) -> None:
+        log(self, values, step, **options)
+        print(file=replies, flush=True)
+        sys.stdin.readline()
+
+    Accelerator.log = log_and_wait
+
+
+if __name__ == "__main__":
+    pause_after_each_log()
+    sys.argv.pop(0)
+    runpy.run_path(sys.argv[0], run_name="__main__")
