@@ -11,22 +11,25 @@ runs the script itself and lets it take one step per line on standard input.
 import json
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from transformers import CLIPTextModel
+
+from bench.models import NOISE, Shape, make_text_encoder, make_unet, make_vae
 
 
 class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
@@ -58,19 +61,13 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
 
 
 def train_steps(
-    accelerator: Accelerator,
-    unet: UNet2DConditionModel,
-    vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    noise_scheduler: DDPMScheduler,
-    data: ImageFolder,
-    batch_size: int,
-    workers: int,
+    accelerator: Accelerator, shape: Shape, data: ImageFolder, batch_size: int, workers: int
 ) -> Iterator[float]:
-    """Train without end and yield the loss of each step."""
+    """Train a model of random weights without end and yield the loss of each step."""
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    vae.requires_grad_(False).to(accelerator.device, dtype)
-    text_encoder.requires_grad_(False).to(accelerator.device, dtype)
+    unet, noise_scheduler = make_unet(shape), DDPMScheduler(**NOISE)
+    vae = make_vae(shape).requires_grad_(False).to(accelerator.device, dtype)
+    text_encoder = make_text_encoder(shape).requires_grad_(False).to(accelerator.device, dtype)
     ema = EMAModel(unet.parameters(), model_cls=UNet2DConditionModel, model_config=unet.config)
     optimizer = torch.optim.AdamW(unet.train().parameters(), lr=1e-5)
     loader = DataLoader(data, batch_size, shuffle=True, num_workers=workers, drop_last=True)
@@ -82,8 +79,8 @@ def train_steps(
             with accelerator.accumulate(unet):
                 latents = vae.encode(pixels.to(dtype)).latent_dist.sample() * vae.config.scaling_factor
                 noise = torch.randn_like(latents)
-                count = noise_scheduler.config.num_train_timesteps
-                timesteps = torch.randint(0, count, (len(latents),), device=latents.device)
+                last = noise_scheduler.config.num_train_timesteps
+                timesteps = torch.randint(0, last, (len(latents),), device=latents.device)
                 noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
                 text = text_encoder(ids, return_dict=False)[0]
                 prediction = unet(noisy_latents, timesteps, text, return_dict=False)[0]
@@ -96,6 +93,47 @@ def train_steps(
                 optimizer.zero_grad()
             ema.step(unet.parameters())
             yield loss.detach().item()
+
+
+def script_steps(
+    script: Path, model: Path, images: Path, out: Path, side: int, batch_size: int, workers: int
+) -> Iterator[int]:
+    """Run the example with our settings in its own process and yield each step.
+
+    A separate process keeps the two memory allocators apart.
+    """
+    options = {
+        "pretrained_model_name_or_path": model,
+        "train_data_dir": images,
+        "cache_dir": out / "cache",
+        "caption_column": "text",
+        "resolution": side,
+        "train_batch_size": batch_size,
+        "max_train_steps": 100_000,
+        "learning_rate": 1e-5,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 0,
+        "mixed_precision": "no",
+        "seed": 0,
+        "checkpointing_steps": 1_000_000,
+        "dataloader_num_workers": workers,
+        "output_dir": out,
+    }
+    flags = ["--center_crop", "--random_flip", "--use_ema", *(f"--{name}={value}" for name, value in options.items())]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.diffusers_baseline", script, *flags],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    ) as process:  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        try:
+            for step in count():
+                if not process.stdout.readline():
+                    raise RuntimeError(f"{script} exited at step {step}")
+                yield step
+                process.stdin.write("\n")
+        finally:
+            process.kill()
 
 
 def pause_after_each_log() -> None:

@@ -20,19 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
 
 from bench.diffusers_baseline import ImageFolder, train_steps
 from bench.harness import make_parser, ratio, write_result
 from bench.inputs import write_imagefolder, write_training_inputs
-from bench.models import NOISE, SCALING_FACTOR, SD15, SMALL, Shape, flops, make_text_encoder, make_unet, make_vae
+from bench.models import SD15, SMALL, Shape, flops, make_trainer
 from bench.train_speed import our_steps
 from finetune.model.determinism import set_determinism
-from finetune.params import Train, load_params
+from finetune.params import load_params
 from finetune.progress import peak_memory
-from finetune.training.batches import CaptionedLatents
-from finetune.training.denoiser import Denoiser
-from finetune.training.trainer import Trainer
 
 PRESET = Path("presets/rtx3090.yaml")
 CAP = 24 * 2**30  # bytes of GPU memory
@@ -120,12 +116,9 @@ def compare(
         return our_steps(make_trainer(Accelerator(**settings), shape, data, params))
 
     def baseline() -> Iterator[float]:
-        parts = make_unet(shape), make_vae(shape), make_text_encoder(shape)
         set_determinism(deterministic=False)
         images = ImageFolder(folder / "images", ids, side)
-        return train_steps(
-            Accelerator(**settings), *parts, DDPMScheduler(**NOISE), images, preset.batch_size, workers=4
-        )
+        return train_steps(Accelerator(**settings), shape, images, preset.batch_size, workers=4)
 
     candidates: dict[str, Callable[[], Iterator[Any]]] = {
         name: partial(ours, changes) for name, changes in options.items()
@@ -152,13 +145,6 @@ def compare(
         "gflop_per_image": {part: round(count / 1e9, 2) for part, count in work.items()},
         "results": results,
     }
-
-
-def make_trainer(accelerator: Accelerator, shape: Shape, data: CaptionedLatents, params: Train) -> Trainer:
-    torch.manual_seed(0)
-    text_encoder = make_text_encoder(shape).requires_grad_(False)
-    denoiser = Denoiser(make_unet(shape), text_encoder, params)
-    return Trainer(accelerator, denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR)
 
 
 def _now(device: torch.device) -> float:

@@ -4,9 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
+
+from finetune.params import Train
+from finetune.training.batches import CaptionedLatents
+from finetune.training.denoiser import Denoiser
+from finetune.training.trainer import Trainer
 
 SCALING_FACTOR = 0.18215  # SD 1.5's; the value has no effect on speed
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
@@ -78,6 +84,13 @@ def write_model(shape: Shape, folder: Path) -> None:
     make_vae(shape).save_pretrained(folder / "vae")
     make_text_encoder(shape).save_pretrained(folder / "text_encoder")
     DDPMScheduler(**NOISE).save_pretrained(folder / "scheduler")
+
+
+def make_trainer(accelerator: Accelerator, shape: Shape, data: CaptionedLatents, params: Train) -> Trainer:
+    torch.manual_seed(0)
+    text_encoder = make_text_encoder(shape).requires_grad_(False)
+    denoiser = Denoiser(make_unet(shape), text_encoder, params)
+    return Trainer(accelerator, denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR)
 
 
 def flops(shape: Shape, side: int) -> dict[str, int]:

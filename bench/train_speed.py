@@ -6,42 +6,33 @@ The script is examples/text_to_image/train_text_to_image.py of the installed dif
 and needs `pip install datasets tensorboard`. Without it, the baseline is the loop in bench/diffusers_baseline.py.
 """
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
 from PIL import Image
 
-from bench.diffusers_baseline import ImageFolder, train_steps
+from bench.diffusers_baseline import ImageFolder, script_steps, train_steps
 from bench.harness import interleaved, make_parser, ratio, write_result
 from bench.inputs import write_imagefolder, write_training_inputs
-from bench.models import NOISE, SCALING_FACTOR, SMALL, SMALL_SIDE, flops, write_model
+from bench.models import SMALL, SMALL_SIDE, flops, make_trainer, make_vae, write_model
 from finetune.artifacts import sha256_file
 from finetune.data.latents import encode_moments
 from finetune.model.determinism import map_single_threaded
-from finetune.model.loading import load_text_encoder, load_unet, load_vae
 from finetune.model.tokenizer import load_tokenizer
-from finetune.params import Train, load_params
+from finetune.params import load_params
 from finetune.process import keep_freed_memory
-from finetune.training.denoiser import Denoiser
 from finetune.training.trainer import History, Trainer
 
 STEPS = 10  # per candidate and round; with fewer, the baseline's prefetched batches would hide its data loading
 REST = 1.0  # seconds, for the baseline's data workers to fill their prefetch queues
 EPOCHS = 3  # of a cold run, which includes encoding the latents
 CPU = {"mixed_precision": "no", "cpu": True}
-
-
-def train_params(preset: Path, **changes: Any) -> Train:
-    return load_params(preset).train.model_copy(update=changes)
 
 
 def our_steps(trainer: Trainer) -> Iterator[float]:
@@ -54,48 +45,9 @@ def our_steps(trainer: Trainer) -> Iterator[float]:
         yield trainer.seconds[-1]
 
 
-def script_steps(script: Path, model: Path, images: Path, out: Path, batch_size: int, workers: int) -> Iterator[int]:
-    """Run the example with our settings in its own process and yield each step.
-
-    A separate process keeps the two memory allocators apart.
-    """
-    options = {
-        "pretrained_model_name_or_path": model,
-        "train_data_dir": images,
-        "cache_dir": out / "cache",
-        "caption_column": "text",
-        "resolution": SMALL_SIDE,
-        "train_batch_size": batch_size,
-        "max_train_steps": 100_000,
-        "learning_rate": 1e-5,
-        "lr_scheduler": "cosine",
-        "lr_warmup_steps": 0,
-        "mixed_precision": "no",
-        "seed": 0,
-        "checkpointing_steps": 1_000_000,
-        "dataloader_num_workers": workers,
-        "output_dir": out,
-    }
-    flags = ["--center_crop", "--random_flip", "--use_ema", *(f"--{name}={value}" for name, value in options.items())]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.diffusers_baseline", script, *flags],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-    ) as process:  # fmt: skip
-        assert process.stdin
-        assert process.stdout
-        try:
-            for step in count():
-                if not process.stdout.readline():
-                    raise RuntimeError(f"{script} exited at step {step}")
-                yield step
-                process.stdin.write("\n")
-        finally:
-            process.kill()
-
-
-def prepare(images: Path, count: int, model: Path) -> Iterator[Any]:
+def prepare(images: Path, count: int) -> Iterator[Any]:
     """Do what our stages do once per image: decode, resize, and encode the image and its mirror image."""
-    vae = load_vae(model / "vae").to(memory_format=torch.channels_last)
+    vae = make_vae(SMALL).eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def encode(file: Path) -> Any:
         with Image.open(file) as image:
@@ -107,36 +59,34 @@ def prepare(images: Path, count: int, model: Path) -> Iterator[Any]:
 
 def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[str, Any]:
     """Return the result file's content."""
-    params = train_params(Path("presets/rtx3090.yaml"), epochs=10_000)
+    params = load_params(Path("presets/rtx3090.yaml")).train.model_copy(update={"epochs": 10_000})
     total = steps * params.batch_size
     model, images = folder / "model", folder / "images"
-    write_model(SMALL, model)
     tokenizer = load_tokenizer(Path("sample/base/tokenizer"))
-    tokenizer.save_pretrained(model / "tokenizer")
     texts = write_imagefolder(images, total)
     ids = tokenizer(texts, padding="max_length", max_length=77, truncation=True).input_ids
-    data = write_training_inputs(folder / "ours", prepare(images, total, model), ids)
+    data = write_training_inputs(folder / "ours", prepare(images, total), ids)
+    if script:
+        write_model(SMALL, model)
+        tokenizer.save_pretrained(model / "tokenizer")
 
-    def ours(params: Train) -> Iterator[object]:
-        denoiser = Denoiser(load_unet(model / "unet"), load_text_encoder(model / "text_encoder"), params)
-        return our_steps(Trainer(Accelerator(**CPU), denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR))
+    def ours(**changes: Any) -> Iterator[object]:
+        return our_steps(make_trainer(Accelerator(**CPU), SMALL, data, params.model_copy(update=changes)))
 
     def baseline(workers: int) -> Iterator[object]:
         if script:
-            return script_steps(script, model, images, folder / f"baseline{workers}", params.batch_size, workers)
-        unet, vae, text = load_unet(model / "unet"), load_vae(model / "vae"), load_text_encoder(model / "text_encoder")
-        data = ImageFolder(images, ids, SMALL_SIDE)
-        return train_steps(
-            Accelerator(**CPU), unet, vae, text, DDPMScheduler(**NOISE), data, params.batch_size, workers
-        )
+            out = folder / f"baseline{workers}"
+            return script_steps(script, model, images, out, SMALL_SIDE, params.batch_size, workers)
+        folder_data = ImageFolder(images, ids, SMALL_SIDE)
+        return train_steps(Accelerator(**CPU), SMALL, folder_data, params.batch_size, workers)
 
     def take(training: Iterator[object]) -> Callable[[], object]:
         return lambda: list(islice(training, steps))
 
     baselines = {f"{workers} workers": baseline(workers) for workers in (0, 2)}
-    variants = {"ours": ours(params), "ours, compiled": ours(params.model_copy(update={"compile": True}))}
+    variants = {"ours": ours(), "ours, compiled": ours(compile=True)}
     candidates = {name: take(training) for name, training in (variants | baselines).items()}
-    candidates["prepare"] = lambda: list(prepare(images, total, model))
+    candidates["prepare"] = lambda: list(prepare(images, total))
     seconds = interleaved(candidates, rounds, rest=REST)  # compilation happens in the warm-up round
     cold = [EPOCHS * warm + once for warm, once in zip(seconds["ours"], seconds["prepare"], strict=True)]
     work = flops(SMALL, SMALL_SIDE)

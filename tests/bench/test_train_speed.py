@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench import gpu, train_speed
+from bench.diffusers_baseline import script_steps
 from bench.models import SD15, SMALL, SMALL_SIDE, flops
 from bench.report import CLAIMS, claim_row
 
@@ -84,7 +85,7 @@ def test_example_script_takes_one_step_per_request(tmp_path: Path) -> None:
         "    Path(out).write_text(str(step))\n"
         "    Accelerator(cpu=True).log({}, step)\n"
     )
-    steps = train_speed.script_steps(script, tmp_path, tmp_path, tmp_path / "output", batch_size=1, workers=0)
+    steps = script_steps(script, tmp_path, tmp_path, tmp_path / "output", side=64, batch_size=1, workers=0)
     for expected in range(3):
         assert next(steps) == expected
         assert (tmp_path / "output").read_text() == str(expected)
