@@ -52,22 +52,24 @@ def test_plan_suggests_a_setting_for_a_smaller_gpu(monkeypatch: pytest.MonkeyPat
     assert "Set train.sample_images: 2 to reduce it to" in sample.text
 
 
-def test_warns_if_disk_or_remote_is_too_small(planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def sample_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository in `tmp_path` whose default remote is the folder for the sample."""
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+@pytest.mark.usefixtures("sample_remote")
+def test_warns_if_disk_or_remote_is_too_small(planned: Plan, tmp_path: Path) -> None:
     remote, disk = warnings(Plan(planned.text, planned.fetched, 10**18), tmp_path)
     assert "dvc remote add --local --default" in remote
     assert "are free on this disk" in disk
 
 
-def test_warns_if_the_base_model_alone_is_too_large_for_the_remote(
-    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("sample_remote")
+def test_warns_if_the_base_model_alone_is_too_large_for_the_remote(planned: Plan, tmp_path: Path) -> None:
     assert planned.fetched["base"] > 4e9
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (remote,) = warnings(Plan(planned.text, {**dict.fromkeys(planned.fetched, 0), "base": 4 * 10**9}, 0), tmp_path)
     assert "4.0 GB" in remote
 
