@@ -47,32 +47,26 @@ report: $(READY) ## write the evaluation of the last run to report.html
 mlflow: $(READY) ## show all trainings at http://127.0.0.1:5000
 	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
 
-# PHOTOS: COCO's and Flickr8k's archives in a folder for each; CLIP: its vocabulary; SCRATCH: 20 GB and an hour;
-# SCRIPT: diffusers' train_text_to_image.py. img2dataset takes part where it is installed. What is not given is left out.
-bench: $(READY) ## the claims of bench/results/README.md anew: make bench PHOTOS=... CLIP=... SCRATCH=... SCRIPT=...
+# PHOTOS: a folder with COCO's and Flickr8k's archives, one subfolder each. SCRATCH: a folder with 20 GB of free space;
+# takes an hour. SCRIPT: diffusers' train_text_to_image.py. Benchmarks without their input are skipped.
+bench: $(READY) ## rerun the benchmarks: make bench PHOTOS=... SCRATCH=... SCRIPT=...
 	python -m bench.first_use
 	python -m bench.frechet
 	python -m bench.app_latency
-	python -m bench.app_start
-	python -m bench.tracking_cost
 	python -m bench.train_speed $(if $(SCRIPT),--script $(SCRIPT))
 	$(if $(PHOTOS),python -m bench.preprocess_speed $(PHOTOS))
-	$(if $(PHOTOS),python -m bench.resizers $(PHOTOS))
-	$(if $(PHOTOS),python -m bench.hash_distances $(PHOTOS))
-	$(if $(CLIP),python -m bench.tokenize_speed $(CLIP))
-	$(if $(SCRATCH),python -m bench.full_size $(SCRATCH))
+	$(if $(SCRATCH),python -m bench.data_scale $(SCRATCH))
 	$(if $(SCRATCH),python -m bench.scaling $(SCRATCH)/scaling)
 	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH) --prepare)
 	$(if $(SCRATCH),python -m bench.noop_speed $(SCRATCH))
-	$(if $(SCRATCH),python -m bench.model_memory $(SCRATCH))
-	python -m bench.table
+	python -m bench.report
 
 notice: $(READY) ## write the packages' licenses, as they declare them, to NOTICE.md
 	python -m report.licenses
 
-bench-gpu: $(READY) ## what this machine's GPU makes of the training, into bench/results/gpu.json and the pages
+bench-gpu: $(READY) ## measure training on this machine's GPU: bench/results/gpu.json
 	python -m bench.gpu
-	python -m bench.table
+	python -m bench.report
 
 crash-matrix: $(READY) ## kill, starve and lock out every stage, then complete it: bench/results/crashes.json, an hour
 	python -m tests.tools.crashes

@@ -1,1 +1,1 @@
-"""What a run will cost: `python -m finetune.planning`."""
+"""Estimate the disk space, CPU and GPU time and GPU memory of a run: `python -m finetune.planning`."""

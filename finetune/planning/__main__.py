@@ -1,4 +1,4 @@
-"""`python -m finetune.planning [PARAMS_FILE]`: what a run will cost, before it starts."""
+"""`python -m finetune.planning [PARAMS_FILE]`: estimate what a run costs before it starts."""
 
 from finetune.planning.plan import main
 from finetune.stage import run_stage

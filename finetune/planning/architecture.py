@@ -1,4 +1,4 @@
-"""The networks of a Stable Diffusion model without their weights, on torch's meta device: shapes that can be traced."""
+"""The networks of a Stable Diffusion model on torch's meta device: traceable shapes without weights."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from finetune.data.transforms import RESOLUTION
 from finetune.errors import InputError
 from finetune.model.config import check_base
 from finetune.params import Base, Train
-from finetune.planning.tracing import checkpoint_under
+from finetune.planning.tracing import checkpoint_with_autocast
 from finetune.training.denoiser import Denoiser
 
 PARTS = ("text_encoder", "unet", "vae")
@@ -22,24 +22,25 @@ KNOWN = {"hf://stable-diffusion-v1-5/stable-diffusion-v1-5": Path(__file__).pare
 
 @dataclass(frozen=True)
 class Architecture:
-    """The configurations of a model's parts."""
+    """The config.json of each network."""
 
     text_encoder: dict[str, Any]
     unet: dict[str, Any]
     vae: dict[str, Any]
 
-    def denoiser(self, train: Train) -> Denoiser:
-        """As the trainer makes it on a GPU."""
+    def make_denoiser(self, train: Train) -> Denoiser:
+        """Build the denoiser as the trainer does on a GPU."""
         with torch.device("meta"):
             text_encoder = CLIPTextModel(CLIPTextConfig(**self.text_encoder)).requires_grad_(False).eval()
             denoiser = Denoiser(UNet2DConditionModel.from_config(self.unet), text_encoder, train)
-        if half := autocast_dtype(train):
-            denoiser.store_frozen_unet_as(half)
+        dtype = autocast_dtype(train)
+        if dtype:
+            denoiser.store_frozen_unet_as(dtype)
         if train.gradient_checkpointing:
-            denoiser.unet.enable_gradient_checkpointing(checkpoint_under(half))
+            denoiser.unet.enable_gradient_checkpointing(checkpoint_with_autocast(dtype))
         return denoiser
 
-    def autoencoder(self) -> AutoencoderKL:
+    def make_vae(self) -> AutoencoderKL:
         with torch.device("meta"):
             return AutoencoderKL.from_config(self.vae).requires_grad_(False).eval()
 
@@ -49,23 +50,23 @@ class Architecture:
         return self.vae["latent_channels"], side, side
 
 
-def architecture_of(base: Base) -> Architecture:
-    """Of a local folder its own, of a model on a hub the one known here.
+def load_architecture(base: Base) -> Architecture:
+    """Read the configurations from the base model's folder; for a model on the Hub, use the copy shipped here.
 
-    Raises InputError for one that is neither, and for one that cannot be trained here.
+    Raises InputError if the model is neither a folder nor in KNOWN, or if it cannot be trained here.
     """
     if base.location in KNOWN:
         folder = KNOWN[base.location]
         return Architecture(*(json.loads((folder / f"{part}.json").read_text()) for part in PARTS))
     if not Path(base.location).is_dir():
         raise InputError(
-            f"fetch.base.location {base.location}: its architecture is known only once it is here; fetch it and plan "
-            f"with the folder's path, or choose {' or '.join(KNOWN)}"
+            f"fetch.base.location {base.location}: the architecture is unknown until the model is downloaded; "
+            f"set location to a local folder, or to {' or '.join(KNOWN)}"
         )
     parts = check_base(Path(base.location))
     return Architecture(*(parts[part] for part in PARTS))
 
 
 def autocast_dtype(train: Train) -> torch.dtype | None:
-    """What a GPU computes in where it may; None for fp32 throughout."""
+    """Return the dtype of `train.mixed_precision` on a GPU; None means fp32 without autocast."""
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(train.mixed_precision)

@@ -1,4 +1,4 @@
-"""How many images a dataset has: from its index, from archives that are here, or as published."""
+"""Number of images in a dataset, from its index, its local archives, its location or published counts."""
 
 import json
 from collections import Counter
@@ -21,62 +21,63 @@ PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "publ
 
 
 @dataclass(frozen=True)
-class Images:
-    """Of a dataset; before drops unless its index tells."""
+class ImageCounts:
+    """Images per split. Excluded images are still counted unless `source` is the index."""
 
     train: int
     validation: int
     kind: Literal["photos", "scenes"]
-    told_by: Literal["index", "archives", "location", "publisher"]
+    source: Literal["index", "archives", "location", "publisher"]
 
     @property
     def total(self) -> int:
         return self.train + self.validation
 
 
-def count_images(dataset: str, params: Params, images: Path = IMAGES) -> Images:
-    """By the index below `images` where it can be of these archives: another preset's may lie there.
+def count_images(dataset: str, params: Params, images: Path = IMAGES) -> ImageCounts:
+    """Count a dataset's images without downloading it. images: where preprocess-512 writes its indexes.
 
-    Raises InputError where nobody knows before the dataset is here.
+    Raises InputError if the number is unknown until the dataset is downloaded, or if a local archive is missing.
     """
     archives = params.fetch.archives[dataset]
-    known = _drawn(archives) or _published(archives) or _listed(archives, params.preprocess[dataset].format)
+    form = params.preprocess[dataset]
+    known = _from_location(archives) or _from_publisher(archives) or _from_archives(archives, form.format)
     if known is None:
         for location in (archive.locations[0] for archive in archives.values()):
             if ":" not in location.partition("/")[0] and not local_mode(location):
                 raise InputError(f"{location}: no such file; correct its location under `fetch` in params.yaml")
         raise InputError(
-            f"fetch.{dataset}: how many images it has is not known before it is here; download it and name the files "
-            "in location"
+            f"fetch.{dataset}: the number of images is unknown until the dataset is downloaded; download it and set "
+            "location to the local files"
         )
-    return _indexed(images / dataset / INDEX, known, params.preprocess[dataset].max_dropped) or known
+    return _from_index(images / dataset / INDEX, known, form.max_dropped) or known
 
 
 def archive_bytes(archive: Archive) -> int | None:
-    """From params.yaml, from the file itself, or roughly as published; None where only a download can tell."""
+    """Return the size from params.yaml, of the local file or as published; None if only a download can tell."""
     if archive.bytes is not None:
         return archive.bytes
-    here = local_bytes(archive.locations[0])
-    return PUBLISHED.get(archive.checksum or "", {}).get("bytes") if here is None else here
+    local = local_bytes(archive.locations[0])
+    return PUBLISHED.get(archive.checksum or "", {}).get("bytes") if local is None else local
 
 
-def _drawn(archives: dict[str, Archive]) -> Images | None:
+def _from_location(archives: dict[str, Archive]) -> ImageCounts | None:
     locations = {archive.locations[0] for archive in archives.values()}
     if not all(location.startswith(SCENES) for location in locations):
         return None
     _, seeds = scene_seeds(min(locations))
-    return Images(len(seeds["train"]), len(seeds["validation"]), "scenes", "location")
+    return ImageCounts(len(seeds["train"]), len(seeds["validation"]), "scenes", "location")
 
 
-def _published(archives: dict[str, Archive]) -> Images | None:
+def _from_publisher(archives: dict[str, Archive]) -> ImageCounts | None:
     counts: Counter[str] = Counter()
     for archive in archives.values():
-        told = PUBLISHED.get(archive.checksum or "", {})
-        counts.update({split: told.get(split, 0) for split in ("train", "validation")})
-    return Images(counts["train"], counts["validation"], "photos", "publisher") if counts.total() else None
+        published = PUBLISHED.get(archive.checksum or "", {})
+        counts.update({split: published.get(split, 0) for split in ("train", "validation")})
+    return ImageCounts(counts["train"], counts["validation"], "photos", "publisher") if counts.total() else None
 
 
-def _listed(archives: dict[str, Archive], kind: str) -> Images | None:
+def _from_archives(archives: dict[str, Archive], kind: str) -> ImageCounts | None:
     paths = {name: Path(archive.locations[0]).absolute() for name, archive in archives.items()}
     if not all(local_mode(str(path)) for path in paths.values()):
         return None
@@ -94,14 +95,15 @@ def _listed(archives: dict[str, Archive], kind: str) -> Images | None:
         catalog.finalize(shards=1)
         counts = {split: len(catalog.source_images(split, shard)) for split, shard in catalog.shards()}
         catalog.close()
-    return Images(counts.get("train", 0), counts.get("validation", 0), "photos", "archives")
+    return ImageCounts(counts.get("train", 0), counts.get("validation", 0), "photos", "archives")
 
 
-def _indexed(index: Path, known: Images, max_dropped: float) -> Images | None:
+def _from_index(index: Path, known: ImageCounts, max_dropped: float) -> ImageCounts | None:
+    """Return None if the index cannot belong to these archives: it may have been written with another preset."""
     if not index.is_file():
         return None
     found = Counter(row["split"] for row in read_rows(index, ["split"]))
-    least = known.total - max_dropped * known.total
-    if least <= found.total() and found["train"] <= known.train and found["validation"] <= known.validation:
-        return Images(found["train"], found["validation"], known.kind, "index")
+    fewest = known.total - max_dropped * known.total
+    if fewest <= found.total() and found["train"] <= known.train and found["validation"] <= known.validation:
+        return ImageCounts(found["train"], found["validation"], known.kind, "index")
     return None

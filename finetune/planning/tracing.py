@@ -1,4 +1,4 @@
-"""What a GPU does differently, for tensors on the meta device: autocast's casts and attention in one kernel."""
+"""Trace networks on the meta device: floating-point operations and peak memory as on a GPU."""
 
 import weakref
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from finetune.data.transforms import RESOLUTION
 from finetune.training.denoiser import Denoiser
 from finetune.training.loss import loss_per_sample
 
-# The part of torch.autocast("cuda")'s lists that Stable Diffusion calls; meta tensors have no autocast of their own.
-HALF: set[Callable[..., Any]] = {
+# torch.autocast ignores meta tensors. These are the functions on its CUDA lists that Stable Diffusion calls.
+LOW_PRECISION: set[Callable[..., Any]] = {
     F.conv2d,
     F.linear,
     F.scaled_dot_product_attention,
@@ -30,15 +30,18 @@ HALF: set[Callable[..., Any]] = {
     torch.matmul,
     Tensor.matmul,
 }
-FULL: set[Callable[..., Any]] = {F.group_norm, F.layer_norm, F.softmax}
+FP32: set[Callable[..., Any]] = {F.group_norm, F.layer_norm, F.softmax}
 
 
 class AutocastEmulation(TorchFunctionMode):
-    """`half` is autocast's type, None for no autocast. A weight is cast once and its copy kept until the end."""
+    """Cast meta tensors as torch.autocast("cuda") would, and replace attention by a GPU's fused kernel.
 
-    def __init__(self, half: torch.dtype | None) -> None:
+    dtype: fp16 or bf16; None for no autocast. Like autocast, it casts each weight once and caches the copy.
+    """
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
         super().__init__()
-        self._half = half
+        self._dtype = dtype
         self._casts: dict[int, Tensor] = {}
 
     def __exit__(self, *error: Any) -> None:
@@ -49,31 +52,28 @@ class AutocastEmulation(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._half and func in HALF | FULL:
-            cast: Callable[[Tensor], Tensor] = self._to_half if func in HALF else Tensor.float
+        if self._dtype and func in LOW_PRECISION | FP32:
+            cast: Callable[[Tensor], Tensor] = self._lower if func in LOW_PRECISION else Tensor.float
             args, kwargs = tree_map_only(
                 Tensor, lambda tensor: cast(tensor) if tensor.is_floating_point() else tensor, (args, kwargs)
             )
         return _attention(*args, **kwargs) if func is F.scaled_dot_product_attention else func(*args, **kwargs)
 
-    def _to_half(self, tensor: Tensor) -> Tensor:
-        assert self._half
+    def _lower(self, tensor: Tensor) -> Tensor:
+        assert self._dtype
         if not (tensor.is_leaf and tensor.requires_grad):
-            return tensor.to(self._half)
+            return tensor.to(self._dtype)
         if id(tensor) not in self._casts:
-            self._casts[id(tensor)] = tensor.to(self._half)
+            self._casts[id(tensor)] = tensor.to(self._dtype)
         return self._casts[id(tensor)]
 
 
-def checkpoint_under(half: torch.dtype | None) -> Callable[..., Any]:
-    """Gradient checkpointing for diffusers that enters the rules anew for what it computes again, as it does autocast.
-
-    The backward itself runs without them.
-    """
+def checkpoint_with_autocast(dtype: torch.dtype | None) -> Callable[..., Any]:
+    """Return a gradient checkpointing function for diffusers that recomputes under AutocastEmulation."""
 
     def run(module: torch.nn.Module, *inputs: Any) -> Any:
         return checkpoint(
-            module.__call__, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), AutocastEmulation(half))
+            module.__call__, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), AutocastEmulation(dtype))
         )
 
     return run
@@ -89,7 +89,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """By FlashAttention where PyTorch takes it on a GPU, else by its other kernel that keeps no matrix of scores."""
+    """Use FlashAttention where PyTorch would on a GPU, else memory-efficient attention. Neither stores the scores."""
     assert not enable_gqa
     if attn_mask is None and query.dtype != torch.float32:
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[
@@ -103,24 +103,24 @@ def _attention(
     )[0]
 
 
-Shape = tuple[int, int, int]  # of an image's latents
-LENGTH = 77  # tokens of a caption
+Shape = tuple[int, int, int]  # [channels, height, width] of one image's latents
+LENGTH = 77  # tokens per caption
 
 
 @dataclass
 class Trace:
-    """Additions and multiplications of matrix products and convolutions, and bytes beyond those of the networks."""
+    """Operations of matrix products, convolutions and attention, and bytes on top of the networks' weights."""
 
     flops: int = 0
-    peak: int = 0  # bytes, at the worst moment
-    kept: int = 0  # bytes, afterwards: of a training step the gradients
+    peak: int = 0  # bytes
+    kept: int = 0  # bytes at the end; for a training step, the gradients
 
 
 class LiveBytes(TorchDispatchMode):
-    """The bytes of the tensors that are made inside, until the last reference to each is gone."""
+    """Track the bytes of all tensors created inside, each until its last reference is gone."""
 
     def __init__(self, modules: list[torch.nn.Module]) -> None:
-        """What `modules` hold already does not count."""
+        """modules: networks whose parameters and buffers do not count."""
         super().__init__()
         self.now = self.peak = 0
         held = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
@@ -137,7 +137,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _add(self, storage: UntypedStorage) -> None:
         address = storage._cdata
-        if address not in self._sizes:  # else a view, or changed in place
+        if address not in self._sizes:  # otherwise a view or an in-place operation
             self._sizes[address] = storage.nbytes()
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
@@ -147,13 +147,13 @@ class LiveBytes(TorchDispatchMode):
         self.now -= self._sizes.pop(address)
 
 
-def trace_training_step(denoiser: Denoiser, shape: Shape, images: int, rounds: int, half: torch.dtype | None) -> Trace:
-    """Forward and backward of `images`, `rounds` times before the gradients are used."""
+def trace_training_step(denoiser: Denoiser, shape: Shape, images: int, rounds: int, dtype: torch.dtype | None) -> Trace:
+    """Trace one optimizer step: `rounds` forward and backward passes of `images` images each."""
 
     def work() -> None:
-        for _ in range(min(2, rounds)):  # the second finds the gradients of the first; a third needs no more
+        for _ in range(min(2, rounds)):  # every round after the first starts with gradients in memory
             latents = torch.empty(images, *shape, device="meta")
-            with AutocastEmulation(half):
+            with AutocastEmulation(dtype):
                 prediction = denoiser(latents, *_conditions(images))
             loss_per_sample(prediction, latents).mean().backward()
             del latents, prediction
@@ -164,22 +164,24 @@ def trace_training_step(denoiser: Denoiser, shape: Shape, images: int, rounds: i
 
 
 @torch.no_grad()
-def trace_forward(denoiser: Denoiser, shape: Shape, half: torch.dtype | None) -> Trace:
-    """Of one image, as drawing and validation do it many times."""
+def trace_forward(denoiser: Denoiser, shape: Shape, dtype: torch.dtype | None) -> Trace:
+    """Trace one forward pass of one image, the unit of sampling and validation."""
 
     def work() -> None:
-        with AutocastEmulation(half):
+        with AutocastEmulation(dtype):
             denoiser(torch.empty(1, *shape, device="meta"), *_conditions(1))
 
     return _traced([denoiser], work)
 
 
 @torch.no_grad()
-def trace_drawing(denoiser: Denoiser, vae: AutoencoderKL, shape: Shape, images: int, half: torch.dtype | None) -> Trace:
-    """`images` images at once in one step with guidance, which takes two forwards, and their decoding."""
+def trace_sampling(
+    denoiser: Denoiser, vae: AutoencoderKL, shape: Shape, images: int, dtype: torch.dtype | None
+) -> Trace:
+    """Trace one sampling step of a batch, which classifier-free guidance doubles, and the decoding."""
 
     def work() -> None:
-        with AutocastEmulation(half):
+        with AutocastEmulation(dtype):
             denoiser(torch.empty(2 * images, *shape, device="meta"), *_conditions(2 * images))
             vae.decode(torch.empty(images, *shape, device="meta"))
 
@@ -187,8 +189,8 @@ def trace_drawing(denoiser: Denoiser, vae: AutoencoderKL, shape: Shape, images: 
 
 
 @torch.no_grad()
-def trace_autoencoder(vae: AutoencoderKL, shape: Shape, decode: bool) -> Trace:
-    """An image and its mirror image to moments, or one image from its latents; both in fp32, as the stages do."""
+def trace_vae(vae: AutoencoderKL, shape: Shape, decode: bool) -> Trace:
+    """Trace the decoding of one image, or the encoding of an image and its mirror image, in fp32 as in the stages."""
 
     def work() -> None:
         with AutocastEmulation(None):
@@ -201,7 +203,7 @@ def trace_autoencoder(vae: AutoencoderKL, shape: Shape, decode: bool) -> Trace:
 
 
 def _traced(modules: list[torch.nn.Module], work: Callable[[], None]) -> Trace:
-    """Twice over: the counter of operations would keep alive what checkpointing lets go."""
+    """Run `work` twice, because the FLOP counter keeps tensors alive that checkpointing frees."""
     live, counter = LiveBytes(modules), FlopCounterMode(display=False)
     with live:
         work()
@@ -211,6 +213,6 @@ def _traced(modules: list[torch.nn.Module], work: Callable[[], None]) -> Trace:
 
 
 def _conditions(images: int) -> tuple[Tensor, Tensor]:
-    """Timesteps and token ids."""
+    """Return timesteps [images] and token ids [images, 77]."""
     timesteps = torch.empty(images, dtype=torch.int64, device="meta")
     return timesteps, torch.empty(images, LENGTH, dtype=torch.int64, device="meta")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench import harness
-from bench.harness import interleaved, measured, ratio, write_result
+from bench.harness import interleaved, measure_command, ratio, write_result
 
 
-def test_contestants_take_turns_and_one_round_does_not_count() -> None:
+def test_candidates_take_turns_after_a_warm_up_round() -> None:
     calls: list[str] = []
     ticks = count()
     seconds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, lambda: next(ticks))
@@ -18,11 +18,11 @@ def test_contestants_take_turns_and_one_round_does_not_count() -> None:
     assert seconds == {"a": [1, 1, 1], "b": [1, 1, 1]}
 
 
-def test_a_ratio_compares_round_by_round() -> None:
+def test_ratio_compares_round_by_round() -> None:
     assert ratio([2.0, 9.0, 8.0], [1.0, 3.0, 2.0]) == {"min": 2.0, "median": 3.0, "max": 4.0}
 
 
-def test_a_result_names_the_day_the_machine_and_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_records_date_machine_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     before = datetime.now(UTC).date().isoformat()
     write_result("speed", ["pillow"], {"ratio": 2.0})
@@ -33,10 +33,10 @@ def test_a_result_names_the_day_the_machine_and_the_versions(tmp_path: Path, mon
     assert result["machine"]["packages"].keys() == {"pillow"}
 
 
-def test_a_command_is_measured_with_all_its_processes(tmp_path: Path) -> None:
+def test_command_is_measured_with_its_child_processes(tmp_path: Path) -> None:
     child = 'b"x" * (200 << 20); sum(range(3_000_000))'
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
-    result = measured([sys.executable, "-c", parent], tmp_path)
+    result = measure_command([sys.executable, "-c", parent], tmp_path)
     assert 200 < result["memory_mib"] < 260
-    assert result["core_seconds"] > 0
+    assert result["cpu_seconds"] > 0
     assert result["seconds"] > 0

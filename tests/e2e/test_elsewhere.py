@@ -1,4 +1,4 @@
-"""Same commit, same params, same inputs: the same dvc.lock, whoever runs it and wherever."""
+"""The same commit, params and inputs give the same dvc.lock on a different machine."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,8 @@ from tests.tools.elsewhere import UMASK, clone_elsewhere, stages_that_differ
 
 
 @pytest.mark.long
-def test_another_place_language_and_number_of_workers_end_in_the_same_lock(small_copy: Copy, tmp_path: Path) -> None:
-    """As far as the training and a set of images; `make elsewhere` goes to the end."""
+def test_different_path_locale_and_worker_count_give_the_same_lock(small_copy: Copy, tmp_path: Path) -> None:
+    """Up to training and one set of generated images; `make elsewhere` runs the full pipeline."""
     targets = ["train-fp16", "generate-base"]
     elsewhere = clone_elsewhere(small_copy.root, tmp_path / "folder")
     (elsewhere.root / "dvc.lock").unlink()
@@ -24,7 +24,7 @@ def test_another_place_language_and_number_of_workers_end_in_the_same_lock(small
     assert stages_that_differ(small_copy.root / "dvc.lock", elsewhere.root / "dvc.lock") == []
 
 
-def test_a_hash_that_differs_is_named(quick_copy: Copy, tmp_path: Path) -> None:
+def test_stages_with_different_hashes_are_listed(quick_copy: Copy, tmp_path: Path) -> None:
     lock = (quick_copy.root / "dvc.lock").read_text()
     other = tmp_path / "other.lock"
     other.write_text(

@@ -10,7 +10,7 @@ import pytest
 from finetune.errors import InputError
 from finetune.model.config import check_base
 from finetune.params import WEIGHTS, Base
-from finetune.planning.architecture import architecture_of
+from finetune.planning.architecture import load_architecture
 
 UNET, VAE, SCHEDULER = "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"
 
@@ -56,4 +56,4 @@ def test_a_plan_for_a_configuration_that_lacks_something_is_one_line(content: st
     with pytest.raises(
         InputError, match=r"vae/config\.json: .*; choose another model under fetch\.base in params\.yaml$"
     ):
-        architecture_of(Base(location=str(base), revision=None, sha256=dict.fromkeys(WEIGHTS, "0" * 64)))
+        load_architecture(Base(location=str(base), revision=None, sha256=dict.fromkeys(WEIGHTS, "0" * 64)))

@@ -1,4 +1,4 @@
-"""The memory of a training, against that of a real one of the sample's model on a CPU."""
+"""Predicted training memory, compared with real training of the sample model on a CPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from finetune.model.loading import load_text_encoder, load_unet, load_vae
 from finetune.params import Params, Train, load_params
-from finetune.planning.architecture import Architecture, architecture_of
+from finetune.planning.architecture import Architecture, load_architecture
 from finetune.planning.memory import first_that_fits, training_memory
 from finetune.planning.tracing import trace_training_step
 from finetune.training.checkpoints import optimizer_tensors
@@ -32,10 +32,10 @@ def sample() -> Params:
 
 @pytest.fixture(scope="module")
 def architecture(sample: Params) -> Architecture:
-    return architecture_of(sample.fetch.base)
+    return load_architecture(sample.fetch.base)
 
 
-def real(train: Train) -> Denoiser:
+def real_denoiser(train: Train) -> Denoiser:
     return Denoiser(load_unet(BASE / "unet"), load_text_encoder(BASE / "text_encoder"), train)
 
 
@@ -46,7 +46,7 @@ def one_step(denoiser: Denoiser, images: int) -> None:
 
 
 def measured_peak(work: Callable[[], None]) -> int:
-    """Bytes that the allocator had given out at the worst moment, as the profiler saw them come and go."""
+    """Return the peak of allocated bytes according to the profiler."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     assert profiler.profiler
@@ -59,12 +59,12 @@ def measured_peak(work: Callable[[], None]) -> int:
 
 
 @pytest.mark.parametrize("change", [{}, {"text_encoder_lr": 1e-4}, {"lora_rank": 4}], ids=["unet", "text", "lora"])
-def test_weights_optimizer_and_average_are_exact(
+def test_weights_optimizer_and_ema_are_exact(
     architecture: Architecture, sample: Params, change: dict[str, float]
 ) -> None:
     train = sample.train.model_copy(update=change)
     memory, _ = training_memory(architecture, train)
-    denoiser = real(train)
+    denoiser = real_denoiser(train)
     trainable_parameters = [*denoiser.trainable_parameters().values()]
     optimizer = make_optimizer("adamw", [{"params": trainable_parameters, "lr": 1e-4}], weight_decay=0.0)
     for weight in trainable_parameters:
@@ -76,31 +76,31 @@ def test_weights_optimizer_and_average_are_exact(
     ]
     assert memory.weights == sum(tensor.nbytes for tensor in held)
     assert memory.optimizer == sum(tensor.nbytes for tensor in optimizer_tensors(optimizer).values())
-    assert memory.average == memory.gradients == sum(tensor.nbytes for tensor in ema)
+    assert memory.ema == memory.gradients == sum(tensor.nbytes for tensor in ema)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
-def test_a_step_peaks_within_a_tenth_of_what_a_real_one_allocates(
+def test_peak_of_a_step_is_within_10_percent_of_a_real_one(
     architecture: Architecture, sample: Params, checkpointing: bool
 ) -> None:
     train = sample.train.model_copy(update={"gradient_checkpointing": checkpointing})
-    traced = trace_training_step(architecture.denoiser(train), architecture.latent_shape, 4, 1, None)
-    denoiser = real(train)
+    traced = trace_training_step(architecture.make_denoiser(train), architecture.latent_shape, 4, 1, None)
+    denoiser = real_denoiser(train)
     peak = measured_peak(lambda: one_step(denoiser, 4))
     assert traced.peak == pytest.approx(peak, rel=0.1)
     assert traced.kept == sum(weight.nbytes for weight in denoiser.trainable_parameters().values())
 
 
-def test_accumulating_holds_the_gradients_through_the_next_forward(architecture: Architecture, sample: Params) -> None:
+def test_accumulation_keeps_gradients_during_the_next_forward(architecture: Architecture, sample: Params) -> None:
     once, twice = (
-        trace_training_step(architecture.denoiser(sample.train), architecture.latent_shape, 2, rounds, None)
+        trace_training_step(architecture.make_denoiser(sample.train), architecture.latent_shape, 2, rounds, None)
         for rounds in (1, 2)
     )
     assert once.peak < twice.peak <= once.peak + twice.kept
     assert twice.flops == 2 * once.flops
 
 
-def test_the_cheapest_change_that_fits_is_found(architecture: Architecture, sample: Params) -> None:
+def test_first_suggestion_that_fits_is_returned(architecture: Architecture, sample: Params) -> None:
     train = sample.train.model_copy(update={"batch_size": 6})
     memory, _ = training_memory(architecture, train)
     found = first_that_fits(architecture, train, memory.peak - 1)
@@ -110,5 +110,5 @@ def test_the_cheapest_change_that_fits_is_found(architecture: Architecture, samp
     assert smaller.peak < memory.peak
 
 
-def test_nothing_fits_in_nothing(architecture: Architecture, sample: Params) -> None:
+def test_no_suggestion_fits_in_zero_bytes(architecture: Architecture, sample: Params) -> None:
     assert first_that_fits(architecture, sample.train, 0) is None

@@ -1,4 +1,4 @@
-"""The plan that is printed for a params file."""
+"""The printed plan and its warnings."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ RTX3090 = Device(tflops=71.0, tflops_fp32=35.6, utilization=0.35, gib=24.0)
 DOC = ROOT / "docs" / "planner.md"
 
 
-def printed_in_the_docs(preset: str) -> str:
+def plan_in_docs(preset: str) -> str:
     found = re.search(rf"^\$ make plan P={preset}\n(.*?)^```", DOC.read_text(), re.DOTALL | re.MULTILINE)
     assert found, f"docs/planner.md shows no `make plan P={preset}`"
     return found[1]
@@ -28,58 +28,58 @@ def planned() -> Plan:
     return plan(load_params(ROOT / "presets" / "rtx3090.yaml"), RTX3090)
 
 
-def test_the_reference_run_is_as_the_docs_show_it(planned: Plan) -> None:
-    assert planned.text == printed_in_the_docs("rtx3090")
+def test_docs_show_the_plan_of_the_reference_run(planned: Plan) -> None:
+    assert planned.text == plan_in_docs("rtx3090")
 
 
-def test_the_lora_run_is_as_the_docs_show_it() -> None:
+def test_docs_show_the_plan_of_the_lora_run() -> None:
     params = load_params(ROOT / "presets" / "rtx3090-lora.yaml")
-    assert plan(params, RTX3090).text == printed_in_the_docs("rtx3090-lora")
+    assert plan(params, RTX3090).text == plan_in_docs("rtx3090-lora")
 
 
-def test_every_extractor_can_be_planned_with() -> None:
+def test_every_extractor_has_a_known_feature_width() -> None:
     assert {*get_args(Fid.model_fields["extractor"].annotation)} == FEATURES.keys()
 
 
-def test_steps_are_those_of_the_training(planned: Plan) -> None:
+def test_number_of_steps_matches_training(planned: Plan) -> None:
     assert re.search(r"^optimizer steps +62,142$", planned.text, re.MULTILINE)  # 3 * (124,287 // 6)
 
 
-def test_a_smaller_gpu_gets_the_key_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_suggests_a_setting_for_a_smaller_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     sample = plan(load_params(), Device(71.0, 35.6, 0.35, gib=1.18))
-    assert "It does not fit in 1.18 GiB" in sample.text
-    assert "Set train.sample_images: 2, which needs" in sample.text
+    assert "Training does not fit in 1.18 GiB" in sample.text
+    assert "Set train.sample_images: 2 to reduce it to" in sample.text
 
 
-def test_a_run_too_large_for_disk_and_remote_is_told_so(
-    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def sample_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository in `tmp_path` whose default remote is the folder for the sample."""
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+@pytest.mark.usefixtures("sample_remote")
+def test_warns_if_disk_or_remote_is_too_small(planned: Plan, tmp_path: Path) -> None:
     remote, disk = warnings(Plan(planned.text, planned.fetched, 10**18), tmp_path)
     assert "dvc remote add --local --default" in remote
     assert "are free on this disk" in disk
 
 
-def test_a_full_size_base_beside_few_pictures_is_told_of_its_remote_too(
-    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("sample_remote")
+def test_warns_if_the_base_model_alone_is_too_large_for_the_remote(planned: Plan, tmp_path: Path) -> None:
     assert planned.fetched["base"] > 4e9
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = sample\n")
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (remote,) = warnings(Plan(planned.text, {**dict.fromkeys(planned.fetched, 0), "base": 4 * 10**9}, 0), tmp_path)
     assert "4.0 GB" in remote
 
 
-def test_options_out_of_range_are_refused() -> None:
+def test_options_out_of_range_are_rejected() -> None:
     with pytest.raises(InputError, match="--utilization"):
         main(["--utilization", "1.5"])
 
 
-def test_planning_needs_neither_tracking_nor_a_hub() -> None:
+def test_planner_imports_neither_tracking_nor_downloads() -> None:
     pending, found = {ROOT / "finetune/planning/plan.py"}, set[Path]()
     while pending:
         found.add(file := pending.pop())

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from bench import table
 from report.licenses import LOCK, NOTICE
 from tests.sample.test_measurements import write_pictures
 
@@ -36,19 +35,6 @@ def test_the_notice_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         shutil.copy(ROOT / name, tmp_path)
     run(monkeypatch, tmp_path, "report.licenses")
     assert (tmp_path / NOTICE).read_text() == (ROOT / NOTICE).read_text()
-
-
-def test_the_pages_figures_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ROOT / "bench" / "results", tmp_path / "bench" / "results")
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    page, overview = tmp_path / "docs" / "training.md", tmp_path / "bench" / "results" / table.NAME
-    written = [path.read_text() for path in (page, overview)]
-    page.write_text(written[0].replace("**missed**", "met"))
-    overview.write_text("")
-    monkeypatch.setattr(table, "ROOT", tmp_path)
-    monkeypatch.setattr(table, "RESULTS", overview.parent)
-    table.main()
-    assert [path.read_text() for path in (page, overview)] == written
 
 
 def test_few_features_are_laid_beside_many(

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import CLIPTokenizer
 
-from bench.clip_vocabulary import write_tokenizer
 from finetune.artifacts import sha256_file
 from finetune.data.shards import INDEX, write_index
 from finetune.errors import InputError
@@ -19,6 +18,7 @@ from finetune.params import Tokenize
 from stages.preprocess import SCHEMA
 from stages.tokenize_captions import LENGTH, clean_captions, count_truncated, token_ids, tokenize
 from tests.builders.archives import PHOTOS, needs_photos
+from tests.builders.clip_vocabulary import write_tokenizer
 
 CAPTIONS = {
     "coco": {"c1": [" a star\n", "star", "two  stars", "three stars"], "c2": ["a ring"]},

@@ -1,9 +1,9 @@
-"""Every stage is hit by every fault inside `dvc repro`; then the same command must end in the undisturbed run's hashes.
+"""Inject failures into every stage of `dvc repro`. Rerunning it must produce the hashes of an undisturbed run.
 
     python -m tests.tools.crashes [--kills 10] [STAGE ...]  # make crash-matrix
 
-writes bench/results/crashes.json, stage by stage, and prints it as a table. The stages are the real ones on a handful
-of scenes. Faults that need a mount (a full disk, an output that cannot be written) are tried as root on Linux alone.
+Runs the real stages on a handful of scenes, writes bench/results/crashes.json after each stage, and prints it as a
+table. Failures that need a mount (full disk, read-only output) are tested only as root on Linux.
 """
 
 import argparse
@@ -31,21 +31,20 @@ from tests.e2e.conftest import ROOT, Copy, copy_repository, make_small
 from tests.tools.mounts import bound_read_only, own_disk, remounted
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-LEAST_MEMORY = 200 * 2**20  # bytes that DVC itself needs
-PATIENCE = 60  # seconds with a stage that a fault neither stops nor lets through
+DVC_MEMORY = 200 * 2**20  # bytes
+TIMEOUT = 60  # seconds until a stage counts as hung
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """hits: tries at which the fault came before the stage had ended. clear: of those, whose output is no traceback.
+    """hits: tries in which the failure came before the stage finished. clear: hits without a traceback in the output.
 
-    torn_locks: tries that ended DVC itself while it wrote dvc.lock or .dvc/tmp/rwlock, so that `git checkout dvc.lock`
-    or the removal of the other was due.
-    identical: whether the same command then ended in the undisturbed run's hashes and left nothing half-done.
+    torn_locks: tries that killed DVC while it was writing dvc.lock or .dvc/tmp/rwlock, which had to be repaired.
+    identical: whether the rerun produced the hashes of an undisturbed run and left no partial files.
     """
 
     stage: str
-    fault: str
+    failure: str
     tries: int
     hits: int
     clear: int
@@ -56,23 +55,23 @@ class Outcome:
 @dataclass(frozen=True)
 class Undisturbed:
     seconds: float
-    written: int  # bytes by which the disk is fuller after it
-    memory: int  # bytes, the peak of its largest process
+    written: int  # bytes of disk space
+    memory: int  # bytes, peak of the largest process
 
 
-def stages_of(copy: Copy) -> dict[str, Any]:
+def locked_stages(copy: Copy) -> dict[str, Any]:
     stages: dict[str, Any] = yaml.safe_load((copy.root / "dvc.lock").read_text())["stages"]
     return stages
 
 
-def outputs_of(copy: Copy, stage: str) -> list[Path]:
-    return [copy.root / out["path"] for out in stages_of(copy)[stage]["outs"]]
+def output_paths(copy: Copy, stage: str) -> list[Path]:
+    return [copy.root / out["path"] for out in locked_stages(copy)[stage]["outs"]]
 
 
-def mend_locks(copy: Copy, text: str) -> bool:
-    """What docs/troubleshooting.md says, where DVC was ended while it wrote a file that it empties first.
+def repair_locks(copy: Copy, text: str) -> bool:
+    """Apply docs/troubleshooting.md if DVC was killed while rewriting a lock file. Return whether it was necessary.
 
-    text: dvc.lock as it was, of whose stages none may be gone.
+    text: the previous dvc.lock, whose stages must all still be there.
     """
     lock, rwlock = copy.root / "dvc.lock", copy.root / ".dvc" / "tmp" / "rwlock"
     if torn := not _holds(lock, yaml.safe_load(text)["stages"]):
@@ -99,14 +98,14 @@ def _holds(lock: Path, stages: dict[str, Any]) -> bool:
     return isinstance(held, dict) and all(held.get(name) == entry for name, entry in stages.items())
 
 
-def half_done(copy: Copy) -> list[Path]:
+def partial_files(copy: Copy) -> list[Path]:
     folders = ("data", "models", "metrics", ".dvc/tmp/shards")
     return [path for folder in folders for path in (copy.root / folder).rglob(".*.partial")]
 
 
 def forget(copy: Copy, stage: str) -> None:
-    """Leave everything but this stage as it is after a run, and nothing that would save it work."""
-    for path in outputs_of(copy, stage):
+    """Undo one stage: remove its outputs, its lock entry, and every cache from which it could resume."""
+    for path in output_paths(copy, stage):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     lock = yaml.safe_load((copy.root / "dvc.lock").read_text())
     del lock["stages"][stage]
@@ -116,13 +115,13 @@ def forget(copy: Copy, stage: str) -> None:
 
 
 def start(copy: Copy, stage: str, limit: int | None = None) -> subprocess.Popen[str]:
-    """`dvc repro` in a process group of its own; limit: bytes of memory that each of its processes may fill."""
+    """Start `dvc repro` in its own process group. limit: bytes of memory for each of its processes."""
 
     def restrict() -> None:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
-    # with threads of its own OpenBLAS asks without end for the memory that it is refused
+    # OpenBLAS with several threads retries a refused allocation forever.
     environment = copy.environment | ({} if limit is None else {"OPENBLAS_NUM_THREADS": "1"})
     return subprocess.Popen(
         ["dvc", "repro", stage], cwd=copy.root, env=environment, start_new_session=True, preexec_fn=restrict,
@@ -134,16 +133,16 @@ def is_clear(output: str) -> bool:
     return "Traceback" not in output
 
 
-def finishes_as(copy: Copy, stage: str, expected: dict[str, Any]) -> bool:
-    cache = copy.dvc("repro", stage, check=False)
-    if cache.returncode != 0:
-        print(cache.stdout, file=sys.stderr)
+def reruns_to(copy: Copy, stage: str, expected: dict[str, Any]) -> bool:
+    rerun = copy.dvc("repro", stage, check=False)
+    if rerun.returncode != 0:
+        print(rerun.stdout, file=sys.stderr)
         return False
-    return stages_of(copy)[stage] == expected and half_done(copy) == []
+    return locked_stages(copy)[stage] == expected and partial_files(copy) == []
 
 
 def undisturbed(copy: Copy, stage: str) -> Undisturbed:
-    expected = stages_of(copy)[stage]
+    expected = locked_stages(copy)[stage]
     forget(copy, stage)
     before, begun = shutil.disk_usage(copy.root).used, time.monotonic()
     process = start(copy, stage)
@@ -152,83 +151,83 @@ def undisturbed(copy: Copy, stage: str) -> Undisturbed:
     _, status, used = os.wait4(process.pid, 0)
     seconds = time.monotonic() - begun
     assert status == 0, output
-    assert stages_of(copy)[stage] == expected, f"{stage} does not give the same twice"
+    assert locked_stages(copy)[stage] == expected, f"{stage} is not deterministic"
     written = max(0, shutil.disk_usage(copy.root).used - before)
     return Undisturbed(seconds, written, used.ru_maxrss * 1024)
 
 
 def signalled(copy: Copy, stage: str, usual: Undisturbed, signum: signal.Signals, kills: int, seed: int) -> Outcome:
-    """The terminal's or the system's signal for DVC and stage alike, at random moments, again and again.
+    """Send a signal to DVC and the stage at random moments, `kills` times; each try resumes from the previous one.
 
-    What one try has finished the next may take over. The first third of a stage is Python's imports, and left out.
+    The first third of a stage is Python's imports and is skipped.
     """
-    expected = stages_of(copy)[stage]
-    dice = random.Random(f"{seed} {stage} {signum}")
+    expected = locked_stages(copy)[stage]
+    rng = random.Random(f"{seed} {stage} {signum}")
     hits = clear = torn_locks = 0
     identical = True
     forget(copy, stage)
     lock = (copy.root / "dvc.lock").read_text()
     for _ in range(kills):
         process = start(copy, stage)
-        time.sleep(dice.uniform(usual.seconds / 3, usual.seconds))
+        time.sleep(rng.uniform(usual.seconds / 3, usual.seconds))
         hit = process.poll() is None
         if hit:
             os.killpg(process.pid, signum)
         output, _ = process.communicate()
-        torn_locks += mend_locks(copy, lock)
+        torn_locks += repair_locks(copy, lock)
         if hit and process.returncode != 0:
             hits += 1
             clear += is_clear(output)
         elif process.returncode != 0:
             print(output, file=sys.stderr)
             identical = False
-        else:  # it was quicker
-            identical &= stages_of(copy).get(stage) == expected
+        else:  # it finished before the signal
+            identical &= locked_stages(copy).get(stage) == expected
             forget(copy, stage)
-    identical &= finishes_as(copy, stage, expected)
+    identical &= reruns_to(copy, stage, expected)
     return Outcome(stage, signum.name, kills, hits, clear, identical, torn_locks)
 
 
-def failed(copy: Copy, stage: str, fault: str, limit: int | None = None) -> Callable[[dict[str, Any]], Outcome]:
-    """Run the stage under a fault that is there; what it gives is to be called when the fault is gone."""
+def failed(copy: Copy, stage: str, failure: str, limit: int | None = None) -> Callable[[dict[str, Any]], Outcome]:
+    """Run the stage under a lasting failure. Call the returned function after the failure is removed."""
     lock = (copy.root / "dvc.lock").read_text()
     process = start(copy, stage, limit)
     hung = False
     try:
-        output, _ = process.communicate(timeout=PATIENCE)
+        output, _ = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         hung = True
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
-    torn_locks = int(mend_locks(copy, lock))
+    torn_locks = int(repair_locks(copy, lock))
     hit = process.returncode != 0
     clear = hit and not hung and is_clear(output)
     if hit and not clear:
         print(output, file=sys.stderr)
     return lambda expected: Outcome(
-        stage, fault, 1, int(hit), int(clear), finishes_as(copy, stage, expected), torn_locks
+        stage, failure, 1, int(hit), int(clear), reruns_to(copy, stage, expected), torn_locks
     )
 
 
 def out_of_memory(copy: Copy, stage: str, usual: Undisturbed) -> Outcome:
-    expected = stages_of(copy)[stage]
+    expected = locked_stages(copy)[stage]
     forget(copy, stage)
-    return failed(copy, stage, "memory limit", max(LEAST_MEMORY, usual.memory // 2))(expected)
+    return failed(copy, stage, "memory limit", max(DVC_MEMORY, usual.memory // 2))(expected)
 
 
 def disk_full(copy: Copy, stage: str, usual: Undisturbed, disk: Path) -> Outcome:
-    """Room for half of what the stage writes; the copy is on a disk of its own."""
-    expected = stages_of(copy)[stage]
+    """Leave space for half of what the stage writes. disk: a file system that holds only the copy."""
+    expected = locked_stages(copy)[stage]
     forget(copy, stage)
-    room = shutil.disk_usage(disk).used + usual.written // 2
-    with remounted(disk, f"size={room}"):
+    size = shutil.disk_usage(disk).used + usual.written // 2
+    with remounted(disk, f"size={size}"):
         finish = failed(copy, stage, "disk full")
     return finish(expected)
 
 
 def read_only(copy: Copy, stage: str) -> Outcome:
-    """The folders of its outputs are."""
-    expected, folders = stages_of(copy)[stage], {path.parent for path in outputs_of(copy, stage)}
+    """Make the folders of the stage's outputs read-only."""
+    expected, folders = locked_stages(copy)[stage], {path.parent for path in output_paths(copy, stage)}
     forget(copy, stage)
     with ExitStack() as mounts:
         for folder in folders:
@@ -238,17 +237,17 @@ def read_only(copy: Copy, stage: str) -> Outcome:
 
 
 def outcomes(copy: Copy, stage: str, disk: Path | None, kills: int, seed: int) -> Iterator[Outcome]:
-    """disk: the file system of the copy, where it may be mounted anew."""
+    """Yield the outcome of every failure. disk: the copy's own file system, None if it cannot be remounted."""
     usual = undisturbed(copy, stage)
-    faults: list[Callable[[], Outcome]] = [
+    failures: list[Callable[[], Outcome]] = [
         partial(signalled, copy, stage, usual, signum, kills if signum == signal.SIGKILL else 1, seed)
         for signum in SIGNALS
     ]
-    faults.append(partial(out_of_memory, copy, stage, usual))
+    failures.append(partial(out_of_memory, copy, stage, usual))
     if disk:
-        faults += [partial(disk_full, copy, stage, usual, disk), partial(read_only, copy, stage)]
-    for fault in faults:
-        yield fault()
+        failures += [partial(disk_full, copy, stage, usual, disk), partial(read_only, copy, stage)]
+    for inject in failures:
+        yield inject()
 
 
 def main() -> None:
@@ -262,7 +261,7 @@ def main() -> None:
         copy = copy_repository(disk / "repository")
         make_small(copy, ROOT / "sample" / "base")
         copy.dvc("repro")
-        for stage in options.stages or stages_of(copy):
+        for stage in options.stages or locked_stages(copy):
             rows = [row for row in rows if row.stage != stage]
             rows += outcomes(copy, stage, disk if mounted else None, options.kills, options.seed)
             write_result("crashes", ["dvc", "torch"], {"outcomes": [asdict(row) for row in rows], "seed": options.seed})

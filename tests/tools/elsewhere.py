@@ -1,8 +1,8 @@
-"""A clone at another path, of another user, in another language and time zone, must end in this dvc.lock.
+"""Reproduce dvc.lock in a clone at a different path, as a different user, in a different locale and time zone.
 
-    python -m tests.tools.elsewhere  # make elsewhere: the committed experiment, as long as `make repro` takes
+    python -m tests.tools.elsewhere  # make elsewhere; takes as long as `make repro`
 
-Users are changed as root only. Prints what was different and which stages' hashes were.
+Changes the user only if run as root. Prints the differences in the environment and the stages whose hashes differ.
 """
 
 import os
@@ -31,7 +31,7 @@ USER = "nobody"
 
 
 def clone_elsewhere(source: Path, folder: Path) -> Copy:
-    """Under a path with a space and a letter beyond ASCII, with everything in the environment that can differ."""
+    """Clone to a path with a space and a non-ASCII letter. The copy's environment is DIFFERENT."""
     root = folder / "another pläce" / "clone"
     home = folder / "home"
     home.mkdir(parents=True)
@@ -50,7 +50,7 @@ def repro_as_another_user(copy: Copy) -> subprocess.CompletedProcess[bytes]:
 
 
 def stages_that_differ(one: Path, other: Path) -> list[str]:
-    """Names of the stages in the other dvc.lock whose entries are not the first's."""
+    """Return the stages in the other dvc.lock whose entries differ from the first."""
     expected, found = (yaml.safe_load(lock.read_text())["stages"] for lock in (one, other))
     return sorted(name for name in found if found[name] != expected.get(name))
 
@@ -61,7 +61,7 @@ def main() -> None:
     try:
         copy = clone_elsewhere(ROOT, folder)
         before = folder / "dvc.lock"
-        (copy.root / "dvc.lock").rename(before)  # nothing is to be taken from it
+        (copy.root / "dvc.lock").rename(before)  # so that DVC cannot reuse it
         failed = repro_as_another_user(copy).returncode != 0
         different = [] if failed else stages_that_differ(before, copy.root / "dvc.lock")
         print(

@@ -1,4 +1,4 @@
-"""File systems that are full, cannot be written, or are a folder's own: as root on Linux alone."""
+"""Full, read-only and temporary file systems. They need root on Linux."""
 
 import subprocess
 import tempfile
@@ -32,7 +32,7 @@ def bound_read_only(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def own_disk() -> Iterator[tuple[Path, bool]]:
-    """A folder, and whether it is a disk of its own (tmpfs), which root alone may have."""
+    """Yield a folder and whether it is its own tmpfs, which only root can mount."""
     with tempfile.TemporaryDirectory() as folder:
         mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode == 0
         try:

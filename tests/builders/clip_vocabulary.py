@@ -1,4 +1,4 @@
-"""CLIP's tokenizer from the one file that OpenAI published."""
+"""CLIP's tokenizer files, built from the vocabulary that OpenAI published."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_tokenizer(vocabulary: Path, folder: Path) -> None:
-    """OpenAI's vocabulary in the files that a Stable Diffusion v1 model has."""
+    """Write vocab.json and merges.txt as a Stable Diffusion v1 model has them."""
     lines = gzip.decompress(vocabulary.read_bytes()).decode().split("\n")
     merges = lines[1 : 49152 - 256 - 2 + 1]
     printable = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256))]
