@@ -149,7 +149,7 @@ def _caption(row: Row) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", choices=["real", "reconstructed", "base", "tuned"])
-    name = parser.parse_args().pictures
+    name = parser.parse_args().images
     params = load_params()
     if name == "real":
         source, images = paths.IMAGES, paths.dataset_dirs(paths.IMAGES, params.datasets)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from finetune import paths
-from finetune.artifacts import LARGEST
+from finetune.artifacts import MAX_NUMBER
 from finetune.errors import InputError
 from finetune.params import load_params
 from report.__main__ import main
@@ -182,10 +182,10 @@ def test_a_place_that_takes_no_page_is_one_line(
 
 
 def test_charts_are_drawn_at_the_limits_of_what_is_read() -> None:
-    for value in (LARGEST, -LARGEST, 5e-324, 0.0):
+    for value in (MAX_NUMBER, -MAX_NUMBER, 5e-324, 0.0):
         assert "</svg>" in bars({"floor": (value, abs(value))})
-        assert "</svg>" in lines([value, LARGEST], {"base": [value, -value]}, "images", "distance")
-    assert "</svg>" in lines([1.0], {"tuned": [LARGEST]}, "guidance scale", "KID", [-LARGEST])
+        assert "</svg>" in lines([value, MAX_NUMBER], {"base": [value, -value]}, "images", "distance")
+    assert "</svg>" in lines([1.0], {"tuned": [MAX_NUMBER]}, "guidance scale", "KID", [-MAX_NUMBER])
 
 
 def test_a_long_training_s_looks_have_no_tick_each() -> None:
