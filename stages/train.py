@@ -22,7 +22,7 @@ from finetune.artifacts import (
 )
 from finetune.data.shards import spread
 from finetune.errors import InputError
-from finetune.image_grid import grid
+from finetune.image_grid import make_grid
 from finetune.model.determinism import default_device, derive_seed, set_determinism
 from finetune.model.loading import WEIGHTS, load_pipeline, load_unet
 from finetune.model.sampling import sample_images
@@ -182,7 +182,7 @@ def draw_samples(pipeline: StableDiffusionPipeline, captions: list[str], params:
         pipeline, captions, seeds, params.sample_inference_steps, params.sample_guidance_scale, batch_size=len(captions)
     )
     with atomic_write(out) as partial:
-        grid([[image] for image in images], [], captions, across=len(captions)).save(partial, "PNG")
+        make_grid([[image] for image in images], [], captions, columns=len(captions)).save(partial, "PNG")
 
 
 def save_weights(ema: Denoiser, base: Path, params: Train, folder: Path) -> None:

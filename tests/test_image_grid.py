@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from finetune.image_grid import GAP, MARGIN, PAPER, THUMBNAIL, grid
+from finetune.image_grid import GAP, MARGIN, PAPER, THUMBNAIL, make_grid
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
@@ -21,7 +21,7 @@ def find(page: Image.Image, color: tuple[int, int, int]) -> tuple[int, int, int,
 
 
 def test_pictures_of_any_size_become_thumbnails_side_by_side() -> None:
-    page = grid([[plain(RED, 64), plain(BLUE, 512)]], ["base", "tuned"], ["a star"])
+    page = make_grid([[plain(RED, 64), plain(BLUE, 512)]], ["base", "tuned"], ["a star"])
     left, top, right, bottom = find(page, RED)
     assert (right - left, bottom - top) == (THUMBNAIL, THUMBNAIL)
     assert find(page, BLUE) == (right + GAP, top, right + GAP + THUMBNAIL, bottom)
@@ -29,36 +29,36 @@ def test_pictures_of_any_size_become_thumbnails_side_by_side() -> None:
 
 def test_strips_fill_a_line_before_the_next_one() -> None:
     strips = [[plain((0, 0, 0))], [plain(RED)], [plain(BLUE)]]
-    page = grid(strips, [], ["one", "two", "three"], across=2)
+    page = make_grid(strips, [], ["one", "two", "three"], columns=2)
     assert find(page, RED)[0] > find(page, BLUE)[0]
     assert find(page, RED)[1] < find(page, BLUE)[1]
 
 
 def test_the_margin_stays_empty_whatever_the_caption() -> None:
-    page = grid([[plain(RED)]], ["base"], ["a very long caption about a star " * 6])
+    page = make_grid([[plain(RED)]], ["base"], ["a very long caption about a star " * 6])
     assert colors(page, (0, 0, MARGIN, page.height)) == {PAPER}
     assert colors(page, (page.width - MARGIN, 0, page.width, page.height)) == {PAPER}
     assert colors(page, (0, page.height - 5, page.width, page.height)) == {PAPER}
 
 
 def test_a_long_caption_makes_the_page_longer_and_not_wider() -> None:
-    short = grid([[plain(RED)]], [], ["a star"])
-    long = grid([[plain(RED)]], [], ["a very long caption about a star " * 6])
+    short = make_grid([[plain(RED)]], [], ["a star"])
+    long = make_grid([[plain(RED)]], [], ["a very long caption about a star " * 6])
     assert long.width == short.width
     assert long.height > short.height
 
 
 def test_headings_are_written_above_each_picture_of_the_first_line() -> None:
-    page = grid([[plain(RED), plain(BLUE)]] * 2, ["base", "tuned"], ["a star", "a ring"])
+    page = make_grid([[plain(RED), plain(BLUE)]] * 2, ["base", "tuned"], ["a star", "a ring"])
     for color in (RED, BLUE):
         left, top, right, _ = find(page, color)
         assert colors(page, (left, 0, right, top)) > {PAPER}
 
 
 def test_without_headings_nothing_stands_above_the_pictures() -> None:
-    page = grid([[plain(RED)]], [], ["a star"])
+    page = make_grid([[plain(RED)]], [], ["a star"])
     assert colors(page, (0, 0, page.width, find(page, RED)[1])) == {PAPER}
 
 
 def test_a_page_is_no_wider_than_its_strips() -> None:
-    assert grid([[plain(RED)]], [], ["a star"], across=4).size == grid([[plain(RED)]], [], ["a star"]).size
+    assert make_grid([[plain(RED)]], [], ["a star"], columns=4).size == make_grid([[plain(RED)]], [], ["a star"]).size

@@ -23,7 +23,7 @@ from finetune.data.arrays import read_array
 from finetune.data.latents import MANIFEST, LatentCache, vae_fingerprint
 from finetune.data.shards import read_rows
 from finetune.errors import InputError
-from finetune.model.config import configuration
+from finetune.model.config import read_config
 from finetune.model.determinism import derive_seed, generator
 
 
@@ -150,7 +150,7 @@ def check_match(tokens: Path, latents: dict[str, Path], base: Path) -> None:
     captions hold tokens that the text encoder lacks. latents: dataset -> its folder.
     """
     described = read_json(tokens / MANIFEST)
-    known = configuration(base, "text_encoder")["vocab_size"]
+    known = read_config(base, "text_encoder")["vocab_size"]
     if described["vocab_size"] > known:
         raise InputError(
             f"{tokens}: its tokenizer knows {described['vocab_size']} tokens, {base / 'text_encoder'} {known}; "

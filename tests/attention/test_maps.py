@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import Attention, AttnProcessor
 
-from finetune.attention.maps import AttentionRecord, layer_side, record_attention
+from finetune.attention.maps import AttentionRecord, layer_size, record_attention
 from finetune.datasets.scenes import draw_mask, make_scene
 from finetune.errors import InputError
 from finetune.model.loading import load_pipeline
@@ -150,7 +150,7 @@ def test_unknown_and_unseen_words_and_empty_prompts_are_errors(pipeline: StableD
     [((64, 64), 256, (16, 16)), ((96, 64), 96, (12, 8)), ((65, 33), 153, (17, 9)), ((8, 8), 64, (8, 8))],
 )
 def test_a_layer_s_side_follows_from_its_pixels(latent: tuple[int, int], pixels: int, side: tuple[int, int]) -> None:
-    assert layer_side(latent, pixels) == side
+    assert layer_size(latent, pixels) == side
 
 
 def test_on_the_sample_s_model_the_shape_s_word_looks_at_the_shape() -> None:

@@ -15,8 +15,8 @@ from finetune.attention.prompt_to_prompt import (
     Edit,
     edit_attention,
     edited_images,
+    record_trajectory,
     refinement,
-    remember_drawing,
     replacement,
     reweighting,
 )
@@ -149,7 +149,7 @@ def test_an_edit_is_the_published_method(
 
 
 def test_recording_sees_the_edited_drawing_and_not_the_original_s_replay(pipeline: StableDiffusionPipeline) -> None:
-    with record_attention(pipeline, PROMPT) as alone, remember_drawing(pipeline) as drawing:
+    with record_attention(pipeline, PROMPT) as alone, record_trajectory(pipeline) as drawing:
         draw(pipeline, PROMPT)
     edit = reweighting(pipeline.tokenizer, PROMPT, {})
     with record_attention(pipeline, PROMPT) as outside, edit_attention(pipeline, edit, drawing, 1, 1):
@@ -217,7 +217,7 @@ def test_a_share_lies_between_0_and_1(pipeline: StableDiffusionPipeline, shares:
 
 def test_an_edit_needs_the_original_s_steps_and_size(pipeline: StableDiffusionPipeline) -> None:
     edit = reweighting(pipeline.tokenizer, PROMPT, {})
-    with remember_drawing(pipeline) as drawing:
+    with record_trajectory(pipeline) as drawing:
         draw(pipeline, PROMPT)
     with (
         edit_attention(pipeline, edit, drawing, 1, 1),

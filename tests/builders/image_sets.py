@@ -56,11 +56,11 @@ def folders(images: Path) -> dict[str, Path]:
     return {dataset: images / dataset for dataset in ("coco", "flickr8k")}
 
 
-def write_token_table(tokens: Path, images: dict[str, Path], left_out: Container[str] = ()) -> None:
+def write_token_table(tokens: Path, images: dict[str, Path], excluded: Container[str] = ()) -> None:
     """The table of `tokenize`, alone, in which the images of those ids are not trained on."""
     tokens.mkdir(parents=True)
     rows = [
-        {key: row[key] for key in ("dataset", "id", "split")} | {"first": 0, "captions": int(row["id"] not in left_out)}
+        {key: row[key] for key in ("dataset", "id", "split")} | {"first": 0, "captions": int(row["id"] not in excluded)}
         for folder in images.values()
         for row in read_index(folder)
     ]
@@ -76,10 +76,10 @@ def write_generated(folder: Path, images: Path, pictures: list[NDArray[np.uint8]
         {"id": row["id"], "dataset": row["dataset"], "prompt": row["captions"][0].strip(), "seed": seed}
         for row in validation
     ]
-    write_drawn(folder, rows, pictures)
+    write_generated_rows(folder, rows, pictures)
 
 
-def write_drawn(
+def write_generated_rows(
     folder: Path, rows: list[dict[str, Any]], pictures: list[NDArray[np.uint8]], schema: pa.Schema = GENERATED_SCHEMA
 ) -> None:
     """Images of `rows` in one shard, as generate and reconstruct leave them."""
@@ -93,7 +93,7 @@ def noise(seed: int, pictures: int) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).integers(0, 256, (pictures, 64, 64, 3), np.uint8))
 
 
-def write_ladder(
+def write_generated_sets(
     generated: Path, images: Path, base: list[np.ndarray], tuned: list[np.ndarray], seeds: tuple[int, int] = (0, 0)
 ) -> Path:
     """What both models drew, and reconstructions that darken each validation image a little."""

@@ -16,7 +16,7 @@ from finetune.evaluation.features import Extractor
 from stages.features import features, generated_images
 from stages.generate import SCHEMA as GENERATED_SCHEMA
 from stages.reconstruct import SCHEMA as RECONSTRUCTED_SCHEMA
-from tests.builders.image_sets import shapes, write_drawn
+from tests.builders.image_sets import shapes, write_generated_rows
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +71,13 @@ def test_the_feature_stage_keeps_what_clip_sees_and_reads(
     (tmp_path / "quick.pth").write_bytes(b"weights")
     rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(5)]
     for name, schema in {"drawn": GENERATED_SCHEMA, "reconstructed": RECONSTRUCTED_SCHEMA}.items():
-        write_drawn(tmp_path / "images" / name, rows, shapes(1, 5), schema)
+        write_generated_rows(tmp_path / "images" / name, rows, shapes(1, 5), schema)
         parts = generated_images(tmp_path / "images" / name, name)
         features(parts, tmp_path, tmp_path / "quick.pth", tmp_path / name, 2, clip_folder)
     drawn, reconstructed = (read_feature_set(tmp_path / name) for name in ("drawn", "reconstructed"))
-    assert drawn.clip_pictures is not None
-    assert np.array_equal(drawn.clip_pictures, reconstructed.clip_pictures)
-    assert drawn.clip_captions.shape == drawn.clip_pictures.shape == (5, 12)
+    assert drawn.clip_images is not None
+    assert np.array_equal(drawn.clip_images, reconstructed.clip_images)
+    assert drawn.clip_captions.shape == drawn.clip_images.shape == (5, 12)
     assert reconstructed.clip_captions is None
     assert drawn.protocol["clip"] == "clip"
     assert len(drawn.take(np.array([1, 3])).clip_captions) == 2

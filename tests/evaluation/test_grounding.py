@@ -18,7 +18,7 @@ from finetune.datasets.scene_archives import draw_archive
 from finetune.datasets.scenes import draw_mask, make_scene
 from finetune.errors import InputError
 from finetune.evaluation.coco_masks import read_masks
-from finetune.evaluation.grounding import area_under_curve, points_at, positions_of, word_map
+from finetune.evaluation.grounding import find_tokens, pointing_hit, roc_auc, word_map
 from finetune.model.loading import load_pipeline
 from finetune.params import load_params
 from stages.grounding import grounding
@@ -51,22 +51,22 @@ def instance(segmentation: Any) -> dict[str, Any]:
 
 def test_the_area_under_the_curve_counts_ordered_pairs() -> None:
     mask = np.array([[True, True], [False, False]])
-    assert area_under_curve(np.array([[3, 4], [1, 2]]), mask) == 1
-    assert area_under_curve(np.array([[1, 2], [3, 4]]), mask) == 0
-    assert area_under_curve(np.array([[1, 4], [3, 2]]), mask) == 0.5  # 4 beats both, 1 beats none
-    assert area_under_curve(np.array([[3, 4], [3, 1]]), mask) == 3.5 / 4  # a tie counts half
-    assert area_under_curve(np.zeros((2, 2)), mask) == 0.5
+    assert roc_auc(np.array([[3, 4], [1, 2]]), mask) == 1
+    assert roc_auc(np.array([[1, 2], [3, 4]]), mask) == 0
+    assert roc_auc(np.array([[1, 4], [3, 2]]), mask) == 0.5  # 4 beats both, 1 beats none
+    assert roc_auc(np.array([[3, 4], [3, 1]]), mask) == 3.5 / 4  # a tie counts half
+    assert roc_auc(np.zeros((2, 2)), mask) == 0.5
 
 
 def test_pointing_is_at_the_highest_score() -> None:
     mask = np.array([[True, False], [False, False]])
-    assert points_at(np.array([[0.9, 0.1], [0.2, 0.3]]), mask)
-    assert not points_at(np.array([[0.1, 0.9], [0.2, 0.3]]), mask)
+    assert pointing_hit(np.array([[0.9, 0.1], [0.2, 0.3]]), mask)
+    assert not pointing_hit(np.array([[0.1, 0.9], [0.2, 0.3]]), mask)
 
 
 def test_a_word_is_found_with_all_its_tokens() -> None:
-    assert positions_of([5, 6], [1, 5, 9, 5, 6, 2]) == [3, 4]
-    assert positions_of([5, 6], [1, 6, 5]) == []
+    assert find_tokens([5, 6], [1, 5, 9, 5, 6, 2]) == [3, 4]
+    assert find_tokens([5, 6], [1, 6, 5]) == []
 
 
 def test_a_scene_s_outlines_are_its_objects(raw: Path) -> None:

@@ -24,7 +24,7 @@ from tests.fuzz.test_params import places
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
-RECIPE = CardConfig(PARAMS.export, PARAMS.fetch, PARAMS.train, PARAMS.generate)
+CONFIG = CardConfig(PARAMS.export, PARAMS.fetch, PARAMS.train, PARAMS.generate)
 DATA_CARD = paths.DATA_CARD / "card.md"
 DOCUMENTS = {
     path: json.loads((ROOT / path).read_text())
@@ -45,7 +45,7 @@ SERVING = {
     "dvc_md5": "0" * 32,
 }
 VALUES = JSON | st.floats() | st.sampled_from([0, -1, 1e308, -1e308, 5e-324, 10**400, True, "0.5", "<b>", "\ud800"])
-MADE_FROM = {paths.FID_METRICS.as_posix(): "0" * 32}
+INPUTS = {paths.FID_METRICS.as_posix(): "0" * 32}
 CONFLICT = "<<<<<<< HEAD\n{}=======\n{}>>>>>>> theirs\n"
 CELLS = st.text(alphabet='0123456789.,-+eE"\n\r nainf_\x00\u0661') | st.floats().map(str)
 
@@ -69,19 +69,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def is_shown_or_told(root: Path, path: Path, content: bytes) -> bool:
     """By everything that reads it."""
 
-    def evidence() -> CardResults:
-        return read_card_results(root / DATA_CARD, root / paths.TRAIN_METRICS, root / paths.FID_METRICS, MADE_FROM)
+    def results() -> CardResults:
+        return read_card_results(root / DATA_CARD, root / paths.TRAIN_METRICS, root / paths.FID_METRICS, INPUTS)
 
     before = (root / path).read_bytes()
     (root / path).write_bytes(content)
     try:
         shown = result_or_fault(lambda: report.page(PARAMS, root), str(path))
-        card = result_or_fault(lambda: model_card(RECIPE, evidence(), "a star", 1), str(path))
+        card = result_or_fault(lambda: model_card(CONFIG, results(), "a star", 1), str(path))
         ladder = result_or_fault(lambda: read_ladder(root / paths.LADDER, "kid_effnetlite0"), str(path))
         return (
             (isinstance(shown, InputError) or "</html>" in shown)
             and (isinstance(card, InputError) or card.startswith("---\n"))
-            and (isinstance(ladder, InputError) or "kid_effnetlite0" in set(ladder["figure"]))
+            and (isinstance(ladder, InputError) or "kid_effnetlite0" in set(ladder["metric"]))
         )
     finally:
         (root / path).write_bytes(before)
@@ -101,7 +101,7 @@ def is_shown_or_told(root: Path, path: Path, content: bytes) -> bool:
 @example(paths.SWEEP, b"guidance_scale,kid,sd,key\n1,2,3\n")
 @example(paths.SWEEP, b'guidance_scale,kid,sd,key\n1,2,3,"k\n')
 @example(paths.SWEEP, b"guidance_scale,kid,sd,key\n1,nan,3,k\n")
-@example(paths.LADDER, b"figure,images,value,sd\nfd,base,1,1\n")
+@example(paths.LADDER, b"metric,images,value,sd\nfd,base,1,1\n")
 @example(paths.FID_BY_N, b"\xef\xbb\xbfn,floor,reconstructed,base,tuned\n1,1,1,1,1\n")
 def test_any_bytes(root: Path, path: Path, content: bytes) -> None:
     assert is_shown_or_told(root, path, content)

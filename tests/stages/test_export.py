@@ -23,7 +23,7 @@ from finetune.export.manifest import MANIFEST, check_manifest
 from finetune.export.model_card import model_card
 from finetune.model.loading import LORA, load_pipeline
 from finetune.params import Archive, Base
-from stages.export import MADE_FROM, WEIGHTS
+from stages.export import INPUTS, WEIGHTS
 from tests.app.test_sampling import tiny_checker
 from tests.builders.tiny_export import TinyRun, make_tiny_run
 
@@ -104,7 +104,7 @@ def test_a_tuned_text_encoder_and_the_lora_go_along(tiny_run: TinyRun, tmp_path:
     exported = load_file(tmp_path / "export/text_encoder" / WEIGHTS["text_encoder"])
     assert all(torch.equal(exported[name], tensor.half()) for name, tensor in doubled.items())
     assert load_file(tmp_path / "export" / LORA)["unet.lora"].tolist() == [1.0, 1.0]
-    check_manifest(tmp_path / "export", remedy="none is needed")
+    check_manifest(tmp_path / "export", hint="none is needed")
 
 
 def test_the_same_run_exports_the_same_bytes(tiny_export: Path, tiny_run: TinyRun, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_manifest_lists_every_other_file_with_its_hash(tiny_export: Path) ->
     for path in files:
         entry = listed[path.relative_to(tiny_export).as_posix()]
         assert entry == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    check_manifest(tiny_export, remedy="none is needed")
+    check_manifest(tiny_export, hint="none is needed")
 
 
 def test_no_file_tells_where_it_was_made(tiny_export: Path, tiny_run: TinyRun) -> None:
@@ -154,14 +154,14 @@ def test_a_base_models_safety_checker_looks_at_every_picture(tiny_run: TinyRun, 
     replace(tiny_run, base=base).export_to(tmp_path / "export")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "export", dtype=torch.float32)
     assert pipeline("a star", num_inference_steps=1).nsfw_content_detected == [True]
-    check_manifest(tmp_path / "export", remedy="none is needed")
+    check_manifest(tmp_path / "export", hint="none is needed")
 
 
 def test_the_demo_finds_curves_styles_and_the_output_of_dvc_lock(tiny_export: Path, tiny_run: TinyRun) -> None:
     serving = json.loads((tiny_export / "prompts.json").read_text())
-    assert serving["styles"] == tiny_run.recipe.export.styles
-    assert serving["keywords"] == tiny_run.recipe.export.keywords
-    assert serving["dvc_md5"] == tiny_run.evidence.made_from["metrics/fid.json"]
+    assert serving["styles"] == tiny_run.config.export.styles
+    assert serving["keywords"] == tiny_run.config.export.keywords
+    assert serving["dvc_md5"] == tiny_run.results.inputs["metrics/fid.json"]
     assert serving["headline"] == "kid"
     for name, file in tiny_run.curves.items():
         assert (tiny_export / "curves" / f"{name}.csv").read_bytes() == file.read_bytes()
@@ -177,7 +177,7 @@ def test_the_hub_reads_the_card(tiny_export: Path) -> None:
 
 def test_the_card_holds_the_run_and_its_results(tiny_export: Path, tiny_run: TinyRun) -> None:
     card = (tiny_export / "README.md").read_text()
-    assert f"| train.lr | {tiny_run.recipe.train.lr:.5g} |" in card
+    assert f"| train.lr | {tiny_run.config.train.lr:.5g} |" in card
     assert "\n### Images\n\n| coco | 3 |\n\n### Captions\n" in card
     assert "A page." not in card
     assert "| kid | 0.0625 | 0.125 | 0.5 | 0.25 |" in card
@@ -187,16 +187,16 @@ def test_the_card_tells_what_the_model_was_made_from_by_the_hashes_of_dvc_lock(
     tiny_export: Path, tiny_run: TinyRun
 ) -> None:
     card = (tiny_export / "README.md").read_text()
-    for path, md5 in tiny_run.evidence.made_from.items():
+    for path, md5 in tiny_run.results.inputs.items():
         assert f"| `{path}` | `{md5}` |" in card
     assert "names the commit that first recorded its evaluation" in card  # which exports of other names share
-    assert f"git log --oneline -S{tiny_run.evidence.made_from['metrics/fid.json']} -- dvc.lock" in card
+    assert f"git log --oneline -S{tiny_run.results.inputs['metrics/fid.json']} -- dvc.lock" in card
 
 
 def test_the_card_is_the_same_where_text_is_not_utf_8_by_default(
     tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = replace(tiny_run, evidence=replace(tiny_run.evidence, data="café (12)"))
+    words = replace(tiny_run, results=replace(tiny_run.results, data="café (12)"))
     expected = (words.export_to(tmp_path / "here") / "README.md").read_bytes()
     monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
     assert (words.export_to(tmp_path / "there") / "README.md").read_bytes() == expected
@@ -205,25 +205,25 @@ def test_the_card_is_the_same_where_text_is_not_utf_8_by_default(
 def test_the_hashes_are_of_all_data_that_the_stage_depends_on_but_curves_which_lie_in_the_folder() -> None:
     stage = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["export"]
     data = {path for path in stage["deps"] if not path.endswith((".py", ".csv"))}
-    assert {path.as_posix() for path in MADE_FROM} == data
+    assert {path.as_posix() for path in INPUTS} == data
 
 
 def test_a_figure_that_one_rung_lacks_leaves_a_gap(tiny_run: TinyRun) -> None:
     """CLIPScore needs captions, which reconstructions lack; the floor has no infinity."""
-    fid = json.loads(json.dumps(tiny_run.evidence.fid))
+    fid = json.loads(json.dumps(tiny_run.results.fid))
     for rung in ("floor", "base", "tuned"):
         fid[rung]["clip_score"] = 25.5
     fid["base"]["fd_infinity"] = fid["tuned"]["fd_infinity"] = 9.0
-    card = model_card(tiny_run.recipe, replace(tiny_run.evidence, fid=fid), "a star", 1)
+    card = model_card(tiny_run.config, replace(tiny_run.results, fid=fid), "a star", 1)
     assert "| clip_score | 25.5 |  | 25.5 | 25.5 |" in card
     assert "| fd_infinity |  |  | 9 | 9 |" in card
 
 
 def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: TinyRun) -> None:
     def card_of(base: Base) -> ModelCard:
-        fetch = tiny_run.recipe.fetch.model_copy(update={"base": base})
-        recipe = type(tiny_run.recipe)(tiny_run.recipe.export, fetch, tiny_run.recipe.train, tiny_run.recipe.generate)
-        return ModelCard(model_card(recipe, tiny_run.evidence, "a star", 1))
+        fetch = tiny_run.config.fetch.model_copy(update={"base": base})
+        config = type(tiny_run.config)(tiny_run.config.export, fetch, tiny_run.config.train, tiny_run.config.generate)
+        return ModelCard(model_card(config, tiny_run.results, "a star", 1))
 
     hashes = {f"{part}/{file}": "0" * 64 for part, file in WEIGHTS.items()}
     hub = card_of(Base(location="hf://somebody/some-model", revision="a" * 40, sha256=hashes))
@@ -237,6 +237,6 @@ def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: Ti
 def test_every_address_of_an_archive_is_told(tiny_run: TinyRun) -> None:
     mirrors = ["http://host/train2017.zip", "https://mirror/train2017.zip"]
     archive = Archive(location=mirrors, checksum=f"sha256:{'0' * 64}", bytes=None)
-    fetch = tiny_run.recipe.fetch.model_copy(update={"coco": {"train2017.zip": archive}})
-    recipe = type(tiny_run.recipe)(tiny_run.recipe.export, fetch, tiny_run.recipe.train, tiny_run.recipe.generate)
-    assert f"| coco | train2017.zip | {', '.join(mirrors)} |" in model_card(recipe, tiny_run.evidence, "a star", 1)
+    fetch = tiny_run.config.fetch.model_copy(update={"coco": {"train2017.zip": archive}})
+    config = type(tiny_run.config)(tiny_run.config.export, fetch, tiny_run.config.train, tiny_run.config.generate)
+    assert f"| coco | train2017.zip | {', '.join(mirrors)} |" in model_card(config, tiny_run.results, "a star", 1)

@@ -13,7 +13,7 @@ from finetune.evaluation.feature_set import FeatureSet, read_feature_set
 from finetune.evaluation.features import Extractor
 from finetune.params import Fid, load_params
 from stages.features import Part, features, generated_images, reference_images
-from tests.builders.image_sets import folders, shapes, write_drawn, write_generated, write_token_table
+from tests.builders.image_sets import folders, shapes, write_generated, write_generated_rows, write_token_table
 
 PARAMS = load_params()
 FID = PARAMS.fid.model_copy(update={"floor_splits": 2})
@@ -97,7 +97,7 @@ def test_pictures_of_one_color_are_refused(images: Path, extractor: Path, tmp_pa
 
 def test_one_picture_of_one_color_in_a_hundred_is_let_pass(extractor: Path, tmp_path: Path) -> None:
     rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(100)]
-    write_drawn(tmp_path / "tuned", rows, [*shapes(8, 99), np.zeros((64, 64, 3), np.uint8)])
+    write_generated_rows(tmp_path / "tuned", rows, [*shapes(8, 99), np.zeros((64, 64, 3), np.uint8)])
     assert len(run(generated_images(tmp_path / "tuned", "tuned"), extractor, tmp_path).rows) == 100
 
 
