@@ -13,7 +13,7 @@ KEYS = {
     "vae": ("block_out_channels", "latent_channels"),
 }
 PREDICTIONS = ("epsilon", "v_prediction")
-HINT = "choose another model under fetch.base in params.yaml"
+HINT = "choose a different model under fetch.base in params.yaml"
 
 
 def check_base(base: Path) -> dict[str, dict[str, Any]]:
