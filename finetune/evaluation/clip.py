@@ -1,7 +1,9 @@
 """CLIP embeddings of images and captions (Radford et al., 2021), for runs that fetch its weights."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from finetune.model.determinism import default_device, full_precision, map_singl
 FILES = ("config.json", "merges.txt", "model.safetensors", "vocab.json")
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # RGB normalization of OpenAI's models
 STD = (0.26862954, 0.26130258, 0.27577711)
+T = TypeVar("T")
 
 
 class Clip:
@@ -46,15 +49,16 @@ class Clip:
     def encode_images(self) -> NDArray[np.float32]:
         """Return the unit-length embeddings `[n, d]` of the queued images, in order, and empty the queue."""
         queue, self._queue = self._queue, []
-        batches = (queue[start : start + self._batch_size] for start in range(0, len(queue), self._batch_size))
-        with full_precision():
-            return np.concatenate(list(map_single_threaded(self._encode_pixels, batches, self._device)))
+        return self._encode(self._encode_pixels, queue)
 
     def encode_captions(self, captions: list[str]) -> NDArray[np.float32]:
         """Return the unit-length embeddings `[n, d]` of captions, truncated to CLIP's 77 tokens."""
-        batches = (captions[start : start + self._batch_size] for start in range(0, len(captions), self._batch_size))
+        return self._encode(self._encode_text, captions)
+
+    def _encode(self, encode: Callable[[list[T]], NDArray[np.float32]], items: list[T]) -> NDArray[np.float32]:
+        batches = (items[start : start + self._batch_size] for start in range(0, len(items), self._batch_size))
         with full_precision():
-            return np.concatenate(list(map_single_threaded(self._encode_text, batches, self._device)))
+            return np.concatenate(list(map_single_threaded(encode, batches, self._device)))
 
     @torch.no_grad()
     def _encode_pixels(self, batch: list[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -25,10 +25,8 @@ STAGES = (  # blocks, kernel, stride, expansion, channels
 def load_efficientnet_lite(path: Path) -> "EfficientNetLite0":
     """Load a frozen network from a PyTorch state dict.
 
-    Raises InputError if the file is missing, has other weights or holds anything except tensors.
+    Raises InputError if the file has other weights or holds anything except tensors.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run `dvc repro fetch-extractor`")
     network = EfficientNetLite0()
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

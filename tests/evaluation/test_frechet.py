@@ -3,7 +3,6 @@ import itertools
 import numpy as np
 import pytest
 import scipy.linalg
-from cleanfid.fid import frechet_distance as cleanfid_distance
 
 from finetune.evaluation import frechet
 from finetune.evaluation.frechet import fid_infinity, frechet_distance, is_extrapolable, is_rank_deficient
@@ -40,12 +39,6 @@ def test_distance_is_symmetric() -> None:
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
 
 
-def test_distance_equals_clean_fid_at_full_rank() -> None:
-    a, b = normal(0, 500, 48), normal(1, 400, 48)
-    moments = [m for x in (a, b) for m in (x.mean(axis=0, dtype=np.float64), np.cov(x, rowvar=False))]
-    assert frechet_distance(a, b) == pytest.approx(cleanfid_distance(*moments), rel=1e-6)
-
-
 @pytest.mark.parametrize("d", [2, 4, 8, 16, 32, 64, 128, 256])
 @pytest.mark.parametrize("n", [2, 4, 16, 64, 256, 1024])
 def test_distance_equals_the_matrix_square_root_at_any_size(n: int, d: int) -> None:
@@ -64,9 +57,10 @@ def test_slightly_negative_eigenvalue_does_not_give_nan() -> None:
     assert 0 < frechet_distance(a, b) < 10
 
 
-def test_many_constant_features_do_not_change_the_distance() -> None:
-    a, b = normal(0, 30, 4), normal(1, 20, 4)
-    padded = [np.pad(x, ((0, 0), (0, 60))) for x in (a, b)]
+@pytest.mark.parametrize(("n", "d", "padding"), [(30, 4, (0, 60)), (300, 12, (3, 5))])
+def test_constant_features_do_not_change_the_distance(n: int, d: int, padding: tuple[int, int]) -> None:
+    a, b = normal(0, n, d), normal(1, n - 10, d)
+    padded = [np.pad(x, ((0, 0), padding)) for x in (a, b)]
     assert frechet_distance(*padded) == pytest.approx(frechet_distance(a, b), rel=1e-9)
 
 
@@ -122,12 +116,6 @@ def test_tiny_distances_are_accurate() -> None:
     """The traces almost cancel, so rounding errors would show here first."""
     a, _ = nearly_flat(1.0, 0)
     assert frechet_distance(a, a * (1 + 1e-5)) == pytest.approx(a.var(axis=0, ddof=1).sum() * 1e-10, rel=1e-3)
-
-
-def test_constant_feature_does_not_change_the_distance_at_full_rank() -> None:
-    a, b = normal(0, 300, 12), normal(1, 200, 12)
-    padded = [np.pad(x, ((0, 0), (3, 5))) for x in (a, b)]
-    assert frechet_distance(*padded) == pytest.approx(frechet_distance(a, b), rel=1e-9)
 
 
 def test_fid_infinity_removes_most_of_the_bias_of_the_sample_size() -> None:

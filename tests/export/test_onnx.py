@@ -12,30 +12,23 @@ from numpy.typing import NDArray
 from finetune import paths
 from finetune.errors import InputError
 from finetune.export.onnx import main
-from tests.builders.tiny_export import make_tiny_run
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime of requirements.lock is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript of requirements.lock is not installed")
 
 
 @pytest.fixture(scope="module")
-def export(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    return make_tiny_run(tiny_base, folder / "run").export_to(folder / "export")
-
-
-@pytest.fixture(scope="module")
-def pipeline(export: Path) -> StableDiffusionPipeline:
-    pipeline = StableDiffusionPipeline.from_pretrained(export)
+def pipeline(tiny_export: Path) -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_export)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 @pytest.fixture(scope="module")
-def converted(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converted(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("converted") / "onnx"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "EXPORT", export)
+        patch.setattr(paths, "EXPORT", tiny_export)
         main([str(folder)])
     return folder
 
@@ -90,7 +83,7 @@ def test_folder_has_the_layout_of_optimum(converted: Path) -> None:
         assert any((converted / part).iterdir())
 
 
-def test_existing_folder_is_not_overwritten(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "EXPORT", export)
+def test_existing_folder_is_not_overwritten(tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "EXPORT", tiny_export)
     with pytest.raises(InputError, match="already exists"):
         main([str(tmp_path)])

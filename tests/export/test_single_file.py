@@ -16,7 +16,6 @@ from finetune.export.single_file import kohya_lora, main, text_name, unet_name, 
 from finetune.model.loading import LORA, load_pipeline
 from finetune.planning.architecture import KNOWN, Architecture
 from finetune.training.denoiser import add_lora, save_lora
-from tests.builders.tiny_export import make_tiny_run
 
 (SD15,) = KNOWN.values()
 PARTS = {part: json.loads((SD15 / f"{part}.json").read_text()) for part in ("text_encoder", "unet", "vae")}
@@ -28,22 +27,16 @@ def generate(pipeline: StableDiffusionPipeline) -> np.ndarray:
     return pipeline("a red star", generator=generator, num_inference_steps=2, output_type="np").images
 
 
-@pytest.fixture(scope="module")
-def export(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    return make_tiny_run(tiny_base, folder / "run").export_to(folder / "export")
-
-
 def test_diffusers_generates_the_same_image_from_the_file(
-    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(paths, "EXPORT", export)
+    monkeypatch.setattr(paths, "EXPORT", tiny_export)
     main([str(tmp_path / "model.safetensors")])
     assert capsys.readouterr().out == f"{tmp_path / 'model.safetensors'}\n"
     read = StableDiffusionPipeline.from_single_file(
-        tmp_path / "model.safetensors", config=str(export), local_files_only=True, safety_checker=None
+        tmp_path / "model.safetensors", config=str(tiny_export), local_files_only=True, safety_checker=None
     )
-    assert np.array_equal(generate(read), generate(StableDiffusionPipeline.from_pretrained(export)))
+    assert np.array_equal(generate(read), generate(StableDiffusionPipeline.from_pretrained(tiny_export)))
 
 
 @pytest.mark.parametrize(
