@@ -18,13 +18,12 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from finetune.data.shards import INDEX, read_images, read_index, write_index, write_shard
+from finetune.data.shards import read_images, read_index
 from finetune.evaluation.features import INCEPTION_SIZE, Extractor, extract
 from finetune.evaluation.frechet import frechet_distance
 from finetune.evaluation.mmd import kid
 from finetune.evaluation.prdc import precision, recall
-from stages.preprocess import SCHEMA
-from tests.builders.image_sets import png, shapes
+from tests.builders.image_sets import shapes, write_generated_rows
 
 Images = list[NDArray[np.uint8]]
 
@@ -62,15 +61,9 @@ def as_files(folder: Path, images: Images) -> Path:
     return folder
 
 
-def as_shards(folder: Path, images: Images) -> Path:
-    """As a stage writes them, in shards of 16."""
-    folder.mkdir()
-    rows = []
-    for start in range(0, len(images), 16):
-        members = [(f"{start + i:03d}.png", png(pixels)) for i, pixels in enumerate(images[start : start + 16])]
-        write_shard(folder / f"{start:05d}.tar", members)
-        rows += [dict.fromkeys(SCHEMA.names) | {"shard": f"{start:05d}.tar", "member": name} for name, _ in members]
-    write_index(folder / INDEX, rows, SCHEMA)
+def as_shard(folder: Path, images: Images) -> Path:
+    rows = [{"id": f"{i:03d}", "dataset": "coco", "prompt": "", "seed": 0} for i in range(len(images))]
+    write_generated_rows(folder, rows, images)
     return folder
 
 
@@ -94,7 +87,7 @@ def test_features_and_distance_equal_clean_fid(tmp_path: Path) -> None:
         use_dataparallel=False,
     )
     features = np.concatenate(network.features)
-    shards = [as_shards(tmp_path / name, images) for name, images in sets.items()]
+    shards = [as_shard(tmp_path / name, images) for name, images in sets.items()]
     real, generated = (streamed(folder, network, batch_size=7) for folder in shards)
     assert np.array_equal(np.concatenate([real, generated]), features)
     assert frechet_distance(real, generated) == pytest.approx(theirs, rel=1e-6)
