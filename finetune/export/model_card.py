@@ -87,13 +87,11 @@ Training metrics (`metrics/train.json`):
 
 ## Evaluation
 
-All metrics compare with the validation images (`metrics/fid.json`):
+Metrics against the validation images (`metrics/fid.json`), with standard deviations (`_sd`):
 
 - `floor`: real training images, roughly the score of a perfect model
 - `reconstructed`: the validation images through the VAE
 - `base` and `tuned`: images by the base and the fine-tuned model, with the same captions and seeds
-
-Metrics ending in `_sd` are standard deviations.
 
 {_metrics_table(results.fid)}
 
