@@ -98,7 +98,7 @@ def load_model(folder: Path, base: Path, safety: bool = True) -> Model:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no model here; run `dvc pull export` or `dvc repro`")
-    check_manifest(folder, remedy="run `dvc checkout --force` or `dvc repro`")
+    check_manifest(folder, hint="run `dvc checkout --force` or `dvc repro`")
     device = default_device()
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     without = {} if safety else {"safety_checker": None, "requires_safety_checker": False}

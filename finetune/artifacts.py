@@ -1,4 +1,4 @@
-"""Files that stages hand to one another: written atomically, hashed, and checked where they are read."""
+"""Files that stages pass to each other: atomic writes, hashes, and validation on reading."""
 
 import csv
 import hashlib
@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from finetune.errors import InputError
 
-MAX_NUMBER = 1e15  # no metric of a run exceeds it, and no chart can show one that does
+MAX_NUMBER = 1e15  # larger than any metric of a run; charts cannot show more
 Number = Annotated[int | float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
 StandardDeviation = Annotated[Number, Field(ge=0)]
 COLUMN = TypeAdapter(list[Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]])
 HINT = "`dvc repro` or `git checkout` brings it back"
+IMAGE_SETS = ("floor", "reconstructed", "base", "tuned")  # that the evaluation compares with the validation images
 
 
 @contextmanager
@@ -101,7 +102,7 @@ def _content_hash(path: Path) -> Any:
 
 
 class Section(BaseModel):
-    """The keys that a reader needs; the file may hold others."""
+    """The keys that a reader needs. The file may have more."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -110,8 +111,8 @@ class Protocol(Section):
     headline: str
 
 
-class Ladder(Section):
-    """The part of metrics/fid.json that all its readers need."""
+class EvaluationMetrics(Section):
+    """The part of metrics/fid.json that every reader needs."""
 
     floor: dict[str, Number]
     reconstructed: dict[str, Number]

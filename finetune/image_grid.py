@@ -1,4 +1,4 @@
-"""Contact sheets: captioned strips of images on one page."""
+"""Image grids: rows of images with a caption below each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,54 +10,54 @@ from PIL import Image, ImageDraw, ImageFont
 from finetune.artifacts import atomic_write
 
 THUMBNAIL = 192  # pixels, both sides
-GAP = 6  # pixels between the images of a strip
-MARGIN = 28  # pixels around the page and between strips
+GAP = 6  # pixels between the images of a row
+MARGIN = 28  # pixels around the page and between rows
 TEXT_SIZE = 16  # pixels
-LINE = 21  # pixels from one line of text to the next
-PAPER = (255, 255, 255)
-INK = (32, 33, 36)
-FAINT = (110, 113, 120)
-COLORS = 256  # a palette keeps a page small enough for git
+LINE_HEIGHT = 21  # pixels
+BACKGROUND = (255, 255, 255)
+HEADER_COLOR = (32, 33, 36)
+CAPTION_COLOR = (110, 113, 120)
+PALETTE_SIZE = 256  # colors; keeps the file small enough for git
 
 
-def grid(
-    strips: Sequence[Sequence[NDArray[np.uint8]]], headings: Sequence[str], captions: Sequence[str], across: int = 1
+def make_grid(
+    rows: Sequence[Sequence[NDArray[np.uint8]]], headers: Sequence[str], captions: Sequence[str], columns: int = 1
 ) -> Image.Image:
-    """A page of strips, `across` of them side by side, each over its caption; `headings` name a strip's images.
+    """Lay out rows of images, each above its caption, in up to `columns` columns of rows.
 
-    Images are RGB `uint8 [height, width, 3]`. `headings` is as long as every strip, or empty.
+    Images are RGB `uint8 [height, width, 3]`. headers: one per image of a row, or empty.
     """
     font = ImageFont.load_default(TEXT_SIZE)
-    images = len(strips[0])
-    across = min(across, len(strips))
-    strip_width = images * (THUMBNAIL + GAP) - GAP
-    texts = [_wrap(caption, font, strip_width - GAP) for caption in captions]
-    strip_height = THUMBNAIL + GAP + LINE * max(map(len, texts))
-    top = MARGIN + (LINE + GAP if headings else 0)
-    page = Image.new(
-        "RGB",
-        (MARGIN + across * (strip_width + MARGIN), top + -(-len(strips) // across) * (strip_height + MARGIN // 2)),
-        PAPER,
+    columns = min(columns, len(rows))
+    row_width = len(rows[0]) * (THUMBNAIL + GAP) - GAP
+    texts = [_wrap(caption, font, row_width - GAP) for caption in captions]
+    row_height = THUMBNAIL + GAP + LINE_HEIGHT * max(map(len, texts))
+    top = MARGIN + (LINE_HEIGHT + GAP if headers else 0)
+    size = (
+        MARGIN + columns * (row_width + MARGIN),
+        top + -(-len(rows) // columns) * (row_height + MARGIN // 2),
     )
-    brush = ImageDraw.Draw(page)
-    for i, (strip, lines) in enumerate(zip(strips, texts, strict=True)):
-        down, right = divmod(i, across)
-        left = MARGIN + right * (strip_width + MARGIN)
-        upper = top + down * (strip_height + MARGIN // 2)
-        for j, image in enumerate(strip):
+    page = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(page)
+    for i, (row, lines) in enumerate(zip(rows, texts, strict=True)):
+        line, column = divmod(i, columns)
+        left = MARGIN + column * (row_width + MARGIN)
+        upper = top + line * (row_height + MARGIN // 2)
+        for j, image in enumerate(row):
             x = left + j * (THUMBNAIL + GAP)
             page.paste(Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS), (x, upper))
-            if headings and down == 0:
-                brush.text((x + THUMBNAIL / 2, MARGIN), headings[j], INK, font, anchor="mt")
-        for k, line in enumerate(lines):
-            middle = left + strip_width / 2
-            brush.text((middle, upper + THUMBNAIL + GAP + k * LINE), line, FAINT, font, anchor="ma")
+            if headers and line == 0:
+                draw.text((x + THUMBNAIL / 2, MARGIN), headers[j], HEADER_COLOR, font, anchor="mt")
+        for k, text in enumerate(lines):
+            center = (left + row_width / 2, upper + THUMBNAIL + GAP + k * LINE_HEIGHT)
+            draw.text(center, text, CAPTION_COLOR, font, anchor="ma")
     return page
 
 
 def save_small(page: Image.Image, path: Path) -> None:
+    """Write a PNG with a palette, atomically."""
     with atomic_write(path) as partial:
-        page.quantize(COLORS, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
+        page.quantize(PALETTE_SIZE, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:

@@ -11,7 +11,7 @@ from finetune.data.card import data_card
 from finetune.data.reference import used_captions
 from finetune.data.shards import read_images
 from finetune.data.statistics import DatasetStatistics
-from finetune.image_grid import grid
+from finetune.image_grid import make_grid
 from finetune.params import load_params
 from finetune.stage import run_stage
 
@@ -76,7 +76,7 @@ def _write_contact_sheet(images: Mapping[str, Path], tokens: Path, trained: Mapp
             seen[row["dataset"]] += 1
     sheet = [image for dataset, rows in chosen.items() for image in read_images(images[dataset], rows)]
     captions = [f"{row['dataset']}: {row['captions'][0].strip()}" for row, _ in sheet]
-    grid([[pixels] for _, pixels in sheet], [], captions, SHEET_COLUMNS).save(path)
+    make_grid([[pixels] for _, pixels in sheet], [], captions, SHEET_COLUMNS).save(path)
 
 
 def main() -> None:

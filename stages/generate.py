@@ -1,4 +1,4 @@
-"""generate: draw one image per chosen validation image from its first caption, with the base or the tuned UNet."""
+"""generate: generate one image per validation caption, with the base or the fine-tuned model."""
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,15 +18,15 @@ from finetune.data.shard_cache import Metadata, ShardCache, map_shards
 from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
 from finetune.model.determinism import default_device, derive_seed
-from finetune.model.loading import load_pipeline_once, model_fingerprint
+from finetune.model.loading import load_pipeline_cached, model_fingerprint
 from finetune.model.sampling import sample_images
 from finetune.parallel import model_pool
 from finetune.params import Generate, load_params
 from finetune.stage import run_stage
 
-SHARD_IMAGES = 250  # minutes of a GPU, which is what a kill costs at most
-LIBRARIES = ("diffusers", "numpy", "pillow", "tokenizers", "torch", "transformers")  # whose versions decide on pixels
-Row = dict[str, Any]  # of the index
+SHARD_IMAGES = 250  # minutes of GPU time, the most that being killed loses
+LIBRARIES = ("diffusers", "numpy", "pillow", "tokenizers", "torch", "transformers")  # their versions affect pixels
+Row = dict[str, Any]
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -41,24 +41,24 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ImageMaker:
-    """Generates the images of one shard, which is a list of index rows."""
+    """Generates the images of one shard, given as index rows."""
 
     base: Path
     tuned: Path | None
     fingerprint: str  # of the model
-    images: int  # in all shards
+    total: int  # images in all shards
     params: Generate
 
     def name(self, rows: list[Row]) -> str:
         return str(rows[0]["shard"])
 
     def inputs(self, rows: list[Row]) -> dict[str, Any]:
-        sampling = self.params.model_dump(exclude={"images", "seed"})  # each row has its seed
+        sampling = self.params.model_dump(exclude={"images", "seed"})  # each row has its own seed
         return {"device": default_device().type, "model": self.fingerprint, "params": sampling, "rows": rows}
 
     def write(self, rows: list[Row], path: Path) -> Metadata:
         generated = sample_images(
-            load_pipeline_once(self.base, self.tuned, self.fingerprint, default_device().type),
+            load_pipeline_cached(self.base, self.tuned, self.fingerprint, default_device().type),
             prompts=[row["prompt"] for row in rows],
             seeds=[row["seed"] for row in rows],
             num_inference_steps=self.params.num_inference_steps,
@@ -66,7 +66,7 @@ class ImageMaker:
             batch_size=self.params.batch_size,
         )
         first = SHARD_IMAGES * int(path.stem)
-        with tqdm(desc="generate", initial=first, total=self.images, unit="image", disable=None) as bar:
+        with tqdm(desc="generate", initial=first, total=self.total, unit="image", disable=None) as bar:
             write_shard(path, _members(rows, generated, bar))
         return {}
 
@@ -74,10 +74,7 @@ class ImageMaker:
 def generate(
     images: Mapping[str, Path], base: Path, tuned: Path | None, out: Path, params: Generate, cache: ShardCache
 ) -> None:
-    """Fill `out` with lossless images by `base`, with the parts in `tuned` replacing its own.
-
-    images: dataset -> its folder.
-    """
+    """Write lossless images by `base`, with the parts in `tuned` in place of its own. images: dataset -> folder."""
     rows = _plan(images, params)
     shards = [rows[start : start + SHARD_IMAGES] for start in range(0, len(rows), SHARD_IMAGES)]
     maker = ImageMaker(base, tuned, model_fingerprint(base, tuned), len(rows), params)
@@ -88,21 +85,20 @@ def generate(
 
 
 def _members(
-    rows: list[dict[str, Any]], pictures: Iterable[NDArray[np.uint8]], bar: "tqdm[NoReturn]"
+    rows: list[Row], images: Iterable[NDArray[np.uint8]], bar: "tqdm[NoReturn]"
 ) -> Iterator[tuple[str, bytes]]:
-    for row, image in zip(rows, pictures, strict=True):
+    for row, image in zip(rows, images, strict=True):
         yield row["member"], encode_png(Image.fromarray(image))
         bar.update()
 
 
-def _plan(images: Mapping[str, Path], params: Generate) -> list[dict[str, Any]]:
-    """What to draw: an even spread over all validation images, so that each dataset has its share."""
+def _plan(images: Mapping[str, Path], params: Generate) -> list[Row]:
+    """Choose validation images spread evenly over all datasets, and return the index of the images to generate."""
     rows = (row for folder in images.values() for row in read_rows(folder / INDEX))
     candidates = [row for row in rows if row["split"] == "validation"]
     if params.images > len(candidates):
         raise InputError(
-            f"params.yaml: generate.images is {params.images}, more than the {len(candidates)} validation images; "
-            "lower it"
+            f"params.yaml: generate.images ({params.images}) exceeds the {len(candidates)} validation images; lower it"
         )
     chosen = spread(candidates, params.images)
     return [

@@ -29,6 +29,20 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A `TinyRun`: what a pipeline run of the tiny model leaves for export."""
+    from tests.builders.tiny_export import make_tiny_run  # seconds that other tests need not wait
+
+    return make_tiny_run(tiny_base, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its export. Tests do not change it."""
+    return tiny_run.export_to(tmp_path_factory.mktemp("models") / "export")
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both datasets as preprocess-512 writes them: 24 training and 12 validation images."""
     folder = tmp_path_factory.mktemp("images")

@@ -67,10 +67,10 @@ def _make_ladder(file: Path, headline: str) -> None:
     table = read_ladder(file, headline)
 
     def rungs(figure: str) -> pd.DataFrame:
-        return table[table["figure"] == figure]
+        return table[table["metric"] == figure]
 
     chosen = gr.Dropdown(
-        [*table["figure"].unique()],
+        [*table["metric"].unique()],
         value=headline,
         label="Figure of the evaluation",
         info="Less is better where a name begins with kid, fd, fid or cmmd; of the others more is better.",
@@ -82,8 +82,8 @@ def _make_ladder(file: Path, headline: str) -> None:
 
 def read_ladder(file: Path, headline: str) -> pd.DataFrame:
     """Raises InputError unless `headline` is one of its figures."""
-    table = pd.DataFrame(read_table(file, ["value"], texts=["figure", "images"]))
-    if headline not in {*table["figure"]}:
+    table = pd.DataFrame(read_table(file, ["value"], texts=["metric", "images"]))
+    if headline not in {*table["metric"]}:
         raise InputError(f"{file}: no figure {headline}, which prompts.json names; `dvc repro` or `dvc pull export`")
     return table
 

@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from app.jobs import Drawn, Job
@@ -16,24 +14,17 @@ from app.ui import runner
 from app.ui.form import Form
 from app.ui.runner import Screen, both, make_buttons, make_gallery, make_slider
 from app.ui.session import Server
-from finetune.attention.maps import AttentionRecord, record_attention
-from finetune.attention.prompt_to_prompt import Drawing, Edit, edit_attention, refinement, remember_drawing, replacement
+from finetune.attention.maps import AttentionRecord, overlay, record_attention
+from finetune.attention.prompt_to_prompt import (
+    Edit,
+    Trajectory,
+    edit_attention,
+    record_trajectory,
+    refinement,
+    replacement,
+)
 from finetune.attention.words import prompt_words
 from finetune.errors import InputError
-
-GLOW = (255, 96, 32)
-DIM = 0.35  # what is left of the image where the word has no say
-OPACITY = 0.6  # of the glow where it has most
-
-
-def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """`heat` [height, width] from 0, where the image dims and goes grey, to 1, where it glows."""
-    share = Image.fromarray((heat * 255).round().astype(np.uint8))
-    picture = image.convert("RGB")
-    glowing = Image.composite(Image.new("RGB", image.size, GLOW), picture, share.point(lambda value: OPACITY * value))
-    dim = picture.convert("L").point(lambda value: DIM * value).convert("RGB")
-    return Image.composite(glowing, dim, share)
-
 
 WEIGHTS = (-3.0, 5.0)
 HINT = "Where does each word act? The image lights up under its words, one after another: step with the arrow keys."
@@ -123,11 +114,11 @@ def edit_of(tokenizer: Any, original: str, edited: str, weights: dict[str, float
 def edited_jobs(model: Model, request: Request, edit: Edit, cross: float, within: float) -> list[Job]:
     """The original, and the edited image that takes its layout from it."""
     pipeline = model.pipeline
-    originals: list[Drawing] = []
+    originals: list[Trajectory] = []
 
     @contextmanager
     def remembering() -> Iterator[None]:
-        with remember_drawing(pipeline) as drawing:
+        with record_trajectory(pipeline) as drawing:
             originals.append(drawing)
             yield
 

@@ -1,4 +1,4 @@
-"""Which pixels of COCO's images show what: the outlines in instances_*.json."""
+"""Object masks from COCO's instance annotations (instances_*.json)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ from finetune.data.transforms import RESOLUTION, Crop, crop_box
 from finetune.datasets.coco import ANNOTATIONS, annotation_error, entries
 from finetune.datasets.zip_reader import members
 
-FAR = 100_000  # pixels; what lies beyond is no place in an image
+MAX_COORDINATE = 100_000  # pixels; larger values cannot belong to an image
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]  # width and height, pixels
-Coordinate = Annotated[float, Field(ge=-FAR, le=FAR, allow_inf_nan=False)]
+Coordinate = Annotated[float, Field(ge=-MAX_COORDINATE, le=MAX_COORDINATE, allow_inf_nan=False)]
 Polygon = Annotated[list[Coordinate], Field(min_length=4)]  # x, y, x, y, ...
 
 
@@ -25,8 +25,8 @@ class _Category(BaseModel):
     name: str
 
 
-class _Runs(BaseModel):
-    """Column by column: so many pixels outside, so many inside, and so on."""
+class _RunLengths(BaseModel):
+    """Run-length encoding in column-major order: pixels outside, inside, outside, ..."""
 
     counts: list[Annotated[int, Field(ge=0)]]
 
@@ -34,16 +34,19 @@ class _Runs(BaseModel):
 class _Instance(BaseModel):
     image_id: int
     category_id: int
-    segmentation: list[Polygon] | _Runs  # of crowds, runs
+    segmentation: list[Polygon] | _RunLengths  # run lengths for crowds
 
 
-def read_masks(folder: Path, half: str, sizes: Mapping[int, Size], crop: Crop, side: int) -> dict[int, dict[str, Mask]]:
-    """Where the images named by `sizes` show each category, on a grid `[side, side]` over the prepared image.
+def read_masks(
+    folder: Path, split: str, sizes: Mapping[int, Size], crop: Crop, side: int
+) -> dict[int, dict[str, Mask]]:
+    """Return image number -> category name -> mask `bool [side, side]`, aligned with the prepared square image.
 
-    sizes: of the original images by image number. Images without objects are missing in the result, all of them
-    where the archive holds captions alone. Raises InputError for outlines that cannot be read.
+    split: the annotated split, such as val2017. sizes: image number -> size of the original image. Images without
+    objects are absent from the result, and it is empty if the archive has captions only. Raises InputError for
+    annotations that cannot be read.
     """
-    archive, file = folder / ANNOTATIONS, f"annotations/instances_{half}.json"
+    archive, file = folder / ANNOTATIONS, f"annotations/instances_{split}.json"
     if not any(member.name == file for member in members(archive)):
         return {}
     names = {category.id: category.name for category in entries(archive, file, "categories", _Category)}
@@ -52,23 +55,21 @@ def read_masks(folder: Path, half: str, sizes: Mapping[int, Size], crop: Crop, s
         if instance.image_id not in sizes:
             continue
         if instance.category_id not in names:
-            raise annotation_error(archive, file, f"annotations: there is no category {instance.category_id}")
-        drawn = _draw(instance.segmentation, sizes[instance.image_id])
-        if drawn is None:
-            raise annotation_error(
-                archive, file, f"annotations: an outline in image {instance.image_id} does not fit its size"
-            )
-        square = drawn.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC, box=crop_box(drawn.size, crop))
+            raise annotation_error(archive, file, f"annotations: unknown category {instance.category_id}")
+        full = _rasterize(instance.segmentation, sizes[instance.image_id])
+        if full is None:
+            raise annotation_error(archive, file, f"annotations: a mask of image {instance.image_id} does not match its size")
+        square = full.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC, box=crop_box(full.size, crop))
         mask = np.asarray(square.resize((side, side), Image.Resampling.BOX)) >= 128
-        known = masks.setdefault(instance.image_id, {})
+        of_image = masks.setdefault(instance.image_id, {})
         name = names[instance.category_id]
-        known[name] = known[name] | mask if name in known else mask
+        of_image[name] = of_image[name] | mask if name in of_image else mask
     return masks
 
 
-def _draw(segmentation: list[Polygon] | _Runs, size: Size) -> Image.Image | None:
-    """None for runs of another number of pixels, or half a point."""
-    if isinstance(segmentation, _Runs):
+def _rasterize(segmentation: list[Polygon] | _RunLengths, size: Size) -> Image.Image | None:
+    """Return a mask of 0 and 255, or None if run lengths do not cover the image or a coordinate has no pair."""
+    if isinstance(segmentation, _RunLengths):
         width, height = size
         if sum(segmentation.counts) != width * height:
             return None

@@ -23,19 +23,20 @@ STAGES = (  # blocks, kernel, stride, expansion, channels
 
 
 def load_efficientnet_lite(path: Path) -> "EfficientNetLite0":
-    """Frozen, from a state dict of PyTorch's; anything else than tensors in the file is refused."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run `dvc repro fetch-extractor`")
+    """Load a frozen network from a PyTorch state dict.
+
+    Raises InputError if the file has other weights or holds anything except tensors.
+    """
     network = EfficientNetLite0()
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, EOFError):
-        raise InputError(f"{path}: not the weights of EfficientNet-Lite0; check fetch.extractor") from None
+        raise InputError(f"{path}: not EfficientNet-Lite0 weights; check fetch.extractor") from None
     return network.requires_grad_(False).eval()
 
 
 class EfficientNetLite0(nn.Module):
-    """Images `[n, 3, 224, 224]` in 0..255 to pooled features `[n, 1280]`; the members are named as in the weights."""
+    """Maps images `[n, 3, 224, 224]` in 0..255 to pooled features `[n, 1280]`. Attribute names match the state dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class EfficientNetLite0(nn.Module):
         self._blocks = nn.Sequential(*blocks)
         self._conv_head = _SameConv(before, FEATURES, 1, bias=False)
         self._bn1 = _norm(FEATURES)
-        self._fc = nn.Linear(FEATURES, 1000)  # the classifier in the file, which features do not pass
+        self._fc = nn.Linear(FEATURES, 1000)  # the file has a classifier; features do not use it
 
     def forward(self, images: Tensor) -> Tensor:
         x = (images - 127) / 128
@@ -60,7 +61,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class _Block(nn.Module):
-    """Inverted residual: widen, filter each channel, narrow, and add the input where the shapes agree."""
+    """Inverted residual block: expand, depthwise convolution, project, add the input if the shapes match."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -72,18 +73,18 @@ class _Block(nn.Module):
         self._bn1 = _norm(width)
         self._project_conv = _SameConv(width, after, 1, bias=False)
         self._bn2 = _norm(after)
-        self._widens = expansion > 1
-        self._adds = stride == 1 and before == after
+        self._expands = expansion > 1
+        self._has_skip = stride == 1 and before == after
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self._widens else x
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self._expands else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
-        return x + y if self._adds else y
+        return x + y if self._has_skip else y
 
 
 class _SameConv(nn.Conv2d):
-    """TensorFlow's SAME padding: where the padding is odd, the odd pixel goes to the right and below."""
+    """Convolution with TensorFlow's SAME padding: an odd pixel of padding goes right and below."""
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = (

@@ -1,4 +1,4 @@
-"""Features on disk: the images they are of, and by what protocol they were made."""
+"""Feature sets on disk: features, the images they belong to, and the protocol they were extracted with."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from finetune.data.shards import INDEX, read_index, write_index
 from finetune.model.determinism import generator
 
 FEATURES = "features.npy"
-OPTIONAL = ("clip_pictures.npy", "clip_captions.npy", "early_features.npy")
+OPTIONAL = ("clip_images.npy", "clip_captions.npy", "early_features.npy")
 PROTOCOL = "protocol.json"
 SCHEMA = pa.schema(
     [
@@ -30,29 +30,29 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Rows and features are in the same order. Features of different protocols cannot be compared."""
+    """Features of n images, with rows in the same order. Compare feature sets of equal protocols only."""
 
     rows: list[dict[str, Any]]
     features: NDArray[np.float32]  # [n, d]
     protocol: dict[str, Any]
-    clip_pictures: NDArray[np.float32] | None = None  # [n, e] of length 1, where CLIP is given
-    clip_captions: NDArray[np.float32] | None = None  # [n, e], where there are captions too
-    early_features: NDArray[np.float32] | None = None  # [n, 64] of Inception's first layers, where they can be seen
+    clip_images: NDArray[np.float32] | None = None  # [n, e], unit length; needs CLIP weights
+    clip_captions: NDArray[np.float32] | None = None  # [n, e], unit length; also needs captions
+    early_features: NDArray[np.float32] | None = None  # [n, 64]; needs Inception as a state dict
 
     @property
     def optional(self) -> tuple[NDArray[np.float32] | None, ...]:
-        return self.clip_pictures, self.clip_captions, self.early_features
+        return self.clip_images, self.clip_captions, self.early_features
 
     def rows_in_split(self, split: str) -> "FeatureSet":
-        return self.take(np.array([i for i, row in enumerate(self.rows) if row["split"] == split], int))
+        return self.subset(np.array([i for i, row in enumerate(self.rows) if row["split"] == split], int))
 
-    def take(self, positions: NDArray[np.int64]) -> "FeatureSet":
-        taken = (None if array is None else array[positions] for array in self.optional)
-        return FeatureSet([self.rows[i] for i in positions], self.features[positions], self.protocol, *taken)
+    def subset(self, positions: NDArray[np.int64]) -> "FeatureSet":
+        optional = (None if array is None else array[positions] for array in self.optional)
+        return FeatureSet([self.rows[i] for i in positions], self.features[positions], self.protocol, *optional)
 
 
-def joined(parts: Sequence[FeatureSet]) -> FeatureSet:
-    """The images of all parts, which are of one protocol and have the same optional arrays."""
+def concatenate(parts: Sequence[FeatureSet]) -> FeatureSet:
+    """Join parts that have the same protocol and the same optional arrays."""
     rows = [row for part in parts for row in part.rows]
     optional = (
         None if arrays[0] is None else np.concatenate(arrays)
@@ -65,7 +65,7 @@ def write_feature_set(folder: Path, feature_set: FeatureSet) -> None:
     with atomic_directory(folder) as partial:
         for name, array in zip((FEATURES, *OPTIONAL), (feature_set.features, *feature_set.optional), strict=True):
             if array is not None:
-                with (partial / name).open("wb") as file:  # np.save by name hides a full disk's errno
+                with (partial / name).open("wb") as file:  # given a path, np.save hides the errno of a full disk
                     np.save(file, array)
         write_index(partial / INDEX, feature_set.rows, SCHEMA)
         write_json(partial / PROTOCOL, feature_set.protocol)
@@ -76,13 +76,13 @@ def read_feature_set(folder: Path) -> FeatureSet:
     return FeatureSet(read_index(folder), read_array(folder / FEATURES), read_json(folder / PROTOCOL), *optional)
 
 
-def random_half_splits(draws: int, seed: int, *sizes: int) -> Iterator[list[NDArray[np.int64]]]:
-    """`draws` times the positions of a random half of each sample, the larger half of an odd one.
+def random_half_splits(resamples: int, seed: int, *sizes: int) -> Iterator[list[NDArray[np.int64]]]:
+    """Yield, `resamples` times, positions of a random half of each sample (rounded up), without replacement.
 
-    The standard deviation of a figure over these is that of the figure from whole samples: drawn without
-    replacement, half a sample varies around the whole as the whole does around the truth. A bootstrap would do the
-    same for the deviation, but its repeated images bias Frechet distances and are each other's nearest neighbors.
+    The standard deviation of a metric over these halves estimates its standard deviation over full samples: a half
+    varies around the full sample as the full sample varies around the population. A bootstrap would do the same,
+    but its repeated images bias the Frechet distance and are each other's nearest neighbors.
     """
-    for draw in range(draws):
-        rng = generator(seed, "halves", draw)
+    for resample in range(resamples):
+        rng = generator(seed, "halves", resample)
         yield [torch.randperm(size, generator=rng)[: -(-size // 2)].numpy() for size in sizes]

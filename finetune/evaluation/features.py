@@ -1,4 +1,4 @@
-"""Images to the features that Frechet distance and KID compare; the only module that knows clean-fid."""
+"""Feature extraction for FID and KID. This is the only module that imports clean-fid."""
 
 import pickle
 from collections.abc import Callable, Iterable
@@ -23,35 +23,36 @@ from finetune.model.determinism import default_device, full_precision, map_singl
 
 EFFICIENTNET = "efficientnet-lite0.pth"
 TORCHSCRIPT = "inception-2015-12-05.pt"  # clean-fid's
-STATE_DICT = "pt_inception-2015-12-05-6726825d.pth"  # pytorch-fid's and torch-fidelity's: the same weights
-PUBLISHED = {  # sha256: nothing but these weights makes a FID
+STATE_DICT = "pt_inception-2015-12-05-6726825d.pth"  # pytorch-fid's and torch-fidelity's file of the same weights
+PUBLISHED = {  # sha256; a distance is a FID only with these weights
     TORCHSCRIPT: "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     STATE_DICT: "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 }
 INCEPTION_SIZE = 299  # pixels
-FIRST_LAYERS = 4  # of Inception, up to its first pooling
-NUM_EARLY_FEATURES = 64  # their channels
+EARLY_LAYERS = 4  # of Inception, through its first pooling
+NUM_EARLY_FEATURES = 64  # output channels of those layers
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network and what it takes in; no two extractors share a metric's key, since their scales differ."""
+    """A network and its input size. Each extractor has metric keys of its own, because the scales differ."""
 
     frechet_key: str
     kid_key: str
     input_size: int  # pixels
     network: Callable[[Tensor], Tensor]  # float32 [n, 3, input_size, input_size] in 0..255 -> [n, features]
-    few: int = 0  # of the features, the last ones, which are the first layers' and belong to a figure of their own
+    num_early: int = 0  # the last features that come from Inception's early layers; they are a separate metric
 
 
 @lru_cache(maxsize=1)
-def load_extractor(path: Path, few: bool = False) -> Extractor:
-    """By file name: EfficientNet-Lite0's weights, or Inception's in one of its two published files. A process that
-    looks at many shards loads them once. few: where the weights are Inception's state dict, the network gives the means
-    of its first layers' 64 channels too: TorchScript does not let them be seen.
+def load_extractor(path: Path, early: bool = False) -> Extractor:
+    """Load EfficientNet-Lite0 or Inception (two published files), chosen by file name, once per process.
 
-    Raises InputError for any other file, and for one that is not by its hash what its name says: there is no second
-    choice, since a figure under the same key would then be another quantity.
+    early: append the mean of each of the 64 channels of Inception's early layers to the features. TorchScript does
+    not expose them, so this has an effect on Inception's state dict only.
+
+    Raises InputError for any other file, or if Inception's hash is not the published one. There is no fallback: it
+    would report a different quantity under the same key.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; run `dvc repro fetch-extractor`")
@@ -62,16 +63,16 @@ def load_extractor(path: Path, few: bool = False) -> Extractor:
         )
     if sha256_file(path) != PUBLISHED.get(path.name):
         raise InputError(f"{path}: not the published Inception, by its sha256; check fetch.extractor")
-    few = few and path.name == STATE_DICT
-    inception = InceptionV3W(str(path.parent), download=False) if path.name == TORCHSCRIPT else _Inception(path, few)
+    early = early and path.name == STATE_DICT
+    inception = InceptionV3W(str(path.parent), download=False) if path.name == TORCHSCRIPT else _Inception(path, early)
     inception.requires_grad_(False).eval().to(default_device())
-    return Extractor("fid", "kid", INCEPTION_SIZE, inception, NUM_EARLY_FEATURES if few else 0)
+    return Extractor("fid", "kid", INCEPTION_SIZE, inception, NUM_EARLY_FEATURES if early else 0)
 
 
 class _Inception(nn.Module):
-    """The TorchScript file's network from the state dict, with its scaling, which is not pytorch-fid's own."""
+    """The network of the TorchScript file, loaded from the state dict; input scaling as in TorchScript."""
 
-    def __init__(self, path: Path, few: bool) -> None:
+    def __init__(self, path: Path, early: bool) -> None:
         super().__init__()
         network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
         for name, block in (
@@ -89,35 +90,35 @@ class _Inception(nn.Module):
         try:
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except (RuntimeError, pickle.UnpicklingError, EOFError):
-            raise InputError(f"{path}: not the weights of Inception; check fetch.extractor") from None
-        layers = [layer for layer in network.children() if layer is not network.fc]  # its input is the features
-        self._first, self._others = nn.Sequential(*layers[:FIRST_LAYERS]), nn.Sequential(*layers[FIRST_LAYERS:])
-        self._few = few
+            raise InputError(f"{path}: not Inception weights; check fetch.extractor") from None
+        layers = [layer for layer in network.children() if layer is not network.fc]  # its input is the feature vector
+        self._early, self._late = nn.Sequential(*layers[:EARLY_LAYERS]), nn.Sequential(*layers[EARLY_LAYERS:])
+        self._return_early = early
 
     def forward(self, images: Tensor) -> Tensor:
-        first = self._first((images - 128) / 128)
-        features = self._others(first).flatten(1)
-        return torch.cat([features, first.mean(dim=(2, 3))], dim=1) if self._few else features
+        early = self._early((images - 128) / 128)
+        features = self._late(early).flatten(1)
+        return torch.cat([features, early.mean(dim=(2, 3))], dim=1) if self._return_early else features
 
 
 def extract(extractor: Extractor, images: Iterable[NDArray[np.uint8]], batch_size: int) -> NDArray[np.float32]:
-    """Features `[n, d]` of RGB images `uint8 [height, width, 3]`, resized as clean-fid does (Parmar et al., 2022).
+    """Return features `[n, d]` of RGB images `uint8 [height, width, 3]`, resized as in clean-fid (Parmar et al., 2022).
 
-    That is PIL's antialiased bicubic filter on floats, without rounding back to bytes. Only a batch of images per
-    core is in memory. Raises InputError for features that are not finite.
+    clean-fid uses PIL's antialiased bicubic filter on floats, without rounding to bytes. Memory holds one batch per
+    core. Raises InputError if a feature is not finite.
     """
     side = extractor.input_size
     resize = make_resizer("PIL", False, "bicubic", (side, side))
     remaining = iter(images)
 
     @torch.no_grad()
-    def look(batch: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def extract_batch(batch: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         inputs = torch.from_numpy(np.stack([resize(image) for image in batch])).permute(0, 3, 1, 2).contiguous()
         return extractor.network(inputs.to(default_device())).cpu().numpy()
 
     batches = iter(lambda: list(islice(remaining, batch_size)), [])
     with full_precision():
-        features = np.concatenate(list(map_single_threaded(look, batches, default_device())))
+        features = np.concatenate(list(map_single_threaded(extract_batch, batches, default_device())))
     if not np.isfinite(features).all():
-        raise InputError("the extractor's features are not finite; fetch models/extractor again")
+        raise InputError("the extractor returned non-finite features; fetch models/extractor again")
     return features

@@ -1,24 +1,27 @@
-"""Neighborhoods among features: what precision, recall, density and coverage are counted from."""
+"""Precision and recall (Kynkaanniemi et al., 2019), density and coverage (Naeem et al., 2020).
+
+All four count which features lie in k-NN balls: around each feature, a ball that reaches its k-th nearest neighbor.
+"""
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1024  # rows of a distance matrix in memory at once
+BLOCK = 1024  # rows of the distance matrix in memory at a time
 
 Features = NDArray[np.floating]
 
 
 def squared_radii(features: Features, k: int) -> NDArray[np.float64]:
-    """The squared distance `[n]` from each of `features [n, d]` to its k-th nearest other one. Needs n > k."""
+    """Return the squared radii `[n]` of the k-NN balls around `features [n, d]`. Needs n > k."""
     blocks = squared_distances(features, features)
-    return np.concatenate([np.partition(block, k, axis=1)[:, k] for block in blocks])  # at 0 is the point itself
+    return np.concatenate([np.partition(block, k, axis=1)[:, k] for block in blocks])  # index 0 is the point itself
 
 
 def squared_distances(a: Features, b: Features) -> Iterator[NDArray[np.float64]]:
-    """Between `a [n, d]` and `b [m, d]`, in blocks `[at most BLOCK, m]` of consecutive rows of `a`."""
-    # float64: the difference of two large squares is all that is left between near features
+    """Yield the squared distances between `a [n, d]` and `b [m, d]` in blocks `[<= BLOCK, m]` of rows of `a`."""
+    # float64, because the distance of close features is a small difference of large squares
     x, y = a.astype(np.float64), b.astype(np.float64)
     squares = (y * y).sum(axis=1)
     for start in range(0, len(x), BLOCK):
@@ -27,23 +30,20 @@ def squared_distances(a: Features, b: Features) -> Iterator[NDArray[np.float64]]
 
 
 def precision(real: Features, generated: Features, k: int) -> float:
-    """The fraction of `generated [m, d]` that lies as near to one of `real [n, d]` as its k-th nearest real one does.
-
-    Their equation 1 and 2. Recall is the same with the sets exchanged. Needs n > k.
-    """
+    """Return the fraction of `generated [m, d]` inside any k-NN ball of `real [n, d]` (equations 1, 2). Needs n > k."""
     radii = squared_radii(real, k)
     return float(np.concatenate([(block <= radii).any(axis=1) for block in squared_distances(generated, real)]).mean())
 
 
 def recall(real: Features, generated: Features, k: int) -> float:
-    """The fraction of `real [n, d]` that lies within the neighborhoods of `generated [m, d]`. Needs m > k."""
+    """Return the fraction of `real [n, d]` inside any k-NN ball of `generated [m, d]`. Needs m > k."""
     return precision(generated, real, k)
 
 
 def density(real: Features, generated: Features, k: int) -> float:
-    """How many neighborhoods of `real [n, d]` an image of `generated [m, d]` lies in, divided by k.
+    """Return the mean number of k-NN balls of `real [n, d]` around each of `generated [m, d]`, over k (equation 3).
 
-    Their equation 3. About 1 for equal distributions, not bounded by it. Needs n > k.
+    About 1 for equal distributions; it can exceed 1. Needs n > k.
     """
     radii = squared_radii(real, k)
     counts = [(block <= radii).sum(axis=1) for block in squared_distances(generated, real)]
@@ -51,9 +51,9 @@ def density(real: Features, generated: Features, k: int) -> float:
 
 
 def coverage(real: Features, generated: Features, k: int) -> float:
-    """The fraction of `real [n, d]` whose neighborhood holds at least one of `generated [m, d]`: their equation 4.
+    """Return the fraction of `real [n, d]` whose k-NN ball contains any of `generated [m, d]` (equation 4).
 
-    For equal distributions and n = m it is about 1 - 2^-k, so never quite 1. Needs n > k.
+    About 1 - 2^-k for equal distributions with n = m. Needs n > k.
     """
     nearest = np.concatenate([block.min(axis=1) for block in squared_distances(real, generated)])
     return float((nearest <= squared_radii(real, k)).mean())

@@ -1,4 +1,4 @@
-"""A folder's list of its own files with their hashes: what makes a copy of the model checkable anywhere."""
+"""A manifest of the files of a folder with their hashes, so that any copy can be verified."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ from finetune.errors import InputError
 MANIFEST = "manifest.json"
 
 
-class Listed(BaseModel):
+class Entry(BaseModel):
     bytes: int
     sha256: str
 
 
 def write_manifest(folder: Path) -> None:
-    """List every file below `folder`, itself excepted, with its sha256 and size in bytes."""
+    """Write the SHA-256 and size of every other file below `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     write_json(
         folder / MANIFEST,
@@ -26,31 +26,31 @@ def write_manifest(folder: Path) -> None:
     )
 
 
-def check_manifest(folder: Path, remedy: str) -> None:
-    """Raise InputError, which ends in `remedy`, at the first file that is missing, not as listed or not listed."""
-    listed = read_json(folder / MANIFEST, dict[str, Listed], remedy)
+def check_manifest(folder: Path, hint: str) -> None:
+    """Raise InputError at the first file that is missing, changed, or not listed. The message ends in `hint`."""
+    listed = read_json(folder / MANIFEST, dict[str, Entry], hint)
     for name, entry in listed.items():
         file = folder / name
         if not file.is_file():
-            raise InputError(f"{file}: no such file; {remedy}")
+            raise InputError(f"{file}: no such file; {hint}")
         if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
-            raise InputError(f"{file}: not the bytes that {MANIFEST} lists; {remedy}")
+            raise InputError(f"{file}: does not match {MANIFEST}; {hint}")
     known = {folder / name for name in (*listed, MANIFEST)}
     for path in sorted(folder.rglob("*")):
         if path not in known and _may_be_loaded(path, folder):
-            raise InputError(f"{path}: not among what {MANIFEST} lists; delete it, or {remedy}")
+            raise InputError(f"{path}: not listed in {MANIFEST}; delete it, or {hint}")
 
 
 def _may_be_loaded(path: Path, folder: Path) -> bool:
-    """Nothing hidden, such as git, DVC and desktops leave; but a linked folder, which is not looked into."""
+    """Ignore hidden files, which git, DVC and desktops leave. A linked folder counts: its content is not listed."""
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     return not hidden and (path.is_symlink() or not path.is_dir())
 
 
 def dvc_md5(path: Path) -> str:
-    """Of a file, or of a folder, whose md5 ends in `.dir`: that of the list of its files.
+    """Return the hash that dvc.lock has for a path. A folder's is the md5 of the list of its files, plus `.dir`.
 
-    Raises FileNotFoundError where there is neither.
+    Raises FileNotFoundError if the path does not exist.
     """
     if not path.is_dir():
         return hash_file(path, "md5")

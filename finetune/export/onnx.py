@@ -1,7 +1,7 @@
-"""The export for ONNX Runtime, which needs no PyTorch: `python -m finetune.export.onnx FOLDER`.
+"""Convert models/export for ONNX Runtime, which needs no PyTorch: `python -m finetune.export.onnx FOLDER`.
 
-models/export as fp32 graphs for any number and size of images, in the layout that optimum's
-ORTStableDiffusionPipeline reads. The safety checker, where there is one, stays behind: optimum has no such part.
+Writes fp32 graphs for any number and size of images, in the layout of optimum's ORTStableDiffusionPipeline. The safety
+checker is not converted, because optimum does not support one.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from finetune.model.loading import load_text_encoder, load_unet, load_vae
 from finetune.stage import run_stage
 
 ANY = torch.export.Dim.DYNAMIC
-ANY_PICTURE = {0: ANY, 2: ANY, 3: ANY}  # of [images, channels, height, width]
+ANY_IMAGE_SIZE = {0: ANY, 2: ANY, 3: ANY}  # of [images, channels, height, width]
 
 
 class FirstOutput(nn.Module):
-    """What `method` of a model returns first: a graph has tensors, no objects of diffusers."""
+    """Wraps a method of a model and returns its first output: a graph can return tensors only."""
 
     def __init__(self, model: nn.Module, method: str = "forward") -> None:
         super().__init__()
@@ -40,12 +40,12 @@ class FirstOutput(nn.Module):
 
 
 def onnx_export(source: Path, target: Path) -> None:
-    """`source`: a model in diffusers layout. `target`, which is made, must not exist yet."""
+    """Convert the diffusers model in `source`. Raises InputError if `target` exists."""
     if target.exists():
-        raise InputError(f"{target}: is there already; choose another name")
+        raise InputError(f"{target}: already exists; choose a different name")
     unet = load_unet(source / "unet")
     channels, side, width = unet.config.in_channels, unet.config.sample_size, unet.config.cross_attention_dim
-    # two of each: a dimension of one is taken for a constant
+    # batches of two, because the exporter makes a dimension of one constant
     latents = torch.zeros(2, channels, side, side)
     with atomic_directory(target) as folder:
         text_encoder = load_text_encoder(source / "text_encoder")
@@ -53,13 +53,13 @@ def onnx_export(source: Path, target: Path) -> None:
         ids = {"input_ids": (torch.zeros(2, tokens, dtype=torch.int32), {0: ANY})}
         _write(FirstOutput(text_encoder), ids, "last_hidden_state", folder / "text_encoder")
         denoised = {
-            "sample": (latents, ANY_PICTURE),
+            "sample": (latents, ANY_IMAGE_SIZE),
             "timestep": (torch.tensor(0), {}),
             "encoder_hidden_states": (torch.zeros(2, tokens, width), {0: ANY}),
         }
         _write(FirstOutput(unet), denoised, "out_sample", folder / "unet")
         decoder = FirstOutput(load_vae(source / "vae"), "decode")
-        _write(decoder, {"latent_sample": (latents, ANY_PICTURE)}, "sample", folder / "vae_decoder")
+        _write(decoder, {"latent_sample": (latents, ANY_IMAGE_SIZE)}, "sample", folder / "vae_decoder")
         for part, config in (("text_encoder",) * 2, ("unet",) * 2, ("vae_decoder", "vae")):
             shutil.copyfile(source / config / "config.json", folder / part / "config.json")
         for part in ("tokenizer", "scheduler"):
@@ -68,17 +68,17 @@ def onnx_export(source: Path, target: Path) -> None:
 
 
 def _write(model: nn.Module, inputs: dict[str, tuple[Tensor, dict[int, Any]]], output: str, folder: Path) -> None:
-    """`inputs`: name -> an example and the dimensions that may differ from it. Beyond 1.5 GB the weights lie beside."""
+    """Write a graph to `folder`. inputs: name -> example and its dynamic dimensions."""
     folder.mkdir()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter, about its own code
+        warnings.simplefilter("ignore")  # the exporter warns about its own code
         torch.onnx.export(
             model,
             tuple(example for example, _ in inputs.values()),
             folder / "model.onnx",
             input_names=list(inputs),
             output_names=[output],
-            dynamic_shapes=(tuple(free for _, free in inputs.values()),),  # of one variadic argument
+            dynamic_shapes=(tuple(free for _, free in inputs.values()),),  # for the one variadic argument
             external_data=False,
             dynamo=True,
             verbose=False,
@@ -99,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="FOLDER")
     output: Path = parser.parse_args(arguments).output
-    check_manifest(paths.EXPORT, remedy="run `dvc checkout --force` or `dvc repro`")
-    for chatty in ("onnx_ir", "onnxscript"):  # a line for every node that they simplify
+    check_manifest(paths.EXPORT, hint="run `dvc checkout --force` or `dvc repro`")
+    for chatty in ("onnx_ir", "onnxscript"):  # they log a line per simplified node
         logging.getLogger(chatty).setLevel(logging.WARNING)
     onnx_export(paths.EXPORT, output)
     print(output)

@@ -1,7 +1,7 @@
-"""One file for programs that read no folders: `python -m finetune.export.single_file MODEL.safetensors`.
+"""Convert models/export to one file: `python -m finetune.export.single_file MODEL.safetensors`.
 
-models/export in the layout of the original Stable Diffusion (CompVis' latent-diffusion), and its LoRA, where it has
-one, beside it in the layout of kohya's trainer. diffusers reads that layout and does not write it.
+Writes the layout of the original Stable Diffusion (CompVis' latent-diffusion), which diffusers can read but not write.
+A LoRA becomes a second file, in the layout of kohya's trainer.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RESNET = {
     "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",
 }
-# the older of each pair is how diffusers named them when Stable Diffusion 1.5 was published
+# query, key, value and proj_attn are the names that diffusers used when Stable Diffusion 1.5 was published
 VAE_ATTENTION = {
     "group_norm": "norm",
     "to_q": "q",
@@ -52,28 +52,28 @@ VAE_ATTENTION = {
 
 
 def single_file(folder: Path) -> dict[str, Tensor]:
-    """The weights of a model in diffusers layout under the names of the original Stable Diffusion 1.
+    """Return the weights of a diffusers model, under the names of the original Stable Diffusion 1.
 
-    Raises InputError for a weight that the original has no name for.
+    Raises InputError if the original has no such weight.
     """
-    names: dict[str, Callable[[str, dict[str, Any]], str]] = {
+    renames: dict[str, Callable[[str, dict[str, Any]], str]] = {
         "unet": unet_name,
         "vae": vae_name,
         "text_encoder": text_name,
     }
     tensors: dict[str, Tensor] = {}
-    for part, name_of in names.items():
+    for part, rename in renames.items():
         config = json.loads((folder / part / "config.json").read_text())
         for key, tensor in load_file(folder / part / WEIGHTS[part]).items():
-            name = name_of(key, config)
-            # the original's attention in the VAE is made of 1x1 convolutions
-            convolved = ".mid.attn_1." in name and tensor.ndim == 2
-            tensors[name] = tensor[..., None, None] if convolved else tensor
+            name = rename(key, config)
+            # the VAE's attention uses 1x1 convolutions in the original, linear layers in diffusers
+            is_convolution = ".mid.attn_1." in name and tensor.ndim == 2
+            tensors[name] = tensor[..., None, None] if is_convolution else tensor
     return tensors
 
 
 def unet_name(key: str, config: dict[str, Any]) -> str:
-    """Its blocks are counted through, a down- or upsampling being part of the count."""
+    """Rename a UNet weight. The original numbers blocks consecutively; a downsampling counts as a block."""
     per_block = config["layers_per_block"] + 1
     module, leaf = key.rsplit(".", 1)
     if module in UNET_ENDS:
@@ -93,7 +93,7 @@ def unet_name(key: str, config: dict[str, Any]) -> str:
         place = 1 + ("CrossAttn" in config["up_block_types"][block])
         name = f"output_blocks.{(block + 1) * per_block - 1}.{place}.conv"
     else:
-        raise InputError(f"unet: {key}: Stable Diffusion 1 has no such weight, hence no single file")
+        raise _unknown("unet", key)
     return f"model.diffusion_model.{name}.{leaf}"
 
 
@@ -103,12 +103,16 @@ def _inner(kind: str, rest: str) -> str:
 
 def _known(names: dict[str, str], key: str, part: str) -> str:
     if key not in names:
-        raise InputError(f"{part}: {key}: Stable Diffusion 1 has no such weight, hence no single file")
+        raise _unknown(part, key)
     return names[key]
 
 
+def _unknown(part: str, key: str) -> InputError:
+    return InputError(f"{part}: {key}: Stable Diffusion 1 has no such weight; use the diffusers folder instead")
+
+
 def vae_name(key: str, config: dict[str, Any]) -> str:
-    """The decoder's blocks are counted from the image's side."""
+    """Rename a VAE weight. The original numbers the decoder's blocks from the image side."""
     last = len(config["block_out_channels"]) - 1
     name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", key)
     name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
@@ -123,13 +127,13 @@ def vae_name(key: str, config: dict[str, Any]) -> str:
 
 
 def text_name(key: str, _config: dict[str, Any]) -> str:
-    """transformers left out the middle part from its version 5.6 on."""
+    """Rename a text encoder weight. transformers dropped the prefix `text_model.` in version 5.6."""
     return f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"
 
 
 def kohya_lora(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers' LoRA under the names of kohya's trainer, with the rank beside each pair of matrices."""
-    # diffusers converts from peft's names only, and writes these
+    """Rename a diffusers LoRA to the layout of kohya's trainer, which also stores the rank of each pair of matrices."""
+    # diffusers writes its own names but converts from peft's only
     peft = {key.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B."): lora[key] for key in lora}
     return {name: tensor.contiguous() for name, tensor in convert_state_dict_to_kohya(peft).items()}
 
@@ -140,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output: Path = parser.parse_args(arguments).output
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: choose a name that ends in .safetensors")
-    check_manifest(paths.EXPORT, remedy="run `dvc checkout --force` or `dvc repro`")
+    check_manifest(paths.EXPORT, hint="run `dvc checkout --force` or `dvc repro`")
     _save(single_file(paths.EXPORT), output)
     if (paths.EXPORT / LORA).is_file():
         _save(kohya_lora(load_file(paths.EXPORT / LORA)), output.with_name(f"{output.stem}-lora.safetensors"))

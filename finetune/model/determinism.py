@@ -1,4 +1,4 @@
-"""Randomness as a function of names: the same seed and labels give the same numbers anywhere, in any order."""
+"""Reproducible computation: named random seeds, fixed thread counts, deterministic kernels, full precision."""
 
 import hashlib
 import os
@@ -10,20 +10,20 @@ from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
+Result = TypeVar("Result")
+PRECISION = "float32, TF32 off"
+
 
 def derive_seed(seed: int, *labels: str | int) -> int:
-    """A 63-bit seed that depends on every label, for example `derive_seed(7, "noise", step)`."""
+    """Derive a 63-bit seed from a seed and labels, such as `derive_seed(7, "noise", step)`."""
     text = "/".join(str(part) for part in (seed, *labels))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int, *labels: str | int) -> torch.Generator:
-    """A CPU generator of its own for one purpose, so that no draw can disturb another."""
+    """Return a CPU generator for one purpose. It depends on seed and labels only, not on the order of other draws."""
     return torch.Generator().manual_seed(derive_seed(seed, *labels))
-
-
-T = TypeVar("T")
-Result = TypeVar("Result")
 
 
 def default_device() -> torch.device:
@@ -31,39 +31,38 @@ def default_device() -> torch.device:
 
 
 def map_single_threaded(work: Callable[[T], Result], items: Iterable[T], device: torch.device) -> Iterator[Result]:
-    """Like `map`; on a CPU for as many items at once as torch has threads there, a GPU takes one after another.
+    """Map in order, with one thread per item: several items in parallel on a CPU, one at a time on a GPU.
 
-    The sums of a convolution depend on how many threads share it; an item of its own for each does not, and is
-    quicker besides.
+    On a CPU, results would otherwise depend on the number of threads, because sums in a convolution are split
+    between them. One item per thread is also faster.
     """
-    at_once = torch.get_num_threads() if device.type == "cpu" else 1
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
     remaining = iter(items)
-    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        while group := list(islice(remaining, at_once)):
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        while group := list(islice(remaining, workers)):
             yield from pool.map(work, group)
 
 
 def set_determinism(deterministic: bool) -> None:
-    """For the whole process, before its first matrix product.
+    """Choose between deterministic and fastest GPU kernels for this process, before its first matrix product.
 
-    By PyTorch's notes on reproducibility, https://docs.pytorch.org/docs/stable/notes/randomness.html. An operation
-    that has no deterministic kernel raises RuntimeError and names itself. A CPU's results are the same either way.
+    Follows https://docs.pytorch.org/docs/stable/notes/randomness.html. An operation without a deterministic kernel
+    raises a RuntimeError that names it. CPU results do not change.
     """
-    if deterministic:  # cuBLAS reads it when it is first used; PyTorch refuses to go on without it
+    if deterministic:  # cuBLAS reads this on first use; PyTorch raises an error without it
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
-    # it fills new memory to expose kernels that read it unwritten, which costs time and makes nothing deterministic
+    # filling new memory only exposes kernels that read uninitialized values; it costs time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-PRECISION = "float32, TF32 off"
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Convolutions use TF32 unless told not to, products of matrices where the environment asks for it
-    (`TORCH_ALLOW_TF32_CUBLAS_OVERRIDE`, as some containers do): either would move features by a thousandth.
+    """Disable TF32, which would change features by about 0.1%.
+
+    PyTorch enables it for convolutions by default, and some containers enable it for matrix products through
+    `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE`.
     """
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32

@@ -1,35 +1,35 @@
-"""Which files of a folder or of a hub's repository make up a model in diffusers layout."""
+"""List the files of a model in diffusers layout, in a folder or on the Hugging Face hub."""
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is its client's
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # re-exported from its HTTP client
     HFValidationError,
     HTTPError,
     OfflineModeIsEnabled,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented as here
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # the documented import
 
 from finetune.errors import InputError
 from finetune.fetch.source import GIT, Source
 
 HUB = "hf://"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
-SAFETY = ("feature_extractor", "safety_checker")  # the checker that Stable Diffusion 1 comes with: the demo runs it
+SAFETY = ("feature_extractor", "safety_checker")  # Stable Diffusion 1 ships with a checker; the demo runs it
 CONFIGURATION = {".json", ".txt"}
 
 
 def model_files(location: str, revision: str | None, sha256: dict[str, str]) -> list[Source]:
-    """Of a folder or `hf://owner/name`: the configuration, and the weights that `sha256` names.
+    """List the configuration files, and the weights named in `sha256`. location: folder or `hf://owner/name`.
 
-    Raises InputError when a file that makes up a model is missing, or the hub cannot be asked.
+    Raises InputError if a file is missing or the hub cannot be reached.
     """
     files = _list_hub(location, revision) if location.startswith(HUB) else _list_folder(Path(location))
     missing = {"model_index.json", *sha256} - files.keys()
     if missing:
-        raise InputError(f"{location}: holds no {', '.join(sorted(missing))}; see fetch.base in params.yaml")
+        raise InputError(f"{location}: {', '.join(sorted(missing))} is missing; see fetch.base in params.yaml")
     pinned = {name: replace(files[name], checksum=f"sha256:{digest}") for name, digest in sha256.items()}
     parts = PARTS + (SAFETY if any(name.startswith("safety_checker/") for name in sha256) else ())
     configuration = {name: file for name, file in files.items() if _is_configuration(name, parts)}
@@ -42,15 +42,13 @@ def _list_folder(folder: Path) -> dict[str, Source]:
 
 
 def _list_hub(location: str, revision: str | None) -> dict[str, Source]:
-    """As addresses: the hub's own client starts a download that was killed from its first byte again."""
+    """List files as URLs, because the hub's own client cannot resume a download after being killed."""
     repository, api = location.removeprefix(HUB), HfApi()
     try:
-        listed = list(api.list_repo_tree(repository, recursive=True, revision=revision))
+        entries = list(api.list_repo_tree(repository, recursive=True, revision=revision))
     except (HTTPError, OfflineModeIsEnabled, HFValidationError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(
-            f"{location} at revision {revision}: {said}; check both under fetch.base and the network"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{location} at revision {revision}: {reason}; check fetch.base and the network") from None
     return {
         file.path: Source(
             file.path,
@@ -59,7 +57,7 @@ def _list_hub(location: str, revision: str | None) -> dict[str, Source]:
             size=file.size,
             headers=build_hf_headers(),
         )
-        for file in listed
+        for file in entries
         if isinstance(file, RepoFile)
     }
 

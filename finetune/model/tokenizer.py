@@ -1,4 +1,4 @@
-"""CLIP's tokenizer from a model's folder, without the seconds that its networks take to import."""
+"""Load CLIP's tokenizer. A module of its own, because importing the networks takes seconds."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from finetune.errors import InputError
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Raises InputError where the folder holds none."""
+    """Raises InputError if the folder has no CLIP tokenizer."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; run `dvc repro`")
     try:

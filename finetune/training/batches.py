@@ -23,7 +23,7 @@ from finetune.data.arrays import read_array
 from finetune.data.latents import MANIFEST, LatentCache, vae_fingerprint
 from finetune.data.shards import read_rows
 from finetune.errors import InputError
-from finetune.model.config import configuration
+from finetune.model.config import read_config
 from finetune.model.determinism import derive_seed, generator
 from finetune.params import Train
 
@@ -149,7 +149,7 @@ def check_match(tokens: Path, latents: dict[str, Path], base: Path) -> None:
     if tokens and latents list different images.
     """
     token_manifest = read_json(tokens / MANIFEST)
-    vocab_size = configuration(base, "text_encoder")["vocab_size"]
+    vocab_size = read_config(base, "text_encoder")["vocab_size"]
     if token_manifest["vocab_size"] > vocab_size:
         raise InputError(
             f"{tokens}: the tokenizer has {token_manifest['vocab_size']} tokens, but {base / 'text_encoder'} only "

@@ -127,7 +127,7 @@ def test_a_changed_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, 
     with (folder / "models/export/unet/config.json").open("a") as file:
         file.write(" ")
     message = failure(monkeypatch)
-    assert message.startswith("error: models/export/unet/config.json: not the bytes that manifest.json lists")
+    assert message.startswith("error: models/export/unet/config.json: does not match manifest.json")
     assert "\n" not in message
 
 

@@ -1,4 +1,4 @@
-"""Prompt-to-Prompt: what an edit changes, what it keeps, and that it is the published method."""
+"""Prompt-to-Prompt: what an edit changes and keeps, and that it equals the published method."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from finetune.attention.prompt_to_prompt import (
     Edit,
     edit_attention,
     edited_images,
+    record_trajectory,
     refinement,
-    remember_drawing,
     replacement,
     reweighting,
 )
@@ -43,44 +43,42 @@ def tokenizer() -> CLIPTokenizer:
     return load_tokenizer(BASE / "tokenizer")
 
 
-def draw(pipeline: StableDiffusionPipeline, prompt: str, seed: int = 3, steps: int = STEPS) -> np.ndarray:
+def generate(pipeline: StableDiffusionPipeline, prompt: str, seed: int = 3, steps: int = STEPS) -> np.ndarray:
     return next(sample_images(pipeline, [prompt], [seed], steps, GUIDANCE, 1))
 
 
-def drawn(pipeline: StableDiffusionPipeline, edit: Edit, cross: float = 1, within: float = 1) -> list[np.ndarray]:
-    return [*edited_images(pipeline, edit, 3, STEPS, GUIDANCE, cross, within)]
+def edit_images(
+    pipeline: StableDiffusionPipeline, edit: Edit, cross_share: float = 1, self_share: float = 1
+) -> list[np.ndarray]:
+    return [*edited_images(pipeline, edit, 3, STEPS, GUIDANCE, cross_share, self_share)]
 
 
-def test_the_original_is_what_is_drawn_without_an_edit(pipeline: StableDiffusionPipeline) -> None:
-    original, _ = drawn(pipeline, replacement(pipeline.tokenizer, PROMPT, "a red ring"))
-    assert np.array_equal(original, draw(pipeline, PROMPT))
+def test_edit_changes_neither_the_original_nor_later_images(pipeline: StableDiffusionPipeline) -> None:
+    before = [generate(pipeline, prompt) for prompt in (PROMPT, "a red ring")]
+    original, _ = edit_images(pipeline, replacement(pipeline.tokenizer, PROMPT, "a red ring", {"ring": 3.0}))
+    assert np.array_equal(original, before[0])
+    assert np.array_equal(generate(pipeline, "a red ring"), before[1])
 
 
 @pytest.mark.parametrize("weights", [{}, {"star": 1.0}])
 @pytest.mark.parametrize("shares", [(1, 0), (0, 1), (1, 1), (0.5, 0.25)])
-def test_the_same_prompt_and_a_weight_of_1_change_no_pixel(
+def test_same_prompt_with_weight_1_changes_no_pixel(
     pipeline: StableDiffusionPipeline, shares: tuple[float, float], weights: dict[str, float]
 ) -> None:
-    original, same = drawn(pipeline, reweighting(pipeline.tokenizer, PROMPT, weights), *shares)
+    original, same = edit_images(pipeline, reweighting(pipeline.tokenizer, PROMPT, weights), *shares)
     assert np.array_equal(original, same)
-    original, same = drawn(pipeline, refinement(pipeline.tokenizer, PROMPT, PROMPT, weights), *shares)
+    original, same = edit_images(pipeline, refinement(pipeline.tokenizer, PROMPT, PROMPT, weights), *shares)
     assert np.array_equal(original, same)
 
 
-def test_without_shared_steps_the_second_prompt_is_drawn_plainly(pipeline: StableDiffusionPipeline) -> None:
-    _, edited = drawn(pipeline, replacement(pipeline.tokenizer, PROMPT, "a red ring", {"ring": 3.0}), 0, 0)
-    assert np.array_equal(edited, draw(pipeline, "a red ring"))
-
-
-def test_the_model_is_left_as_it_was(pipeline: StableDiffusionPipeline) -> None:
-    before = draw(pipeline, "a red ring")
-    drawn(pipeline, replacement(pipeline.tokenizer, PROMPT, "a red ring", {"ring": 3.0}))
-    assert np.array_equal(before, draw(pipeline, "a red ring"))
+def test_edit_without_shared_steps_equals_the_plain_second_prompt(pipeline: StableDiffusionPipeline) -> None:
+    _, edited = edit_images(pipeline, replacement(pipeline.tokenizer, PROMPT, "a red ring", {"ring": 3.0}), 0, 0)
+    assert np.array_equal(edited, generate(pipeline, "a red ring"))
 
 
 @pytest.mark.parametrize("change", ["replaced", "added", "weighted"])
 @pytest.mark.parametrize("shares", [(1, 0), (0, 1)])
-def test_each_control_changes_the_picture(
+def test_each_kind_of_edit_changes_the_image(
     pipeline: StableDiffusionPipeline, change: str, shares: tuple[float, float]
 ) -> None:
     edit = {
@@ -88,15 +86,15 @@ def test_each_control_changes_the_picture(
         "added": refinement(pipeline.tokenizer, PROMPT, "a big red star"),
         "weighted": reweighting(pipeline.tokenizer, PROMPT, {"star": 3.0}),
     }[change]
-    original, edited = drawn(pipeline, edit, *shares)
-    same = change == "weighted" and shares == (0, 1)  # a weight is of the cross-attention
+    original, edited = edit_images(pipeline, edit, *shares)
+    same = change == "weighted" and shares == (0, 1)  # weights apply to cross-attention
     assert np.array_equal(original, edited) == same
     if not same:
-        assert not np.array_equal(edited, draw(pipeline, edit.prompt))
+        assert not np.array_equal(edited, generate(pipeline, edit.prompt))
 
 
 class Published:
-    """The paper's Algorithm 1 as its authors run it: both images in one batch, probabilities computed openly."""
+    """Algorithm 1 of the paper as in the authors' code: both images in one batch, explicit probabilities."""
 
     def __init__(self, edit: Edit, cross_steps: int, self_steps: int) -> None:
         self.edit, self.cross_steps, self.self_steps = edit, cross_steps, self_steps
@@ -110,13 +108,13 @@ class Published:
             attn.head_to_batch_dim(projection(x))
             for projection, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
         )
-        probabilities = attn.get_attention_scores(query, key).unflatten(0, (4, -1))  # of which 2 without the prompt
-        theirs, own = probabilities[2], probabilities[3]
+        probabilities = attn.get_attention_scores(query, key).unflatten(0, (4, -1))  # rows 0, 1: without the prompt
+        original, own = probabilities[2], probabilities[3]
         if encoder_hidden_states is None and self.step < self.self_steps:
-            probabilities[3] = theirs
+            probabilities[3] = original
         elif encoder_hidden_states is not None and self.step < self.cross_steps:
             kept = self.edit.source.sum(dim=0) > 0
-            probabilities[3] = torch.where(kept, theirs @ self.edit.source, own) * self.edit.weights
+            probabilities[3] = torch.where(kept, original @ self.edit.source, own) * self.edit.weights
         attended = attn.batch_to_head_dim(probabilities.flatten(0, 1) @ value)
         return attn.to_out[0](attended)
 
@@ -124,11 +122,11 @@ class Published:
 @pytest.mark.parametrize(
     ("edited", "weights"), [("a red ring", {}), ("a red star", {"star": 4.0}), ("one red, red star", {"red": -2.0})]
 )
-def test_an_edit_is_the_published_method(
+def test_edit_equals_the_published_method(
     pipeline: StableDiffusionPipeline, edited: str, weights: dict[str, float]
 ) -> None:
     edit = refinement(pipeline.tokenizer, PROMPT, edited, weights)
-    _, ours = drawn(pipeline, edit, cross=0.75, within=0.5)
+    _, ours = edit_images(pipeline, edit, cross_share=0.75, self_share=0.5)
     published = Published(edit, cross_steps=3, self_steps=2)
     pipeline.unet.set_attn_processor(published)
 
@@ -136,46 +134,46 @@ def test_an_edit_is_the_published_method(
         published.step += 1
 
     pipeline.unet.register_forward_pre_hook(count)
-    pictures = pipeline(
+    images = pipeline(
         [PROMPT, edited],
         generator=[torch.Generator().manual_seed(3) for _ in range(2)],
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
         output_type="np",
     ).images
-    theirs = (pictures * 255).round()
-    assert np.abs(theirs[1] - ours).max() <= 1
-    assert np.abs(theirs[1] - theirs[0]).max() > 1
+    expected = (images * 255).round()
+    assert np.abs(expected[1] - ours).max() <= 1
+    assert np.abs(expected[1] - expected[0]).max() > 1
 
 
-def test_recording_sees_the_edited_drawing_and_not_the_original_s_replay(pipeline: StableDiffusionPipeline) -> None:
-    with record_attention(pipeline, PROMPT) as alone, remember_drawing(pipeline) as drawing:
-        draw(pipeline, PROMPT)
+def test_attention_record_excludes_the_replay_of_the_original(pipeline: StableDiffusionPipeline) -> None:
+    with record_attention(pipeline, PROMPT) as alone, record_trajectory(pipeline) as trajectory:
+        generate(pipeline, PROMPT)
     edit = reweighting(pipeline.tokenizer, PROMPT, {})
-    with record_attention(pipeline, PROMPT) as outside, edit_attention(pipeline, edit, drawing, 1, 1):
-        draw(pipeline, PROMPT)
-    with edit_attention(pipeline, edit, drawing, 1, 1), record_attention(pipeline, PROMPT) as inside:
-        draw(pipeline, PROMPT)
+    with record_attention(pipeline, PROMPT) as outside, edit_attention(pipeline, edit, trajectory, 1, 1):
+        generate(pipeline, PROMPT)
+    with edit_attention(pipeline, edit, trajectory, 1, 1), record_attention(pipeline, PROMPT) as inside:
+        generate(pipeline, PROMPT)
     assert np.array_equal(alone.raw_map("star"), outside.raw_map("star"))
     assert np.array_equal(alone.raw_map("star"), inside.raw_map("star"))
 
 
-def test_a_replaced_word_takes_over_the_other_s_attention(tokenizer: CLIPTokenizer) -> None:
+def test_replaced_word_gets_the_attention_of_the_old_word(tokenizer: CLIPTokenizer) -> None:
     source = replacement(tokenizer, "a red star", "a zebra star").source
-    assert torch.equal(source[:, 2:7], torch.eye(77)[:, [2]].expand(77, 5) / 5)  # five pieces share one token's
+    assert torch.equal(source[:, 2:7], torch.eye(77)[:, [2]].expand(77, 5) / 5)  # five tokens share one's
     assert torch.equal(source[3], torch.eye(77)[7])
     back = replacement(tokenizer, "a zebra star", "a red star").source
-    assert torch.equal(back[:, 2], torch.eye(77)[2:7].sum(dim=0))  # one token has all of the five's
+    assert torch.equal(back[:, 2], torch.eye(77)[2:7].sum(dim=0))  # one token gets the sum of five
 
 
-def test_words_that_both_prompts_have_are_matched_and_others_find_their_own(tokenizer: CLIPTokenizer) -> None:
+def test_refinement_matches_common_words_only(tokenizer: CLIPTokenizer) -> None:
     source = refinement(tokenizer, "a red star on white", "a red striped star").source
     pairs = {(1, 1), (2, 2), (3, 4)}
     assert {(i, j) for i, j in source.nonzero().tolist() if 0 < j < 5} == pairs
     assert source[:, 3].sum() == 0
 
 
-def test_the_end_of_the_text_is_matched_with_the_end(tokenizer: CLIPTokenizer) -> None:
+def test_end_and_padding_tokens_are_matched(tokenizer: CLIPTokenizer) -> None:
     longer = refinement(tokenizer, "a star", "a red star").source
     assert longer[3, 4] == longer[75, 76] == 1
     shorter = refinement(tokenizer, "a red star", "a star").source
@@ -183,7 +181,7 @@ def test_the_end_of_the_text_is_matched_with_the_end(tokenizer: CLIPTokenizer) -
     assert shorter[:, 76].sum() == 0
 
 
-def test_a_weight_is_of_every_piece_and_every_occurrence(tokenizer: CLIPTokenizer) -> None:
+def test_weight_applies_to_every_token_and_occurrence(tokenizer: CLIPTokenizer) -> None:
     weights = reweighting(tokenizer, "a zebra on a Zebra", {"zebra": 2.5}).weights
     assert weights.nonzero().numel() == 77
     assert (weights == 2.5).nonzero().flatten().tolist() == [*range(2, 7), *range(9, 14)]
@@ -192,17 +190,17 @@ def test_a_weight_is_of_every_piece_and_every_occurrence(tokenizer: CLIPTokenize
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda t: replacement(t, "a star", "a red star"), "the prompt has 2 words and marks, the edited one 3; "),
+        (lambda t: replacement(t, "a star", "a red star"), "the prompt has 2 words and marks, the edited prompt 3; "),
         (lambda t: replacement(t, "", "a star"), "the prompt is empty; "),
         (lambda t: refinement(t, "a star", " "), "the prompt is empty; "),
         (lambda t: refinement(t, "a star", "two rings"), "the edited prompt shares no word with the original"),
         (lambda t: replacement(t, "red " * 76 + "star", "red " * 76 + "ring"), "'star' lies beyond the last token"),
-        (lambda t: reweighting(t, "a star", {"ring": 2}), "'ring' is no word of the prompt; its words: a, star"),
+        (lambda t: reweighting(t, "a star", {"ring": 2}), "'ring' is not in the prompt; its words: a, star"),
         (lambda t: reweighting(t, "a star", {"star": 11}), "the weight of 'star' is 11; it must lie between -10"),
         (lambda t: reweighting(t, "a star", {"star": float("nan")}), "the weight of 'star' is nan; "),
     ],
 )  # fmt: skip
-def test_what_cannot_be_edited_is_one_clear_line(tokenizer: CLIPTokenizer, make: Any, message: str) -> None:
+def test_impossible_edits_are_one_line_errors(tokenizer: CLIPTokenizer, make: Any, message: str) -> None:
     with pytest.raises(InputError) as error:
         make(tokenizer)
     assert str(error.value).startswith(message)
@@ -210,38 +208,38 @@ def test_what_cannot_be_edited_is_one_clear_line(tokenizer: CLIPTokenizer, make:
 
 
 @pytest.mark.parametrize("shares", [(-0.1, 0), (0, 1.1), (float("nan"), 0)])
-def test_a_share_lies_between_0_and_1(pipeline: StableDiffusionPipeline, shares: tuple[float, float]) -> None:
+def test_share_outside_0_to_1_is_an_error(pipeline: StableDiffusionPipeline, shares: tuple[float, float]) -> None:
     with pytest.raises(InputError, match=r"^the share of steps with the original's (cross|self)-attention is "):
-        drawn(pipeline, reweighting(pipeline.tokenizer, PROMPT, {}), *shares)
+        edit_images(pipeline, reweighting(pipeline.tokenizer, PROMPT, {}), *shares)
 
 
-def test_an_edit_needs_the_original_s_steps_and_size(pipeline: StableDiffusionPipeline) -> None:
+def test_edit_needs_the_steps_and_size_of_the_original(pipeline: StableDiffusionPipeline) -> None:
     edit = reweighting(pipeline.tokenizer, PROMPT, {})
-    with remember_drawing(pipeline) as drawing:
-        draw(pipeline, PROMPT)
+    with record_trajectory(pipeline) as trajectory:
+        generate(pipeline, PROMPT)
     with (
-        edit_attention(pipeline, edit, drawing, 1, 1),
-        pytest.raises(InputError, match=r"^the original was drawn in 4"),
+        edit_attention(pipeline, edit, trajectory, 1, 1),
+        pytest.raises(InputError, match=r"^the original has 4 steps"),
     ):
-        draw(pipeline, PROMPT, steps=5)
+        generate(pipeline, PROMPT, steps=5)
     with (
-        edit_attention(pipeline, edit, drawing, 1, 1),
-        pytest.raises(InputError, match=r"^the UNet saw \(2, 4, 8, 8\)"),
+        edit_attention(pipeline, edit, trajectory, 1, 1),
+        pytest.raises(InputError, match=r"^the UNet input has shape \(2, 4, 16, 8\), but \(2, 4, 8, 8\)"),
     ):
         pipeline(PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE, height=128, width=64)
-    with edit_attention(pipeline, edit, drawing, 1, 1):
-        draw(pipeline, PROMPT)
-        with pytest.raises(InputError, match=r"draw the edited image once"):
-            draw(pipeline, PROMPT)
+    with edit_attention(pipeline, edit, trajectory, 1, 1):
+        generate(pipeline, PROMPT)
+        with pytest.raises(InputError, match=r"generate the edited image once"):
+            generate(pipeline, PROMPT)
 
 
-def test_on_the_sample_s_model_another_color_stays_in_its_place() -> None:
+def test_recolored_object_of_the_sample_model_stays_in_place() -> None:
     pipeline = load_pipeline(BASE)
-    plainly, by_edit, of_color = [], [], []
+    plain_overlaps, edit_overlaps, color_shares = [], [], []
     for seed in range(3):
         original, plain, edited, color = recolored(pipeline, make_scene(9_000_000 + seed, "plain"), seed)
-        plainly.append(overlap(things(original), things(plain)))
-        by_edit.append(overlap(things(original), things(edited)))
-        of_color.append(share_of_color(edited, things(edited), color))
-    assert np.mean(by_edit) > np.mean(plainly)
-    assert np.mean(of_color) > 0.5
+        plain_overlaps.append(overlap(things(original), things(plain)))
+        edit_overlaps.append(overlap(things(original), things(edited)))
+        color_shares.append(share_of_color(edited, things(edited), color))
+    assert np.mean(edit_overlaps) > np.mean(plain_overlaps)
+    assert np.mean(color_shares) > 0.5

@@ -24,20 +24,20 @@ class TinyRun:
     tuned: Path
     generated: Path
     curves: dict[str, Path]
-    recipe: CardConfig
-    evidence: CardResults
+    config: CardConfig
+    results: CardResults
 
     def export_to(self, output: Path) -> Path:
-        export(self.base, self.tuned, self.generated, self.curves, output, self.recipe, self.evidence)
+        export(self.base, self.tuned, self.generated, self.curves, output, self.config, self.results)
         return output
 
 
 def make_tiny_run(base: Path, folder: Path) -> TinyRun:
     """A UNet a little off the base's, three images and the metrics of an imagined run, below `folder`."""
     params = load_params()
-    recipe = CardConfig(params.export, params.fetch, params.train, params.generate)
+    config = CardConfig(params.export, params.fetch, params.train, params.generate)
     return TinyRun(
-        base, _tune(base / "unet", folder / "tuned"), _draw(folder / "drawn"), _plot(folder), recipe, _measure(folder)
+        base, _tune(base / "unet", folder / "tuned"), _draw(folder / "drawn"), _plot(folder), config, _measure(folder)
     )
 
 
@@ -69,7 +69,7 @@ def _draw(folder: Path) -> Path:
 
 def _plot(folder: Path) -> dict[str, Path]:
     content = {
-        "ladder": "figure,images,value,sd\nkid,floor,0.0625,0.01\nkid,base,0.5,0.01\nkid,tuned,0.25,0.01\n",
+        "ladder": "metric,images,value,sd\nkid,floor,0.0625,0.01\nkid,base,0.5,0.01\nkid,tuned,0.25,0.01\n",
         "loss": "step,loss\n10,0.5\n20,0.25\n",
         "validation": "step,loss\n0,0.75\n20,0.125\n",
     }
@@ -84,5 +84,5 @@ def _measure(folder: Path) -> CardResults:
     scores = {"base": {"kid": 0.5, "n": 3}, "floor": {"kid": 0.0625, "n": 3}, "tuned": {"kid": 0.25, "n": 3}}
     scores["reconstructed"] = {"kid": 0.125, "n": 3}
     write_json(folder / "fid.json", scores | {"protocol": {"features": 64, "headline": "kid"}})
-    made_from = {"models/tuned": "a" * 32 + ".dir", "metrics/fid.json": "b" * 32}
-    return read_card_results(folder / "card.md", folder / "train.json", folder / "fid.json", made_from)
+    inputs = {"models/tuned": "a" * 32 + ".dir", "metrics/fid.json": "b" * 32}
+    return read_card_results(folder / "card.md", folder / "train.json", folder / "fid.json", inputs)

@@ -9,35 +9,35 @@ def normal(seed: int, n: int, d: int = 6) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
-def test_halves_are_as_many_different_positions() -> None:
+def test_halves_have_distinct_positions_and_round_up() -> None:
     for first, second in random_half_splits(10, 0, 8, 5):
         assert len({*first.tolist()}) == 4
         assert {*first.tolist()} <= {*range(8)}
         assert len({*second.tolist()}) == 3
 
 
-def test_the_seed_alone_draws_them() -> None:
+def test_seed_determines_the_halves() -> None:
     first, again, other = ([half.tolist() for (half,) in random_half_splits(3, seed, 20)] for seed in (1, 1, 2))
     assert first == again
     assert first != other
     assert first[0] != first[1]
 
 
-def test_halves_of_a_longer_series_begin_alike() -> None:
-    short, long = ([half.tolist() for (half,) in random_half_splits(draws, 0, 20)] for draws in (2, 5))
+def test_more_resamples_keep_the_first_ones() -> None:
+    short, long = ([half.tolist() for (half,) in random_half_splits(resamples, 0, 20)] for resamples in (2, 5))
     assert long[:2] == short
 
 
-def test_the_spread_over_halves_is_that_of_the_mean_of_whole_samples() -> None:
+def test_std_over_halves_is_that_of_the_mean_of_full_samples() -> None:
     values = normal(0, 400, 1)[:, 0]
-    shown = np.std([values[half].mean() for (half,) in random_half_splits(500, 0, 400)])
-    assert shown == pytest.approx(values.std() / np.sqrt(400), rel=0.1)
+    estimated = np.std([values[half].mean() for (half,) in random_half_splits(500, 0, 400)])
+    assert estimated == pytest.approx(values.std() / np.sqrt(400), rel=0.1)
 
 
-def test_the_spread_over_halves_is_that_of_kid_of_whole_samples() -> None:
+def test_std_over_halves_is_that_of_kid_of_full_samples() -> None:
     truth = np.std([kid(normal(2 * i, 60), normal(2 * i + 1, 60) + 0.5) for i in range(200)])
-    shown = []
+    estimated = []
     for i in range(10):
         a, b = normal(2 * i, 60), normal(2 * i + 1, 60) + 0.5
-        shown.append(np.std([kid(a[j], b[k]) for j, k in random_half_splits(50, i, 60, 60)]))
-    assert np.mean(shown) == pytest.approx(truth, rel=0.25)
+        estimated.append(np.std([kid(a[j], b[k]) for j, k in random_half_splits(50, i, 60, 60)]))
+    assert np.mean(estimated) == pytest.approx(truth, rel=0.25)

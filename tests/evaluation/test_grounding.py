@@ -1,4 +1,4 @@
-"""Attention against outlines: the measure by hand-computed values, the outlines by the scenes' own masks."""
+"""Grounding: metrics against hand-computed values, masks against those of the synthetic scenes."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from finetune.attention.maps import word_map
 from finetune.data.latents import MANIFEST
 from finetune.data.shards import INDEX, read_index, write_index
 from finetune.data.transforms import RESOLUTION
@@ -18,7 +19,7 @@ from finetune.datasets.scene_archives import draw_archive
 from finetune.datasets.scenes import draw_mask, make_scene
 from finetune.errors import InputError
 from finetune.evaluation.coco_masks import read_masks
-from finetune.evaluation.grounding import area_under_curve, points_at, positions_of, word_map
+from finetune.evaluation.grounding import find_tokens, pointing_hit, roc_auc
 from finetune.model.loading import load_pipeline
 from finetune.params import load_params
 from stages.grounding import grounding
@@ -26,9 +27,9 @@ from stages.preprocess import SCHEMA
 from tests.builders.image_sets import write_image_set
 
 LOCATION = "scenes:coco?train=1&validation=6"
-FIRST = 3_000_000  # the number of the first validation scene
+FIRST = 3_000_000  # number of the first validation scene
 ARCHIVE = "annotations_trainval2017.zip"
-HALF = "val2017"
+SPLIT = "val2017"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_instances(folder: Path, instances: list[dict[str, Any]]) -> Path:
     content = {"annotations": instances, "categories": [{"id": 7, "name": "traffic light"}]}
     with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
-        archive.writestr(f"annotations/instances_{HALF}.json", json.dumps(content))
+        archive.writestr(f"annotations/instances_{SPLIT}.json", json.dumps(content))
     return folder
 
 
@@ -49,29 +50,29 @@ def instance(segmentation: Any) -> dict[str, Any]:
     return {"image_id": 1, "category_id": 7, "segmentation": segmentation}
 
 
-def test_the_area_under_the_curve_counts_ordered_pairs() -> None:
+def test_roc_auc_counts_ordered_pairs() -> None:
     mask = np.array([[True, True], [False, False]])
-    assert area_under_curve(np.array([[3, 4], [1, 2]]), mask) == 1
-    assert area_under_curve(np.array([[1, 2], [3, 4]]), mask) == 0
-    assert area_under_curve(np.array([[1, 4], [3, 2]]), mask) == 0.5  # 4 beats both, 1 beats none
-    assert area_under_curve(np.array([[3, 4], [3, 1]]), mask) == 3.5 / 4  # a tie counts half
-    assert area_under_curve(np.zeros((2, 2)), mask) == 0.5
+    assert roc_auc(np.array([[3, 4], [1, 2]]), mask) == 1
+    assert roc_auc(np.array([[1, 2], [3, 4]]), mask) == 0
+    assert roc_auc(np.array([[1, 4], [3, 2]]), mask) == 0.5  # 4 beats both, 1 beats none
+    assert roc_auc(np.array([[3, 4], [3, 1]]), mask) == 3.5 / 4  # a tie counts half
+    assert roc_auc(np.zeros((2, 2)), mask) == 0.5
 
 
-def test_pointing_is_at_the_highest_score() -> None:
+def test_pointing_hit_checks_the_highest_score() -> None:
     mask = np.array([[True, False], [False, False]])
-    assert points_at(np.array([[0.9, 0.1], [0.2, 0.3]]), mask)
-    assert not points_at(np.array([[0.1, 0.9], [0.2, 0.3]]), mask)
+    assert pointing_hit(np.array([[0.9, 0.1], [0.2, 0.3]]), mask)
+    assert not pointing_hit(np.array([[0.1, 0.9], [0.2, 0.3]]), mask)
 
 
-def test_a_word_is_found_with_all_its_tokens() -> None:
-    assert positions_of([5, 6], [1, 5, 9, 5, 6, 2]) == [3, 4]
-    assert positions_of([5, 6], [1, 6, 5]) == []
+def test_word_is_found_with_all_its_tokens() -> None:
+    assert find_tokens([5, 6], [1, 5, 9, 5, 6, 2]) == [3, 4]
+    assert find_tokens([5, 6], [1, 6, 5]) == []
 
 
-def test_a_scene_s_outlines_are_its_objects(raw: Path) -> None:
+def test_masks_of_scenes_match_their_objects(raw: Path) -> None:
     numbers = range(FIRST, FIRST + 6)
-    masks = read_masks(raw, HALF, dict.fromkeys(numbers, (RESOLUTION, RESOLUTION)), "center", 64)
+    masks = read_masks(raw, SPLIT, dict.fromkeys(numbers, (RESOLUTION, RESOLUTION)), "center", 64)
     assert masks.keys() == {*numbers}
     for number in numbers:
         scene = make_scene(number, "striped")
@@ -83,33 +84,32 @@ def test_a_scene_s_outlines_are_its_objects(raw: Path) -> None:
 @pytest.mark.parametrize(
     ("crop", "expected"), [("center", [True, True, False, False]), ("squash", [False, True, False, False])]
 )
-def test_outlines_are_cropped_as_the_picture_is(crop: Any, expected: list[bool], tmp_path: Path) -> None:
-    """The second quarter of an image twice as wide as high is the left half of its middle square."""
+def test_masks_are_cropped_like_the_image(crop: Any, expected: list[bool], tmp_path: Path) -> None:
+    """The second quarter of a 2:1 image is the left half of its center square."""
     folder = write_instances(tmp_path, [instance([[20, 0, 40, 0, 40, 40, 20, 40]])])
-    mask = read_masks(folder, HALF, {1: (80, 40)}, crop, 4)[1]["traffic light"]
+    mask = read_masks(folder, SPLIT, {1: (80, 40)}, crop, 4)[1]["traffic light"]
     assert mask.tolist() == [expected] * 4
 
 
-def test_a_crowd_s_runs_go_down_the_columns(tmp_path: Path) -> None:
+def test_run_lengths_are_column_major(tmp_path: Path) -> None:
     folder = write_instances(tmp_path, [instance({"counts": [40 * 20, 40 * 20], "size": [40, 40]})])
-    mask = read_masks(folder, HALF, {1: (40, 40)}, "center", 4)[1]["traffic light"]
+    mask = read_masks(folder, SPLIT, {1: (40, 40)}, "center", 4)[1]["traffic light"]
     assert mask.tolist() == [[False, False, True, True]] * 4
 
 
-def test_several_objects_of_a_kind_are_one_mask(tmp_path: Path) -> None:
+def test_objects_of_one_category_share_a_mask(tmp_path: Path) -> None:
     halves = [[0, 0, 20, 0, 20, 40, 0, 40]], [[20, 0, 40, 0, 40, 40, 20, 40]]
     folder = write_instances(tmp_path, [instance(half) for half in halves])
-    assert read_masks(folder, HALF, {1: (40, 40)}, "center", 4)[1]["traffic light"].all()
+    assert read_masks(folder, SPLIT, {1: (40, 40)}, "center", 4)[1]["traffic light"].all()
 
 
-def test_a_damaged_outline_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+def test_invalid_mask_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     folder = write_instances(tmp_path, [instance("a polygon")])
-    with pytest.raises(InputError, match=f"{ARCHIVE}: annotations/instances_{HALF}.json: .*fetch the original"):
-        read_masks(folder, HALF, {1: (40, 40)}, "center", 4)
+    with pytest.raises(InputError, match=f"{ARCHIVE}: annotations/instances_{SPLIT}.json: .*fetch the original"):
+        read_masks(folder, SPLIT, {1: (40, 40)}, "center", 4)
 
 
-def test_a_map_is_where_the_decoder_s_attention_of_the_word_is(tiny_base: Path) -> None:
-    """Attention over all tokens adds up to one in every place, so the maps of a partition of them do."""
+def test_word_maps_of_all_tokens_sum_to_one(tiny_base: Path) -> None:
     pipeline = load_pipeline(tiny_base)
     tokens = pipeline.tokenizer("a star", padding="max_length", max_length=77).input_ids
     text = pipeline.text_encoder(torch.tensor([tokens])).last_hidden_state
@@ -118,13 +118,13 @@ def test_a_map_is_where_the_decoder_s_attention_of_the_word_is(tiny_base: Path) 
     parts = [range(20), range(20, 77)]
     maps = [word_map(pipeline.unet, noisy, 400, text, part) for part in parts]
     assert maps[0].shape == (8, 8)
-    assert sum(seen * len(part) for seen, part in zip(maps, parts, strict=True)) == pytest.approx(np.ones((8, 8)))
-    assert torch.equal(pipeline.unet(noisy, 400, text).sample, before)  # nothing of the recording stays
+    assert sum(maps) == pytest.approx(np.ones((8, 8)))
+    assert torch.equal(pipeline.unet(noisy, 400, text).sample, before)  # hooks are removed
 
 
 @pytest.fixture
 def scene_set(raw: Path, tmp_path: Path) -> dict[str, Path]:
-    """The scenes of `raw`, prepared: 64x64 images, latents of 8x8, captions that name the thing."""
+    """The scenes of `raw`, prepared: 64x64 images, 8x8 latents, captions that name the object."""
     pixels = [np.full((64, 64, 3), 40 * i, np.uint8) for i in range(6)]
     write_image_set(tmp_path / "images" / "coco", "coco", {"validation": pixels})
     index = tmp_path / "images" / "coco" / INDEX
@@ -154,21 +154,21 @@ def run(scene_set: dict[str, Path], base: Path, out: Path, *, formats: str = "co
     return report
 
 
-def test_the_report_compares_both_models_on_the_images_that_name_a_thing(
+def test_report_compares_both_models_on_captions_that_name_an_object(
     scene_set: dict[str, Path], tiny_base: Path, tmp_path: Path
 ) -> None:
     report = run(scene_set, tiny_base, tmp_path)
-    assert report["images"] == 5  # one caption names nothing
+    assert report["images"] == 5  # one caption names no object
     assert report["timestep"] == 400
     assert 0 < report["area"] < 0.5
     assert report["base"].keys() == {"auc", "auc_sd", "pointing", "pointing_sd"}
-    assert report["base"] == report["tuned"]  # which is a copy
+    assert report["base"] == report["tuned"]  # a copy
     assert set(report["gain"].values()) == {0}
     with Image.open(tmp_path / "grounding.png") as page:
         assert page.width > 1000
 
 
-def test_the_same_inputs_give_the_same_bytes(scene_set: dict[str, Path], tiny_base: Path, tmp_path: Path) -> None:
+def test_equal_inputs_give_equal_bytes(scene_set: dict[str, Path], tiny_base: Path, tmp_path: Path) -> None:
     contents = []
     for _ in range(2):
         run(scene_set, tiny_base, tmp_path)
@@ -176,11 +176,13 @@ def test_the_same_inputs_give_the_same_bytes(scene_set: dict[str, Path], tiny_ba
     assert contents[0] == contents[1]
 
 
-def test_without_outlines_nothing_is_claimed(scene_set: dict[str, Path], tiny_base: Path, tmp_path: Path) -> None:
+def test_datasets_without_masks_give_an_empty_report(
+    scene_set: dict[str, Path], tiny_base: Path, tmp_path: Path
+) -> None:
     assert run(scene_set, tiny_base, tmp_path, formats="imagefolder") == {"images": 0, "timestep": 400}
 
 
-def test_an_archive_of_captions_alone_has_no_outlines(tmp_path: Path) -> None:
+def test_archive_without_instances_has_no_masks(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / ARCHIVE, "w") as archive:
-        archive.writestr(f"annotations/captions_{HALF}.json", "{}")
-    assert read_masks(tmp_path, HALF, {1: (64, 64)}, "center", 8) == {}
+        archive.writestr(f"annotations/captions_{SPLIT}.json", "{}")
+    assert read_masks(tmp_path, SPLIT, {1: (64, 64)}, "center", 8) == {}

@@ -7,17 +7,17 @@ from finetune.evaluation.prdc import coverage, density, precision, recall, squar
 LINE = np.array([[0], [1], [3], [7]], np.float32)
 
 
-def test_a_radius_reaches_to_the_k_th_nearest_other_point() -> None:
+def test_radius_is_the_distance_to_the_k_th_neighbor() -> None:
     assert squared_radii(LINE, 1).tolist() == [1, 1, 4, 16]
     assert squared_radii(LINE, 2).tolist() == [9, 4, 9, 36]
 
 
-def test_equal_points_are_each_other_s_neighbors() -> None:
+def test_duplicates_are_neighbors() -> None:
     assert squared_radii(np.array([[2], [2], [5]], np.float32), 1).tolist() == [0, 0, 9]
 
 
 @pytest.mark.parametrize("block", [2, 1024])
-def test_distances_are_the_same_however_they_are_cut(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distances_do_not_depend_on_the_block_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prdc, "BLOCK", block)
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(5, 3)), rng.normal(size=(4, 3))
@@ -29,55 +29,55 @@ def line(*points: float) -> np.ndarray:
     return np.array(points, np.float32)[:, None]
 
 
-def test_precision_and_recall_by_hand() -> None:
-    """Real neighborhoods at k = 1: [-1, 1], [0, 2] and [6, 14] around 0, 1 and 10 with radii 1, 1 and 9."""
+def test_precision_and_recall_equal_hand_computed_values() -> None:
+    """Radii at k = 1 are 1, 1 and 9 around 0, 1 and 10."""
     real, generated = line(0, 1, 10), line(2, 20, 30)
     assert precision(real, generated, k=1) == pytest.approx(1 / 3)  # 2 is within 1 of 1; 20 and 30 are out
     # generated radii: 18, 10, 10; 0, 1 and 10 lie within 18 of 2
     assert recall(real, generated, k=1) == 1
 
 
-def test_equal_sets_have_both() -> None:
+def test_equal_sets_have_full_precision_and_recall() -> None:
     points = np.random.default_rng(0).normal(size=(50, 4))
     assert precision(points, points, k=3) == recall(points, points, k=3) == 1
 
 
-def test_sets_far_apart_have_neither() -> None:
+def test_distant_sets_have_no_precision_or_recall() -> None:
     points = np.random.default_rng(0).normal(size=(50, 4))
     assert precision(points, points + 100, k=3) == recall(points, points + 100, k=3) == 0
 
 
-def test_drawing_a_part_of_the_truth_costs_recall_and_not_precision() -> None:
+def test_missing_modes_reduce_recall_but_not_precision() -> None:
     rng = np.random.default_rng(0)
     wide, narrow = rng.normal(size=(500, 2)), rng.normal(size=(500, 2)) / 10
     assert precision(wide, narrow, k=3) > 0.95
     assert recall(wide, narrow, k=3) < 0.3
 
 
-def test_drawing_more_than_the_truth_costs_precision_and_not_recall() -> None:
+def test_implausible_images_reduce_precision_but_not_recall() -> None:
     rng = np.random.default_rng(0)
     wide, narrow = rng.normal(size=(500, 2)), rng.normal(size=(500, 2)) / 10
     assert precision(narrow, wide, k=3) < 0.3
     assert recall(narrow, wide, k=3) > 0.95
 
 
-def test_density_and_coverage_by_hand() -> None:
-    """Neighborhoods at k = 2 of 0, 1, 3 and 10: radii 3, 2, 3 and 9."""
+def test_density_and_coverage_equal_hand_computed_values() -> None:
+    """Radii at k = 2 are 3, 2, 3 and 9 around 0, 1, 3 and 10."""
     real, generated = line(0, 1, 3, 10), line(2, 40)
-    # 2 lies in all four neighborhoods, 40 in none: a mean of 2, over k
+    # 2 lies in all four balls, 40 in none: mean 2, over k
     assert density(real, generated, k=2) == pytest.approx(2 / 2)
     assert coverage(real, generated, k=2) == 1
-    assert coverage(real, line(12, 40), k=2) == 1 / 4  # within the 9 of 10 alone
+    assert coverage(real, line(12, 40), k=2) == 1 / 4  # within 9 of 10 only
 
 
-def test_density_of_equal_distributions_is_one_on_average() -> None:
+def test_density_averages_one_for_equal_distributions() -> None:
     rng = np.random.default_rng(0)
     densities = [density(rng.normal(size=(200, 4)), rng.normal(size=(200, 4)), k=5) for _ in range(20)]
     assert np.mean(densities) == pytest.approx(1, abs=0.03)
 
 
-def test_coverage_of_equal_distributions_has_a_closed_form() -> None:
-    """With n = m, of 2n - 1 other points in random order k generated ones miss a neighborhood (Naeem et al., eq. 6)."""
+def test_coverage_of_equal_distributions_matches_its_closed_form() -> None:
+    """Equation 6 of Naeem et al., for n = m."""
     n, k = 200, 3
     rng = np.random.default_rng(0)
     coverages = [coverage(rng.normal(size=(n, 4)), rng.normal(size=(n, 4)), k) for _ in range(20)]
@@ -85,7 +85,7 @@ def test_coverage_of_equal_distributions_has_a_closed_form() -> None:
     assert np.mean(coverages) == pytest.approx(expected, abs=0.01)
 
 
-def test_one_outlier_among_real_images_lifts_precision_and_hardly_density() -> None:
+def test_outlier_raises_precision_but_hardly_density() -> None:
     rng = np.random.default_rng(0)
     real, far = rng.normal(size=(200, 2)), rng.normal(size=(200, 2)) + 8
     with_outlier = np.concatenate([real, [[30, 30]]])

@@ -1,4 +1,4 @@
-"""finetune.export.manifest: a folder is what its manifest lists, all of it and nothing else."""
+"""A folder must contain exactly what its manifest lists."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from dvc_objects.fs.local import LocalFileSystem
 from finetune.errors import InputError
 from finetune.export.manifest import MANIFEST, check_manifest, dvc_md5, write_manifest
 
-REMEDY = "fetch it again"
+HINT = "fetch it again"
 
 
 @pytest.fixture
@@ -25,24 +25,24 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def fault(folder: Path) -> str:
-    with pytest.raises(InputError) as refused:
-        check_manifest(folder, REMEDY)
-    message = str(refused.value)
-    assert message.endswith((f"; {REMEDY}", f", or {REMEDY}"))
+def error_of(folder: Path) -> str:
+    with pytest.raises(InputError) as raised:
+        check_manifest(folder, HINT)
+    message = str(raised.value)
+    assert message.endswith((f"; {HINT}", f", or {HINT}"))
     assert "\n" not in message
     return message
 
 
-def test_a_folder_as_it_was_written_passes(folder: Path) -> None:
-    check_manifest(folder, REMEDY)
+def test_unchanged_folder_passes(folder: Path) -> None:
+    check_manifest(folder, HINT)
 
 
-def test_a_changed_and_a_missing_file_are_named(folder: Path) -> None:
+def test_changed_or_missing_file_is_named(folder: Path) -> None:
     (folder / "unet/weights.safetensors").write_bytes(b"Weights")
-    assert fault(folder).startswith(f"{folder}/unet/weights.safetensors: not the bytes that {MANIFEST} lists")
+    assert error_of(folder).startswith(f"{folder}/unet/weights.safetensors: does not match {MANIFEST}")
     (folder / "unet/weights.safetensors").unlink()
-    assert fault(folder).startswith(f"{folder}/unet/weights.safetensors: no such file")
+    assert error_of(folder).startswith(f"{folder}/unet/weights.safetensors: no such file")
 
 
 @pytest.mark.parametrize(
@@ -57,48 +57,48 @@ def test_a_changed_and_a_missing_file_are_named(folder: Path) -> None:
         (b"\xff", "Invalid JSON"),
     ],
 )
-def test_a_damaged_manifest_is_named(folder: Path, content: bytes, named: str) -> None:
+def test_damaged_manifest_is_named(folder: Path, content: bytes, named: str) -> None:
     (folder / MANIFEST).write_bytes(content)
-    message = fault(folder)
+    message = error_of(folder)
     assert message.startswith(f"{folder / MANIFEST}: ")
     assert named in message
 
 
-def test_a_missing_manifest_is_named(folder: Path) -> None:
+def test_missing_manifest_is_named(folder: Path) -> None:
     (folder / MANIFEST).unlink()
-    assert fault(folder).startswith(f"{folder / MANIFEST}: No such file or directory")
+    assert error_of(folder).startswith(f"{folder / MANIFEST}: No such file or directory")
 
 
 @pytest.mark.parametrize("name", ["unet/model.safetensors.index.json", "tokenizer.json", "new/manifest.json"])
-def test_a_file_that_is_not_listed_is_refused(folder: Path, name: str) -> None:
-    """diffusers would load the shards of an index in place of the weights that were checked."""
+def test_unlisted_file_is_refused(folder: Path, name: str) -> None:
+    """diffusers would load the shards of an index instead of the verified weights."""
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(json.dumps({}))
-    assert fault(folder).startswith(f"{folder / name}: not among what {MANIFEST} lists; delete it")
+    assert error_of(folder).startswith(f"{folder / name}: not listed in {MANIFEST}; delete it")
 
 
-def test_a_linked_folder_is_refused_for_what_it_may_hold(folder: Path, tmp_path: Path) -> None:
+def test_linked_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "unet").rename(tmp_path / "elsewhere")
     (folder / "unet").symlink_to(tmp_path / "elsewhere")
-    assert fault(folder).startswith(f"{folder}/unet: not among what")
+    assert error_of(folder).startswith(f"{folder}/unet: not listed in")
 
 
-def test_files_may_be_links_as_dvc_makes_them_of_its_cache(folder: Path, tmp_path: Path) -> None:
+def test_files_may_be_links_to_dvc_s_cache(folder: Path, tmp_path: Path) -> None:
     (folder / "README.md").rename(tmp_path / "cached")
     (folder / "README.md").symlink_to(tmp_path / "cached")
-    check_manifest(folder, REMEDY)
+    check_manifest(folder, HINT)
 
 
-def test_what_git_dvc_the_hub_and_desktops_leave_is_let_be(folder: Path) -> None:
+def test_hidden_files_are_ignored(folder: Path) -> None:
     (folder / ".cache/huggingface").mkdir(parents=True)
     for name in (".gitattributes", ".gitignore", ".DS_Store", "unet/.DS_Store", ".cache/huggingface/x.metadata"):
         (folder / name).touch()
-    check_manifest(folder, REMEDY)
+    check_manifest(folder, HINT)
 
 
 @pytest.fixture
 def odd_names(tmp_path: Path) -> Path:
-    # names that sort otherwise by their parts, or by anything but their code points
+    # their order depends on whether paths, parts or code points are compared
     for name in ("b", "a/z", "a-b", "a/B/c", "ä", "a b", ".hidden"):
         file = tmp_path / "odd_names" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -107,19 +107,19 @@ def odd_names(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [".", "a/z"])
-def test_files_and_folders_have_the_hash_that_dvc_gives_them(odd_names: Path, tmp_path: Path, name: str) -> None:
+def test_dvc_md5_equals_dvc_s_hash(odd_names: Path, tmp_path: Path, name: str) -> None:
     system = LocalFileSystem()
     _, _, tree = build(HashFileDB(system, str(tmp_path / "store")), str(odd_names / name), system, "md5")
     assert dvc_md5(odd_names / name) == tree.hash_info.value
 
 
-def test_what_is_not_there_has_no_hash(tmp_path: Path) -> None:
+def test_dvc_md5_of_a_missing_path_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         dvc_md5(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("path", ["metrics/samples", "metrics/train.json", "metrics/fid.json"])
-def test_the_committed_lock_has_these_hashes_of_what_git_keeps(path: str) -> None:
+def test_dvc_md5_equals_the_hashes_in_dvc_lock(path: str) -> None:
     lock = yaml.safe_load(Path("dvc.lock").read_text())
     listed = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
     assert dvc_md5(Path(path)) == listed[path]

@@ -1,4 +1,4 @@
-"""finetune.export.single_file: the same model in one file, for those who read no folders."""
+"""The exported model in one file, in the layout of the original Stable Diffusion."""
 
 import json
 from pathlib import Path
@@ -16,34 +16,27 @@ from finetune.export.single_file import kohya_lora, main, text_name, unet_name, 
 from finetune.model.loading import LORA, load_pipeline
 from finetune.planning.architecture import KNOWN, Architecture
 from finetune.training.denoiser import add_lora, save_lora
-from tests.builders.tiny_export import make_tiny_run
 
 (SD15,) = KNOWN.values()
 PARTS = {part: json.loads((SD15 / f"{part}.json").read_text()) for part in ("text_encoder", "unet", "vae")}
 
 
-def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
+def generate(pipeline: StableDiffusionPipeline) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     return pipeline("a red star", generator=generator, num_inference_steps=2, output_type="np").images
 
 
-@pytest.fixture(scope="module")
-def export(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    return make_tiny_run(tiny_base, folder / "run").export_to(folder / "export")
-
-
-def test_diffusers_draws_the_same_picture_from_the_file(
-    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_diffusers_generates_the_same_image_from_the_file(
+    tiny_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(paths, "EXPORT", export)
+    monkeypatch.setattr(paths, "EXPORT", tiny_export)
     main([str(tmp_path / "model.safetensors")])
     assert capsys.readouterr().out == f"{tmp_path / 'model.safetensors'}\n"
     read = StableDiffusionPipeline.from_single_file(
-        tmp_path / "model.safetensors", config=str(export), local_files_only=True, safety_checker=None
+        tmp_path / "model.safetensors", config=str(tiny_export), local_files_only=True, safety_checker=None
     )
-    assert np.array_equal(draw(read), draw(StableDiffusionPipeline.from_pretrained(export)))
+    assert np.array_equal(generate(read), generate(StableDiffusionPipeline.from_pretrained(tiny_export)))
 
 
 @pytest.mark.parametrize(
@@ -68,17 +61,17 @@ def test_diffusers_draws_the_same_picture_from_the_file(
         ("text_encoder", "text_model.final_layer_norm.bias", "text_model.final_layer_norm.bias"),
     ],
 )
-def test_stable_diffusion_1_5_has_its_original_names(part: str, key: str, name: str) -> None:
+def test_weights_get_the_names_of_stable_diffusion_1_5(part: str, key: str, name: str) -> None:
     prefix = {
         "unet": "model.diffusion_model.",
         "vae": "first_stage_model.",
         "text_encoder": "cond_stage_model.transformer.",
     }[part]
-    name_of = {"unet": unet_name, "vae": vae_name, "text_encoder": text_name}[part]
-    assert name_of(key, PARTS[part]) == prefix + name
+    rename = {"unet": unet_name, "vae": vae_name, "text_encoder": text_name}[part]
+    assert rename(key, PARTS[part]) == prefix + name
 
 
-def test_every_weight_of_stable_diffusion_1_5_comes_back_under_its_name() -> None:
+def test_diffusers_converts_every_name_back() -> None:
     architecture = Architecture(**PARTS)
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(PARTS["unet"]).state_dict()
@@ -89,14 +82,14 @@ def test_every_weight_of_stable_diffusion_1_5_comes_back_under_its_name() -> Non
     assert convert_ldm_vae_checkpoint(ldm, PARTS["vae"]).keys() == vae.keys()
 
 
-def test_another_network_is_refused() -> None:
+def test_weight_of_a_different_network_is_refused() -> None:
     with pytest.raises(InputError, match=r"add_embedding.linear_1.bias: Stable Diffusion 1 has no such weight"):
         unet_name("add_embedding.linear_1.bias", PARTS["unet"])
 
 
-def test_a_lora_in_kohyas_layout_draws_the_same_picture(tiny_base: Path, tmp_path: Path) -> None:
+def test_lora_in_kohyas_layout_generates_the_same_image(tiny_base: Path, tmp_path: Path) -> None:
     pipeline = load_pipeline(tiny_base)
-    plain = draw(pipeline)
+    plain = generate(pipeline)
     add_lora(pipeline.unet, rank=2, seed=0)
     with torch.no_grad():
         for name, weight in pipeline.unet.named_parameters():
@@ -106,5 +99,5 @@ def test_a_lora_in_kohyas_layout_draws_the_same_picture(tiny_base: Path, tmp_pat
     ours, theirs = load_pipeline(tiny_base), load_pipeline(tiny_base)
     ours.load_lora_weights(tmp_path, weight_name=LORA, local_files_only=True)
     theirs.load_lora_weights(kohya_lora(load_file(tmp_path / LORA)))
-    assert np.array_equal(draw(ours), draw(theirs))
-    assert not np.array_equal(draw(ours), plain)
+    assert np.array_equal(generate(ours), generate(theirs))
+    assert not np.array_equal(generate(ours), plain)

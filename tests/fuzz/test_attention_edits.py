@@ -1,4 +1,4 @@
-"""Pairs of prompts with any weights: an edit that can be drawn, or one line."""
+"""Any pair of prompts and any weights give a valid edit or a one-line error."""
 
 from collections.abc import Callable
 from functools import cache
@@ -29,8 +29,8 @@ def tokenizer() -> CLIPTokenizer:
     return load_tokenizer(BASE / "tokenizer")
 
 
-def is_drawable(edit: Edit | InputError) -> bool:
-    """Every token has its own attention, or some of the original's, of which no more is given away than there is."""
+def is_valid(edit: Edit | InputError) -> bool:
+    """Check shapes, ranges, and that no token's attention is given away more than once."""
     if isinstance(edit, InputError):
         return True
     shares = edit.source.sum(dim=1)
@@ -45,8 +45,8 @@ def is_drawable(edit: Edit | InputError) -> bool:
     )
 
 
-def made(make: Callable[..., Edit], *prompts: str, weights: dict[str, float]) -> Edit | InputError:
-    answer: Edit | InputError = result_or_fault(lambda: make(tokenizer(), *prompts, weights))
+def edit_or_error(build: Callable[..., Edit], *prompts: str, weights: dict[str, float]) -> Edit | InputError:
+    answer: Edit | InputError = result_or_fault(lambda: build(tokenizer(), *prompts, weights))
     return answer
 
 
@@ -56,9 +56,9 @@ def made(make: Callable[..., Edit], *prompts: str, weights: dict[str, float]) ->
 @example("a star", "a\x1fstar", {})
 @example("a " * 200, "a " * 200 + "star", {"star": 2.0})
 @example("a" * 500, "b" * 500, {})
-def test_any_two_prompts(original: str, edited: str, weights: dict[str, float]) -> None:
-    for make in (replacement, refinement):
-        assert is_drawable(made(make, original, edited, weights=weights))
+def test_any_two_prompts_give_a_valid_edit_or_an_error(original: str, edited: str, weights: dict[str, float]) -> None:
+    for build in (replacement, refinement):
+        assert is_valid(edit_or_error(build, original, edited, weights=weights))
 
 
 @settings(max_examples=100)
@@ -66,8 +66,8 @@ def test_any_two_prompts(original: str, edited: str, weights: dict[str, float]) 
 @example("a star", {"star": float("nan")})
 @example("a star", {"star": float("inf")})
 @example("a star", {"": 1.0})
-def test_any_weights(prompt: str, weights: dict[str, float]) -> None:
-    edit = made(reweighting, prompt, weights=weights)
-    assert is_drawable(edit)
+def test_any_weights_give_a_valid_edit_or_an_error(prompt: str, weights: dict[str, float]) -> None:
+    edit = edit_or_error(reweighting, prompt, weights=weights)
+    assert is_valid(edit)
     if isinstance(edit, Edit):
-        assert torch.equal(edit.source, torch.eye(77))  # the same prompt keeps all of its attention
+        assert torch.equal(edit.source, torch.eye(77))  # the same prompt keeps its attention

@@ -1,4 +1,4 @@
-"""A process computes with deterministic kernels alone, or with the quickest."""
+"""Single-threaded mapping and deterministic kernels."""
 
 import os
 from collections.abc import Iterator
@@ -21,31 +21,31 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_results_come_in_the_order_of_the_items() -> None:
+def test_results_are_in_the_order_of_the_items() -> None:
     assert list(map_single_threaded(lambda number: number * number, range(7), CPU)) == [0, 1, 4, 9, 16, 25, 36]
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_each_item_is_computed_by_one_thread_and_the_others_keep_theirs() -> None:
+def test_each_item_uses_one_thread() -> None:
     assert list(map_single_threaded(lambda _: torch.get_num_threads(), range(3), CPU)) == [1, 1, 1]
     assert torch.get_num_threads() == 2
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_items_are_read_as_they_are_needed() -> None:
-    taken: list[int] = []
+def test_items_are_read_lazily() -> None:
+    read: list[int] = []
 
     def items() -> Iterator[int]:
         for number in range(100):
-            taken.append(number)
+            read.append(number)
             yield number
 
     next(map_single_threaded(abs, items(), CPU))
-    assert taken == [0, 1]
+    assert read == [0, 1]
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_an_error_arrives_as_it_is() -> None:
+def test_errors_are_raised_unchanged() -> None:
     def fail(number: int) -> Tensor:
         raise KeyError(number)
 
@@ -53,34 +53,34 @@ def test_an_error_arrives_as_it_is() -> None:
         list(map_single_threaded(fail, range(3), CPU))
 
 
-def test_a_gpu_takes_one_item_at_a_time() -> None:
-    taken: list[int] = []
-    next(map_single_threaded(abs, (taken.append(number) or number for number in range(9)), torch.device("cuda")))
-    assert taken == [0]
+def test_gpu_processes_one_item_at_a_time() -> None:
+    read: list[int] = []
+    next(map_single_threaded(abs, (read.append(number) or number for number in range(9)), torch.device("cuda")))
+    assert read == [0]
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "as before")
+def _restore(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "unchanged")
     yield
     set_determinism(deterministic=False)
 
 
-def put_twice_in_one_place() -> None:
-    """Which of the two stays is left open, on a CPU too."""
+def nondeterministic_operation() -> None:
+    """Write two values to the same element; either may remain, on a CPU too."""
     torch.zeros(1).put_(torch.zeros(2, dtype=torch.int64), torch.arange(2.0))
 
 
-def test_deterministic_kernels_are_the_only_ones() -> None:
+def test_deterministic_mode_rejects_nondeterministic_operations() -> None:
     set_determinism(deterministic=True)
     assert torch.backends.cudnn.deterministic
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
-        put_twice_in_one_place()
+        nondeterministic_operation()
 
 
-def test_the_quickest_are_back_when_nothing_is_asked_for() -> None:
+def test_default_mode_restores_the_fastest_kernels() -> None:
     set_determinism(deterministic=True)
     set_determinism(deterministic=False)
     assert not torch.backends.cudnn.deterministic
-    put_twice_in_one_place()
+    nondeterministic_operation()

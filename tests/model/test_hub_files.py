@@ -1,4 +1,4 @@
-"""Of a model in a folder or on a hub, what the pipeline needs and nothing else, at one commit and verified."""
+"""The files of a model in a folder or on the hub: complete, minimal and verified."""
 
 import hashlib
 import json
@@ -51,19 +51,19 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """As much of a hub as a download of MODEL at REVISION as `some/model` asks for."""
-    monkeypatch.setattr(constants, "ENDPOINT", site.url)  # as HF_ENDPOINT does in a new process
+    """The part of a hub that a download of MODEL as `some/model` at REVISION uses."""
+    monkeypatch.setattr(constants, "ENDPOINT", site.url)  # like HF_ENDPOINT in a new process
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", site.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     site.files = {f"/some/model/resolve/{REVISION}/{name}": content for name, content in MODEL.items()}
     site.files[f"/api/models/some/model/tree/{REVISION}?recursive=true&expand=false"] = json.dumps(
-        [{"type": "directory", "path": "unet", "oid": "0" * 40}, *map(entry, MODEL)]
+        [{"type": "directory", "path": "unet", "oid": "0" * 40}, *map(hub_entry, MODEL)]
     ).encode()
     return site
 
 
-def entry(name: str) -> dict[str, object]:
-    """Of a file as the hub lists it: large ones are stored elsewhere, under their sha256."""
+def hub_entry(name: str) -> dict[str, object]:
+    """A file as the hub lists it: large files are stored by their sha256."""
     content = MODEL[name]
     oid = subprocess.run(["git", "hash-object", "--stdin"], input=content, check=True, capture_output=True).stdout
     listed = {"type": "file", "path": name, "size": len(content), "oid": oid.decode().strip()}
@@ -72,7 +72,7 @@ def entry(name: str) -> dict[str, object]:
     return listed
 
 
-def resolved(name: str) -> str:
+def url_path(name: str) -> str:
     return f"/some/model/resolve/{REVISION}/{name}"
 
 
@@ -85,55 +85,53 @@ def fetch(location: str, destination: Path, hashes: dict[str, str] = HASHES) -> 
     return names(destination)
 
 
-def test_a_model_is_its_configuration_and_the_weights_with_a_sha256(tmp_path: Path, folder: Path) -> None:
+def test_configuration_and_pinned_weights_are_fetched(tmp_path: Path, folder: Path) -> None:
     assert fetch(str(folder), tmp_path / "base") == NEEDED
     assert (tmp_path / "base" / WEIGHT).read_bytes() == MODEL[WEIGHT]
 
 
-def test_a_safety_checker_whose_weights_have_a_sha256_comes_with_its_configuration(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_pinned_safety_checker_is_fetched_with_its_configuration(tmp_path: Path, folder: Path) -> None:
     hashes = HASHES | {CHECKER: hashlib.sha256(MODEL[CHECKER]).hexdigest()}
     checker = {CHECKER, "safety_checker/config.json", "feature_extractor/preprocessor_config.json"}
     assert fetch(str(folder), tmp_path / "base", hashes) == NEEDED | checker
 
 
-def test_of_a_hub_nothing_else_is_downloaded(tmp_path: Path, hub: Site) -> None:
+def test_only_needed_files_are_downloaded_from_the_hub(tmp_path: Path, hub: Site) -> None:
     assert fetch("hf://some/model", tmp_path / "base") == NEEDED
     assert (tmp_path / "base" / WEIGHT).read_bytes() == MODEL[WEIGHT]
-    assert {path for path, _ in hub.asked if "/resolve/" in path} == {resolved(name) for name in NEEDED}
+    assert {path for path, _ in hub.asked if "/resolve/" in path} == {url_path(name) for name in NEEDED}
 
 
-def test_the_hub_s_own_login_is_used(tmp_path: Path, hub: Site) -> None:
+def test_hub_token_is_used(tmp_path: Path, hub: Site) -> None:
     fetch("hf://some/model", tmp_path / "base")
     assert {headers.get("authorization") for headers in hub.headers} <= {"Bearer hf_secret", None}
     assert hub.headers[-1]["authorization"] == "Bearer hf_secret"
 
 
-def test_a_cut_weight_goes_on_where_it_was_cut(tmp_path: Path, hub: Site) -> None:
-    hub.faults[resolved(WEIGHT)] = [Fault(cut=CHUNK)]
+def test_interrupted_download_resumes(tmp_path: Path, hub: Site) -> None:
+    hub.faults[url_path(WEIGHT)] = [Fault(cut=CHUNK)]
     assert fetch("hf://some/model", tmp_path / "base") == NEEDED
-    assert [asked for path, asked in hub.asked if path == resolved(WEIGHT)] == [None, f"bytes={CHUNK}-"]
+    assert [asked for path, asked in hub.asked if path == url_path(WEIGHT)] == [None, f"bytes={CHUNK}-"]
 
 
-def test_a_wrong_weight_is_named_with_both_hashes(tmp_path: Path, folder: Path, hub: Site) -> None:
-    for location, place in ((str(folder), str(folder)), ("hf://some/model", hub.url)):
-        with pytest.raises(InputError, match=f"{place}.*{WEIGHT}: its sha256 is {HASHES[WEIGHT]}, not .* {'0' * 64}"):
+def test_wrong_weight_is_named_with_both_hashes(tmp_path: Path, folder: Path, hub: Site) -> None:
+    for location, source in ((str(folder), str(folder)), ("hf://some/model", hub.url)):
+        with pytest.raises(InputError, match=f"{source}.*{WEIGHT}: its sha256 is {HASHES[WEIGHT]}, not .* {'0' * 64}"):
             fetch(location, tmp_path / "base", {WEIGHT: "0" * 64})
 
 
-def test_configuration_is_verified_by_the_commit_s_own_hash(tmp_path: Path, hub: Site) -> None:
-    hub.files[resolved("unet/config.json")] = b"[]"
+def test_configuration_is_verified_by_its_git_hash(tmp_path: Path, hub: Site) -> None:
+    hub.files[url_path("unet/config.json")] = b"[]"
     with pytest.raises(InputError, match=r"unet/config\.json: its git-sha1 is \w{40}, not the expected \w{40}"):
         fetch("hf://some/model", tmp_path / "base")
 
 
 @pytest.mark.usefixtures("hub")
-def test_missing_weights_and_a_missing_folder_are_named(folder: Path) -> None:
+def test_missing_weights_or_folder_are_named(folder: Path) -> None:
     for location in (str(folder), "hf://some/model"):
-        with pytest.raises(InputError, match=r"holds no vae/model\.safetensors; see fetch\.base"):
+        with pytest.raises(InputError, match=r"vae/model\.safetensors is missing; see fetch\.base"):
             model_files(location, REVISION, {"vae/model.safetensors": "0" * 64})
-    with pytest.raises(InputError, match=r"nowhere: holds no model_index\.json"):
+    with pytest.raises(InputError, match=r"nowhere: model_index\.json is missing"):
         model_files("nowhere", None, {})
 
 
@@ -141,7 +139,7 @@ def test_missing_weights_and_a_missing_folder_are_named(folder: Path) -> None:
     ("location", "revision"), [("hf://some/other", REVISION), ("hf://some/model", "f" * 40), ("hf://a/b/c", REVISION)]
 )
 @pytest.mark.usefixtures("hub")
-def test_a_model_or_a_revision_that_the_hub_lacks_is_named_in_one_line(location: str, revision: str) -> None:
+def test_unknown_model_or_revision_is_a_one_line_error(location: str, revision: str) -> None:
     with pytest.raises(InputError) as caught:
         model_files(location, revision, HASHES)
     assert str(caught.value).startswith(f"{location} at revision {revision}: ")
@@ -149,7 +147,7 @@ def test_a_model_or_a_revision_that_the_hub_lacks_is_named_in_one_line(location:
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_machine_set_to_be_offline_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"hf://some/model at revision .*offline"):
         model_files("hf://some/model", REVISION, HASHES)

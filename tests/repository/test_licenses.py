@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from report import licenses
-from report.licenses import LOCK, NOTICE, SILENT, license_of, packages, with_packages
+from report.licenses import LOCK, NOTICE, UNDECLARED, license_of, packages, with_packages
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
         ({"license_expression": "MIT", "license": "other"}, "MIT"),
         ({"license": "BSD", "classifier": ["License :: OSI Approved :: BSD License"]}, "BSD"),
         ({"license": "A text\nof lines", "classifier": ["License :: OSI Approved :: MIT License"]}, "MIT License"),
-        ({"license": "UNKNOWN", "classifier": ["Topic :: Software"]}, SILENT),
-        ({}, SILENT),
+        ({"license": "UNKNOWN", "classifier": ["Topic :: Software"]}, UNDECLARED),
+        ({}, UNDECLARED),
     ],
 )
 def test_the_most_exact_declaration_counts(

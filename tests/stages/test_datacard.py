@@ -26,7 +26,7 @@ def card_images(tmp_path: Path, images: Path) -> Path:
 def tokens(tmp_path: Path, card_images: Path) -> Path:
     """Outputs of tokenize, which dropped one training image of COCO."""
     tokens = tmp_path / "tokens"
-    write_token_table(tokens, folders(card_images), left_out={"coco-train-0"})
+    write_token_table(tokens, folders(card_images), excluded={"coco-train-0"})
     write_json(tokens / "dropped.json", {"like_validation": ["coco/coco-train-0"], "no_caption": []})
     write_json(tokens / "manifest.json", {"truncated": 3})
     return tokens

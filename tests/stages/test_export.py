@@ -1,4 +1,4 @@
-"""export: whoever has the folder and diffusers has the model."""
+"""The stage export: the folder works with diffusers alone, and its card describes the run."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ from finetune.export.manifest import MANIFEST, check_manifest
 from finetune.export.model_card import model_card
 from finetune.model.loading import LORA, load_pipeline
 from finetune.params import Archive, Base
-from stages.export import MADE_FROM, WEIGHTS
+from stages.export import INPUTS, WEIGHTS
 from tests.app.test_sampling import tiny_checker
-from tests.builders.tiny_export import TinyRun, make_tiny_run
+from tests.builders.tiny_export import TinyRun
 
-STRANGER = """
+PROGRAM = """
 import sys
-sys.modules["torchvision"] = None  # optional to diffusers; its usual wheel cannot be imported beside a CPU-only torch
+sys.modules["torchvision"] = None  # optional; the usual wheel does not import with a CPU-only torch
 import torch
 from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
@@ -39,19 +39,9 @@ print(image.size, pipeline.unet.dtype, pipeline.text_encoder.dtype, pipeline.vae
 """
 
 
-@pytest.fixture(scope="module")
-def tiny_run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_tiny_run(tiny_base, tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def tiny_export(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run.export_to(tmp_path_factory.mktemp("models") / "export")
-
-
-def test_a_process_without_this_repository_draws_from_the_folder(tiny_export: Path, tmp_path: Path) -> None:
+def test_process_without_this_repository_generates_from_the_export(tiny_export: Path, tmp_path: Path) -> None:
     process = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(tiny_export)],
+        [sys.executable, "-c", PROGRAM, str(tiny_export)],
         cwd=tmp_path,
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -62,7 +52,7 @@ def test_a_process_without_this_repository_draws_from_the_folder(tiny_export: Pa
     assert process.stdout.strip() == "(64, 64) torch.float32 torch.float32 torch.float32"
 
 
-def test_weights_are_the_tuned_unet_and_the_base_for_the_rest_in_fp16(tiny_export: Path, tiny_run: TinyRun) -> None:
+def test_weights_are_fp16_with_the_tuned_unet_and_the_rest_of_the_base(tiny_export: Path, tiny_run: TinyRun) -> None:
     sources = {
         "unet": tiny_run.tuned / "unet",
         "vae": tiny_run.base / "vae",
@@ -77,22 +67,22 @@ def test_weights_are_the_tuned_unet_and_the_base_for_the_rest_in_fp16(tiny_expor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_pictures_are_those_of_the_fp32_weights_but_for_rounding(
+def test_images_equal_those_of_fp32_weights_up_to_rounding(
     tiny_export: Path, tiny_run: TinyRun, dtype: torch.dtype
 ) -> None:
-    """No pixel by more than 4 of 255 levels, and by less than half a level on average."""
+    """To 4 of 255 levels in every pixel, and half a level on average."""
 
-    def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
+    def generate(pipeline: StableDiffusionPipeline) -> np.ndarray:
         generator = torch.Generator().manual_seed(5)
         return np.asarray(pipeline("a star", generator=generator, num_inference_steps=4).images[0], dtype=float)
 
-    exported = draw(StableDiffusionPipeline.from_pretrained(tiny_export, dtype=dtype))
-    difference = np.abs(exported - draw(load_pipeline(tiny_run.base, tiny_run.tuned)))
+    exported = generate(StableDiffusionPipeline.from_pretrained(tiny_export, dtype=dtype))
+    difference = np.abs(exported - generate(load_pipeline(tiny_run.base, tiny_run.tuned)))
     assert difference.max() <= 4
     assert difference.mean() < 0.5
 
 
-def test_a_tuned_text_encoder_and_the_lora_go_along(tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_tuned_text_encoder_and_lora_are_exported(tiny_run: TinyRun, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     shutil.copytree(tiny_run.tuned, tuned)
     shutil.copytree(tiny_run.base / "text_encoder", tuned / "text_encoder")
@@ -104,47 +94,45 @@ def test_a_tuned_text_encoder_and_the_lora_go_along(tiny_run: TinyRun, tmp_path:
     exported = load_file(tmp_path / "export/text_encoder" / WEIGHTS["text_encoder"])
     assert all(torch.equal(exported[name], tensor.half()) for name, tensor in doubled.items())
     assert load_file(tmp_path / "export" / LORA)["unet.lora"].tolist() == [1.0, 1.0]
-    check_manifest(tmp_path / "export", remedy="none is needed")
+    check_manifest(tmp_path / "export", hint="")
 
 
-def test_the_same_run_exports_the_same_bytes(tiny_export: Path, tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_equal_runs_export_equal_bytes(tiny_export: Path, tiny_run: TinyRun, tmp_path: Path) -> None:
     tiny_run.export_to(tmp_path / "again")
     assert (tmp_path / "again" / MANIFEST).read_bytes() == (tiny_export / MANIFEST).read_bytes()
 
 
-def test_the_manifest_lists_every_other_file_with_its_hash(tiny_export: Path) -> None:
+def test_manifest_lists_every_other_file_with_its_hash(tiny_export: Path) -> None:
     listed = json.loads((tiny_export / MANIFEST).read_text())
     files = [path for path in tiny_export.rglob("*") if path.is_file() and path.name != MANIFEST]
     assert {path.relative_to(tiny_export).as_posix() for path in files} == set(listed)
     for path in files:
         entry = listed[path.relative_to(tiny_export).as_posix()]
         assert entry == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    check_manifest(tiny_export, remedy="none is needed")
+    check_manifest(tiny_export, hint="")
 
 
-def test_no_file_tells_where_it_was_made(tiny_export: Path, tiny_run: TinyRun) -> None:
+def test_no_file_contains_a_local_path(tiny_export: Path, tiny_run: TinyRun) -> None:
     for path in tiny_export.rglob("*"):
         if path.is_file():
             assert str(tiny_run.base).encode() not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize(
-    ("value", "fault"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (-70000.0, "reaches 70000")]
+    ("value", "problem"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (-70000.0, "reaches 70000")]
 )
-def test_a_weight_that_fp16_cannot_hold_stops_the_export_by_name(
-    tiny_run: TinyRun, tmp_path: Path, value: float, fault: str
-) -> None:
+def test_weight_outside_fp16_range_is_named(tiny_run: TinyRun, tmp_path: Path, value: float, problem: str) -> None:
     weights = load_file(tiny_run.tuned / "unet" / WEIGHTS["unet"])
     weights["conv_in.bias"][0] = value
     broken = tmp_path / "tuned"
     (broken / "unet").mkdir(parents=True)
     save_file(weights, broken / "unet" / WEIGHTS["unet"])
-    with pytest.raises(InputError, match=rf"conv_in\.bias .*{fault}"):
+    with pytest.raises(InputError, match=rf"conv_in\.bias .*{problem}"):
         replace(tiny_run, tuned=broken).export_to(tmp_path / "export")
     assert not list(tmp_path.glob("*export*"))
 
 
-def test_a_base_models_safety_checker_looks_at_every_picture(tiny_run: TinyRun, tmp_path: Path) -> None:
+def test_safety_checker_of_the_base_is_exported(tiny_run: TinyRun, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_run.base, base)
     tiny_checker(threshold=-2.0).save_pretrained(base / "safety_checker")
@@ -154,76 +142,73 @@ def test_a_base_models_safety_checker_looks_at_every_picture(tiny_run: TinyRun, 
     replace(tiny_run, base=base).export_to(tmp_path / "export")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "export", dtype=torch.float32)
     assert pipeline("a star", num_inference_steps=1).nsfw_content_detected == [True]
-    check_manifest(tmp_path / "export", remedy="none is needed")
+    check_manifest(tmp_path / "export", hint="")
 
 
-def test_the_demo_finds_curves_styles_and_the_output_of_dvc_lock(tiny_export: Path, tiny_run: TinyRun) -> None:
+def test_demo_files_have_curves_styles_and_the_hash_of_the_run(tiny_export: Path, tiny_run: TinyRun) -> None:
     serving = json.loads((tiny_export / "prompts.json").read_text())
-    assert serving["styles"] == tiny_run.recipe.export.styles
-    assert serving["keywords"] == tiny_run.recipe.export.keywords
-    assert serving["dvc_md5"] == tiny_run.evidence.made_from["metrics/fid.json"]
+    assert serving["styles"] == tiny_run.config.export.styles
+    assert serving["keywords"] == tiny_run.config.export.keywords
+    assert serving["dvc_md5"] == tiny_run.results.inputs["metrics/fid.json"]
     assert serving["headline"] == "kid"
     for name, file in tiny_run.curves.items():
         assert (tiny_export / "curves" / f"{name}.csv").read_bytes() == file.read_bytes()
 
 
-def test_the_hub_reads_the_card(tiny_export: Path) -> None:
+def test_card_has_valid_hub_metadata(tiny_export: Path) -> None:
     card = ModelCard.load(tiny_export / "README.md")
     assert card.data.license == "mit"
     assert card.data.library_name == "diffusers"
     assert "text-to-image" in card.data.tags
-    assert card.data.base_model is None  # a local base has no page to link to
+    assert card.data.base_model is None  # a local base has no hub page
 
 
-def test_the_card_holds_the_run_and_its_results(tiny_export: Path, tiny_run: TinyRun) -> None:
+def test_card_has_parameters_data_and_metrics(tiny_export: Path, tiny_run: TinyRun) -> None:
     card = (tiny_export / "README.md").read_text()
-    assert f"| train.lr | {tiny_run.recipe.train.lr:.5g} |" in card
+    assert f"| train.lr | {tiny_run.config.train.lr:.5g} |" in card
     assert "\n### Images\n\n| coco | 3 |\n\n### Captions\n" in card
     assert "A page." not in card
     assert "| kid | 0.0625 | 0.125 | 0.5 | 0.25 |" in card
 
 
-def test_the_card_tells_what_the_model_was_made_from_by_the_hashes_of_dvc_lock(
-    tiny_export: Path, tiny_run: TinyRun
-) -> None:
+def test_card_lists_the_hashes_of_its_inputs(tiny_export: Path, tiny_run: TinyRun) -> None:
     card = (tiny_export / "README.md").read_text()
-    for path, md5 in tiny_run.evidence.made_from.items():
+    for path, md5 in tiny_run.results.inputs.items():
         assert f"| `{path}` | `{md5}` |" in card
-    assert "names the commit that first recorded its evaluation" in card  # which exports of other names share
-    assert f"git log --oneline -S{tiny_run.evidence.made_from['metrics/fid.json']} -- dvc.lock" in card
+    assert "names the commit that first recorded its evaluation" in card
+    assert f"git log --oneline -S{tiny_run.results.inputs['metrics/fid.json']} -- dvc.lock" in card
 
 
-def test_the_card_is_the_same_where_text_is_not_utf_8_by_default(
+def test_card_does_not_depend_on_the_default_encoding(
     tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = replace(tiny_run, evidence=replace(tiny_run.evidence, data="café (12)"))
-    expected = (words.export_to(tmp_path / "here") / "README.md").read_bytes()
+    accented = replace(tiny_run, results=replace(tiny_run.results, data="café (12)"))
+    expected = (accented.export_to(tmp_path / "here") / "README.md").read_bytes()
     monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
-    assert (words.export_to(tmp_path / "there") / "README.md").read_bytes() == expected
+    assert (accented.export_to(tmp_path / "there") / "README.md").read_bytes() == expected
 
 
-def test_the_hashes_are_of_all_data_that_the_stage_depends_on_but_curves_which_lie_in_the_folder() -> None:
+def test_inputs_of_the_card_are_the_data_dependencies_of_the_stage() -> None:
     stage = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["export"]
     data = {path for path in stage["deps"] if not path.endswith((".py", ".csv"))}
-    assert {path.as_posix() for path in MADE_FROM} == data
+    assert {path.as_posix() for path in INPUTS} == data
 
 
-def test_a_figure_that_one_rung_lacks_leaves_a_gap(tiny_run: TinyRun) -> None:
-    """CLIPScore needs captions, which reconstructions lack; the floor has no infinity."""
-    fid = json.loads(json.dumps(tiny_run.evidence.fid))
-    for rung in ("floor", "base", "tuned"):
-        fid[rung]["clip_score"] = 25.5
+def test_missing_metric_leaves_an_empty_cell(tiny_run: TinyRun) -> None:
+    """Reconstructions have no captions, so no CLIPScore; `floor` has no `fd_infinity`."""
+    fid = json.loads(json.dumps(tiny_run.results.fid))
+    for name in ("floor", "base", "tuned"):
+        fid[name]["clip_score"] = 25.5
     fid["base"]["fd_infinity"] = fid["tuned"]["fd_infinity"] = 9.0
-    card = model_card(tiny_run.recipe, replace(tiny_run.evidence, fid=fid), "a star", 1)
+    card = model_card(tiny_run.config, replace(tiny_run.results, fid=fid), "a star", 1)
     assert "| clip_score | 25.5 |  | 25.5 | 25.5 |" in card
     assert "| fd_infinity |  |  | 9 | 9 |" in card
 
 
-def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: TinyRun) -> None:
+def test_hub_base_is_linked_and_local_path_is_not_shown(tiny_run: TinyRun) -> None:
     def card_of(base: Base) -> ModelCard:
-        fetch = tiny_run.recipe.fetch.model_copy(update={"base": base})
-        recipe = type(tiny_run.recipe)(tiny_run.recipe.export, fetch, tiny_run.recipe.train, tiny_run.recipe.generate)
-        return ModelCard(model_card(recipe, tiny_run.evidence, "a star", 1))
+        fetch = tiny_run.config.fetch.model_copy(update={"base": base})
+        return ModelCard(model_card(replace(tiny_run.config, fetch=fetch), tiny_run.results, "a star", 1))
 
     hashes = {f"{part}/{file}": "0" * 64 for part, file in WEIGHTS.items()}
     hub = card_of(Base(location="hf://somebody/some-model", revision="a" * 40, sha256=hashes))
@@ -234,9 +219,9 @@ def test_a_base_from_the_hub_is_linked_and_a_local_path_is_not_told(tiny_run: Ti
     )
 
 
-def test_every_address_of_an_archive_is_told(tiny_run: TinyRun) -> None:
+def test_card_lists_every_mirror_of_an_archive(tiny_run: TinyRun) -> None:
     mirrors = ["http://host/train2017.zip", "https://mirror/train2017.zip"]
     archive = Archive(location=mirrors, checksum=f"sha256:{'0' * 64}", bytes=None)
-    fetch = tiny_run.recipe.fetch.model_copy(update={"coco": {"train2017.zip": archive}})
-    recipe = type(tiny_run.recipe)(tiny_run.recipe.export, fetch, tiny_run.recipe.train, tiny_run.recipe.generate)
-    assert f"| coco | train2017.zip | {', '.join(mirrors)} |" in model_card(recipe, tiny_run.evidence, "a star", 1)
+    fetch = tiny_run.config.fetch.model_copy(update={"coco": {"train2017.zip": archive}})
+    card = model_card(replace(tiny_run.config, fetch=fetch), tiny_run.results, "a star", 1)
+    assert f"| coco | train2017.zip | {', '.join(mirrors)} |" in card

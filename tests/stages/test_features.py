@@ -1,4 +1,4 @@
-"""The stage features: what the extractor sees, beside what the comparison has to know of each image."""
+"""The stage features: extracts features, and records what the comparison needs of each image."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ from finetune.evaluation.feature_set import FeatureSet, read_feature_set
 from finetune.evaluation.features import Extractor
 from finetune.params import Fid, load_params
 from stages.features import Part, features, generated_images, reference_images
-from tests.builders.image_sets import folders, shapes, write_drawn, write_generated, write_token_table
+from tests.builders.image_sets import folders, shapes, write_generated, write_generated_rows, write_token_table
 
 PARAMS = load_params()
 FID = PARAMS.fid.model_copy(update={"floor_splits": 2})
@@ -22,46 +22,59 @@ GENERATE = PARAMS.generate.model_copy(update={"images": 6})
 
 @pytest.fixture
 def extractor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Features that cost nothing: the means of 16 tiles."""
+    """A fast extractor: the means of 16 tiles."""
     quick = Extractor("fd_quick", "kid_quick", 32, lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1))
     monkeypatch.setattr("stages.features.load_extractor", lambda *_, **__: quick)
     (tmp_path / "quick.pth").write_bytes(b"weights")
     return tmp_path / "quick.pth"
 
 
-def real(images: Path, tmp_path: Path, fid: Fid = FID) -> list[Part]:
+def reference_parts(images: Path, tmp_path: Path, fid: Fid = FID) -> list[Part]:
     if not (tmp_path / "tokens").exists():
         write_token_table(tmp_path / "tokens", folders(images))
     return reference_images(folders(images), tmp_path / "tokens", fid, GENERATE)
 
 
-def run(pictures: list[Part], extractor: Path, tmp_path: Path) -> FeatureSet:
-    features(pictures, tmp_path / "source", extractor, tmp_path / "features", batch_size=4)
+def run(parts: list[Part], extractor: Path, tmp_path: Path) -> FeatureSet:
+    features(parts, tmp_path / "source", extractor, tmp_path / "features", batch_size=4)
     return read_feature_set(tmp_path / "features")
 
 
-def test_all_validation_images_and_as_many_training_images_as_the_floor_needs(
+def test_reference_has_all_validation_images_and_the_training_images_of_the_floor(
     images: Path, extractor: Path, tmp_path: Path
 ) -> None:
-    made = run(real(images, tmp_path), extractor, tmp_path)
-    assert len(made.rows_in_split("validation").rows) == 12
-    assert len(made.rows_in_split("train").rows) == 2 * 6
-    assert {row["dataset"] for row in made.rows if row["split"] == "train"} == {"coco", "flickr8k"}
+    result = run(reference_parts(images, tmp_path), extractor, tmp_path)
+    assert len(result.rows_in_split("validation").rows) == 12
+    assert len(result.rows_in_split("train").rows) == 2 * 6
+    assert {row["dataset"] for row in result.rows if row["split"] == "train"} == {"coco", "flickr8k"}
 
 
-def test_rows_and_features_are_in_one_order(images: Path, extractor: Path, tmp_path: Path) -> None:
-    parts = real(images, tmp_path)
-    made = run(parts, extractor, tmp_path)
-    pictures = [image for part in parts for image in read_images(part.folder, part.rows)]
-    assert [row["id"] for row in made.rows] == [row["id"] for row, _ in pictures]
-    assert [row["sha256"] for row in made.rows] == [hashlib.sha256(p.tobytes()).hexdigest() for _, p in pictures]
-    tiles = [p.reshape(4, 16, 4, 16, 3).mean(axis=(1, 3)) for _, p in pictures]
-    colors = made.features.reshape(-1, 3, 4, 4).transpose(0, 2, 3, 1)
-    assert colors == pytest.approx(np.array(tiles), abs=20)  # resized on the way
+def test_floor_excludes_training_images_that_tokenize_dropped(images: Path, tmp_path: Path) -> None:
+    """They resemble validation images, and would make the floor too low."""
+    dropped = {f"coco-train-{i}" for i in range(6)}
+    write_token_table(tmp_path / "tokens", folders(images), dropped)
+    ids = {
+        row["id"]
+        for part in reference_parts(images, tmp_path, FID.model_copy(update={"floor_splits": 3}))
+        for row in part.rows
+    }
+    assert len([name for name in ids if "train" in name]) == 18
+    assert not ids & dropped
 
 
-def test_the_protocol_names_network_weights_and_resizing(images: Path, extractor: Path, tmp_path: Path) -> None:
-    assert run(real(images, tmp_path), extractor, tmp_path).protocol == {
+def test_rows_and_features_have_the_same_order(images: Path, extractor: Path, tmp_path: Path) -> None:
+    parts = reference_parts(images, tmp_path)
+    result = run(parts, extractor, tmp_path)
+    images_read = [image for part in parts for image in read_images(part.folder, part.rows)]
+    assert [row["id"] for row in result.rows] == [row["id"] for row, _ in images_read]
+    assert [row["sha256"] for row in result.rows] == [hashlib.sha256(p.tobytes()).hexdigest() for _, p in images_read]
+    tiles = [p.reshape(4, 16, 4, 16, 3).mean(axis=(1, 3)) for _, p in images_read]
+    colors = result.features.reshape(-1, 3, 4, 4).transpose(0, 2, 3, 1)
+    assert colors == pytest.approx(np.array(tiles), abs=20)  # resized
+
+
+def test_protocol_records_network_weights_and_resizing(images: Path, extractor: Path, tmp_path: Path) -> None:
+    assert run(reference_parts(images, tmp_path), extractor, tmp_path).protocol == {
         "extractor": "quick.pth",
         "extractor_sha256": hashlib.sha256(b"weights").hexdigest(),
         "features": 48,
@@ -72,36 +85,38 @@ def test_the_protocol_names_network_weights_and_resizing(images: Path, extractor
     }
 
 
-def test_drawn_pictures_carry_their_model_s_name(images: Path, extractor: Path, tmp_path: Path) -> None:
+def test_generated_images_have_their_model_as_split(images: Path, extractor: Path, tmp_path: Path) -> None:
     write_generated(tmp_path / "tuned", images, shapes(8, 12))
-    made = run(generated_images(tmp_path / "tuned", "tuned"), extractor, tmp_path)
-    assert [(row["id"], row["split"]) for row in made.rows] == [
+    result = run(generated_images(tmp_path / "tuned", "tuned"), extractor, tmp_path)
+    assert [(row["id"], row["split"]) for row in result.rows] == [
         (row["id"], "tuned") for row in read_index(tmp_path / "tuned")
     ]
 
 
-def test_the_same_pictures_give_the_same_bytes(images: Path, extractor: Path, tmp_path: Path) -> None:
+def test_equal_images_give_equal_bytes(images: Path, extractor: Path, tmp_path: Path) -> None:
     contents = []
     for _ in range(2):
-        run(real(images, tmp_path), extractor, tmp_path)
+        run(reference_parts(images, tmp_path), extractor, tmp_path)
         contents.append([path.read_bytes() for path in sorted((tmp_path / "features").iterdir())])
     assert contents[0] == contents[1]
 
 
-def test_pictures_of_one_color_are_refused(images: Path, extractor: Path, tmp_path: Path) -> None:
+def test_single_color_images_are_refused(images: Path, extractor: Path, tmp_path: Path) -> None:
     write_generated(tmp_path / "tuned", images, [*shapes(8, 11), np.zeros((64, 64, 3), np.uint8)])
-    with pytest.raises(InputError, match="source: 1 of 12 images are of one color, more than 1%"):
+    with pytest.raises(InputError, match="source: 1 of 12 images are a single color, more than 1%"):
         run(generated_images(tmp_path / "tuned", "tuned"), extractor, tmp_path)
     assert not (tmp_path / "features").exists()
 
 
-def test_one_picture_of_one_color_in_a_hundred_is_let_pass(extractor: Path, tmp_path: Path) -> None:
+def test_one_percent_of_single_color_images_is_allowed(extractor: Path, tmp_path: Path) -> None:
     rows = [{"id": str(i), "dataset": "coco", "prompt": "a star", "seed": i} for i in range(100)]
-    write_drawn(tmp_path / "tuned", rows, [*shapes(8, 99), np.zeros((64, 64, 3), np.uint8)])
+    write_generated_rows(tmp_path / "tuned", rows, [*shapes(8, 99), np.zeros((64, 64, 3), np.uint8)])
     assert len(run(generated_images(tmp_path / "tuned", "tuned"), extractor, tmp_path).rows) == 100
 
 
-def test_a_floor_of_more_images_than_there_are_is_refused_by_key(images: Path, tmp_path: Path) -> None:
+def test_floor_with_too_few_training_images_names_the_keys(images: Path, tmp_path: Path) -> None:
     many = FID.model_copy(update={"floor_splits": 5})
-    with pytest.raises(InputError, match=r"fid\.floor_splits is 5, .* needs 30 of 24 training images; lower"):
-        real(images, tmp_path, many)
+    with pytest.raises(
+        InputError, match=r"fid\.floor_splits \(5\) times .* needs 30 training images, but there are 24; lower"
+    ):
+        reference_parts(images, tmp_path, many)

@@ -1,4 +1,4 @@
-"""The stage sweep: the same captions and noise at every guidance scale, in numbers that small sets may have."""
+"""The stage sweep: KID of the same captions and seeds at each guidance scale."""
 
 import csv
 import shutil
@@ -25,12 +25,17 @@ SWEEP = PARAMS.sweep.model_copy(update={"images": 4, "guidance_scales": [1.0, 7.
 def inputs(images: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     quick = Extractor("fd_quick", "kid_quick", 16, lambda images: F.adaptive_avg_pool2d(images / 255, 2).flatten(1))
     monkeypatch.setattr("stages.sweep.load_extractor", lambda _: quick)
-    write_generated(tmp_path / "drawn", images, shapes(8, 12))
+    write_generated(tmp_path / "generated", images, shapes(8, 12))
     rows = [{"id": str(i), "dataset": "coco", "split": "validation", "sha256": ""} for i in range(6)]
     features = np.random.default_rng(0).random((6, 12), np.float32)
     write_feature_set(tmp_path / "real", FeatureSet(rows, features, {}))
     shutil.copytree(tiny_base / "unet", tmp_path / "tuned" / "unet")
-    return {"base": tiny_base, "tuned": tmp_path / "tuned", "drawn": tmp_path / "drawn", "real": tmp_path / "real"}
+    return {
+        "base": tiny_base,
+        "tuned": tmp_path / "tuned",
+        "generated": tmp_path / "generated",
+        "real": tmp_path / "real",
+    }
 
 
 def run(inputs: dict[str, Path], out: Path) -> list[dict[str, str]]:
@@ -39,7 +44,7 @@ def run(inputs: dict[str, Path], out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_each_scale_has_a_figure_with_its_deviation(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_each_scale_has_a_kid_with_its_standard_deviation(inputs: dict[str, Path], tmp_path: Path) -> None:
     rows = run(inputs, tmp_path / "sweep.csv")
     assert [float(row["guidance_scale"]) for row in rows] == [1.0, 7.5]
     assert {row["key"] for row in rows} == {"kid_quick"}
@@ -47,17 +52,17 @@ def test_each_scale_has_a_figure_with_its_deviation(inputs: dict[str, Path], tmp
     assert all(float(row["sd"]) > 0 for row in rows)
 
 
-def test_the_figure_is_the_kid_of_the_pictures_against_the_validation_images(
+def test_kid_compares_the_images_with_the_validation_images(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = np.random.default_rng(1).random((4, 12), np.float32)
-    monkeypatch.setattr("stages.sweep.extract", lambda *_: drawn)
+    generated = np.random.default_rng(1).random((4, 12), np.float32)
+    monkeypatch.setattr("stages.sweep.extract", lambda *_: generated)
     rows = run(inputs, tmp_path / "sweep.csv")
-    expected = kid(drawn, np.load(inputs["real"] / "features.npy"))
+    expected = kid(generated, np.load(inputs["real"] / "features.npy"))
     assert [float(row["kid"]) for row in rows] == pytest.approx([expected, expected], rel=1e-5)
 
 
-def test_the_same_inputs_give_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_equal_inputs_give_equal_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("first.csv", "second.csv"):
         run(inputs, tmp_path / name)
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "second.csv").read_bytes()
