@@ -1,7 +1,9 @@
-"""A heat map over its image."""
+"""The Attention tab: heat maps per word, and Prompt-to-Prompt edits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -9,144 +11,148 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.jobs import Drawn, Job
+from app.jobs import Job, Result
 from app.model import Model
 from app.request import MAX_PROMPT, Request
-from app.ui import runner
 from app.ui.form import Form
-from app.ui.runner import Screen, both, make_buttons, make_gallery, make_slider
-from app.ui.session import Server
+from app.ui.runner import QUIET, JobRunner, make_buttons, make_gallery, make_slider, render_message, update_slider
+from app.ui.session import AppContext
 from finetune.attention.maps import AttentionRecord, record_attention
 from finetune.attention.prompt_to_prompt import Drawing, Edit, edit_attention, refinement, remember_drawing, replacement
 from finetune.attention.words import prompt_words
 from finetune.errors import InputError
 
-GLOW = (255, 96, 32)
-DIM = 0.35  # what is left of the image where the word has no say
-OPACITY = 0.6  # of the glow where it has most
+GLOW = (255, 96, 32)  # RGB
+DIM = 0.35  # brightness where the attention is lowest
+OPACITY = 0.6  # of the glow where the attention is highest
+WEIGHTS = (-3.0, 5.0)
+HINT = "See where each word of the prompt acts in the image. Step through the words with the arrow keys."
 
 
 def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """`heat` [height, width] from 0, where the image dims and goes grey, to 1, where it glows."""
-    share = Image.fromarray((heat * 255).round().astype(np.uint8))
-    picture = image.convert("RGB")
-    glowing = Image.composite(Image.new("RGB", image.size, GLOW), picture, share.point(lambda value: OPACITY * value))
-    dim = picture.convert("L").point(lambda value: DIM * value).convert("RGB")
-    return Image.composite(glowing, dim, share)
+    """Paint a heat map [height, width] on the image: dim and gray at 0, glowing at 1."""
+    mask = Image.fromarray((heat * 255).round().astype(np.uint8))
+    rgb = image.convert("RGB")
+    glowing = Image.composite(Image.new("RGB", image.size, GLOW), rgb, mask.point(lambda value: OPACITY * value))
+    dim = rgb.convert("L").point(lambda value: DIM * value).convert("RGB")
+    return Image.composite(glowing, dim, mask)
 
 
-WEIGHTS = (-3.0, 5.0)
-HINT = "Where does each word act? The image lights up under its words, one after another: step with the arrow keys."
+class WordMapJobs:
+    """One image, with its attention recorded. The results are its heat maps."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.records: list[AttentionRecord] = []
+
+    def jobs(self, *values: Any) -> Sequence[Job]:
+        model, request = self.model, Request(*values)
+
+        @contextmanager
+        def recording() -> Iterator[None]:
+            with record_attention(model.pipeline, request.prompt) as record:
+                self.records.append(record)
+                yield
+
+        return [Job("the image", model.pipeline, request, model.digest, recording)]
+
+    def results(self, images: list[Result]) -> list[Any]:
+        return [gr.Gallery(self.heat_maps(images[0]), visible=True, selected_index=0), gr.skip()]
+
+    def heat_maps(self, result: Result) -> list[tuple[Image.Image, str]]:
+        """The image, then one overlay for each word that the model reads."""
+        record = self.records[0]
+        words = [word for word in record.words if word.positions]
+        overlays = [(overlay(result.image, record.heat_map(word)), word.text) for word in words]
+        return [(result.image, result.label), *overlays]
 
 
-def make_attention_tab(form: Form, server: Server) -> None:
-    model = server.model
-    look, cancel = make_buttons("Show where each word acts")
-    edit, inputs = _make_edit(form, model.pipeline.tokenizer)
-    stage = gr.HTML(runner.idle(HINT), elem_id="attention-stage")
-    results = make_gallery("Words", "words"), make_slider("SourceImage | edited", "edited")
-    screen = Screen(server, [look, edit, cancel], stage, *results)
+class EditJobs:
+    """The original, then the edited image with the original's layout."""
 
-    def show_words(*values: Any) -> Any:
-        jobs, records = recorded(model, Request(*values))
-        return jobs, lambda drawn: [
-            gr.Gallery(maps_of(drawn[0], records[0]), visible=True, selected_index=0),
-            gr.skip(),
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def jobs(
+        self, text: str | None, word: str | None, weight: float, cross_share: float, self_share: float, *values: Any
+    ) -> Sequence[Job]:
+        pipeline, request = self.model.pipeline, Request(*values)
+        edited = replace(request, prompt=(text or "").strip() or request.prompt)
+        edit = make_edit(pipeline.tokenizer, request.prompt, edited.prompt, {word: weight} if word else {})
+        originals: list[Drawing] = []
+
+        @contextmanager
+        def recording() -> Iterator[None]:
+            with remember_drawing(pipeline) as original:
+                originals.append(original)
+                yield
+
+        @contextmanager
+        def editing() -> Iterator[None]:
+            with edit_attention(pipeline, edit, originals[0], cross_share, self_share):
+                yield
+
+        # No settings in the edited image: they alone do not reproduce it.
+        return [
+            Job("original", pipeline, request, self.model.digest, recording),
+            Job("edited", pipeline, edited, None, editing),
         ]
 
-    def show_edit(text: str | None, word: str | None, weight: float, cross: float, within: float, *values: Any) -> Any:
-        request = Request(*values)
-        wanted = Request(**request.to_json() | {"prompt": (text or "").strip() or request.prompt})
-        change = edit_of(model.pipeline.tokenizer, request.prompt, wanted.prompt, {word: weight} if word else {})
-        return edited_jobs(model, request, change, cross, within), lambda drawn: [gr.skip(), both(drawn)]
-
-    looking = screen.draws(look.click, form.settings, show_words)
-    screen.cancels([looking, screen.draws(edit.click, [*inputs, *form.settings], show_edit)])
+    def results(self, images: list[Result]) -> list[Any]:
+        return [gr.skip(), update_slider(images)]
 
 
-def _make_edit(form: Form, tokenizer: Any) -> tuple[gr.Button, list[gr.components.Component]]:
-    """The button, and what `show_edit` asks before the form's settings."""
-    with gr.Accordion("Change words, keep the layout", open=False):
+def make_edit(tokenizer: Any, original: str, edited: str, weights: dict[str, float]) -> Edit:
+    """Replace words one by one if both prompts have equally many; else treat them as added or removed."""
+    same_length = len(prompt_words(tokenizer, original)) == len(prompt_words(tokenizer, edited))
+    return (replacement if same_length else refinement)(tokenizer, original, edited, weights)
+
+
+def make_attention_tab(form: Form, context: AppContext) -> None:
+    model = context.model
+    show, cancel = make_buttons("Show attention maps")
+    edit, edit_inputs = _make_edit_form(form, model.pipeline.tokenizer)
+    view = gr.HTML(render_message(HINT), elem_id="attention-view")
+    results = make_gallery("Words", "words"), make_slider("Original | Edited", "edited")
+    runner = JobRunner(context, [show, edit, cancel], view, *results)
+    showing = runner.bind(show.click, form.settings, partial(WordMapJobs, model))
+    editing = runner.bind(edit.click, [*edit_inputs, *form.settings], partial(EditJobs, model))
+    runner.bind_cancel([showing, editing])
+
+
+def _make_edit_form(form: Form, tokenizer: Any) -> tuple[gr.Button, list[gr.components.Component]]:
+    """Return the button, and the inputs of EditJobs before the form's settings."""
+    with gr.Accordion("Edit the prompt, keep the layout", open=False):
         edited = gr.Textbox(
             label="Edited prompt",
-            info="Replace a word by another, or add words. Empty: the same prompt.",
+            info="Replace or add words. Leave empty to keep the prompt.",
             max_lines=4,
             max_length=MAX_PROMPT,
         )
         with gr.Row():
-            word = gr.Dropdown([], label="Word to weigh", info="Optional", allow_custom_value=True, min_width=140)
-            weight = gr.Slider(*WEIGHTS, label="Its weight", value=1, step=0.25, info="1: as it is", min_width=180)
+            word = gr.Dropdown([], label="Word to reweight", info="Optional", allow_custom_value=True, min_width=140)
+            weight = gr.Slider(*WEIGHTS, label="Weight", value=1, step=0.25, info="1: unchanged", min_width=180)
         with gr.Row():
-            cross, within = (
+            cross_share, self_share = (
                 gr.Slider(0, 1, label=label, value=value, step=0.05, info="Share of the steps", min_width=180)
-                for label, value in (("Words' places kept", 0.8), ("Layout kept", 0.4))
+                for label, value in (("Keep cross-attention", 0.8), ("Keep self-attention", 0.4))
             )
-        button = gr.Button("Draw the edit")
+        button = gr.Button("Generate edit")
     gr.on(
         [form.prompt.change, edited.change],
-        lambda prompt, other: gr.Dropdown(choices=_words(tokenizer, other or prompt)),
+        lambda prompt, text: gr.Dropdown(choices=_words(tokenizer, text or prompt)),
         [form.prompt, edited],
         word,
-        queue=False,
-        show_progress="hidden",
         trigger_mode="always_last",
-        api_visibility="private",
+        **QUIET,
     )
-    return button, [edited, word, weight, cross, within]
-
-
-def recorded(model: Model, request: Request) -> tuple[list[Job], list[AttentionRecord]]:
-    """The drawing as a job, and where its record is once it runs."""
-    records: list[AttentionRecord] = []
-
-    @contextmanager
-    def recording() -> Iterator[None]:
-        with record_attention(model.pipeline, request.prompt) as record:
-            records.append(record)
-            yield
-
-    return [Job("the image", model.pipeline, request, model.digest, recording)], records
-
-
-def maps_of(drawn: Drawn, record: AttentionRecord) -> list[tuple[Image.Image, str]]:
-    """The image, and once more under each word that the model sees."""
-    words = [word for word in record.words if word.positions]
-    return [(drawn.image, drawn.label), *((overlay(drawn.image, record.heat_map(word)), word.text) for word in words)]
-
-
-def edit_of(tokenizer: Any, original: str, edited: str, weights: dict[str, float]) -> Edit:
-    """Word for word where there are equally many, else words that were added or left out."""
-    alike = len(prompt_words(tokenizer, original)) == len(prompt_words(tokenizer, edited))
-    return (replacement if alike else refinement)(tokenizer, original, edited, weights)
-
-
-def edited_jobs(model: Model, request: Request, edit: Edit, cross: float, within: float) -> list[Job]:
-    """The original, and the edited image that takes its layout from it."""
-    pipeline = model.pipeline
-    originals: list[Drawing] = []
-
-    @contextmanager
-    def remembering() -> Iterator[None]:
-        with remember_drawing(pipeline) as drawing:
-            originals.append(drawing)
-            yield
-
-    @contextmanager
-    def editing() -> Iterator[None]:
-        with edit_attention(pipeline, edit, originals[0], cross, within):
-            yield
-
-    # the edited image carries no settings: they alone would not draw it again
-    return [
-        Job("original", pipeline, request, model.digest, remembering),
-        Job("edited", pipeline, Request(**request.to_json() | {"prompt": edit.prompt}), None, editing),
-    ]
+    return button, [edited, word, weight, cross_share, self_share]
 
 
 def _words(tokenizer: Any, prompt: str) -> list[str]:
-    if len(prompt) > MAX_PROMPT:  # the box takes no more: this comes from elsewhere, and would take long
+    if len(prompt) > MAX_PROMPT:  # not from the text box, which is limited; tokenizing it would take long
         return []
     try:
         return [word.text for word in prompt_words(tokenizer, prompt) if word.positions]
-    except InputError:  # an empty prompt has none
+    except InputError:  # an empty prompt
         return []
