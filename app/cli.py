@@ -62,9 +62,8 @@ def generate_files(model: Model, request: Request, num_images: int, output: Path
     for each in requests_for_seeds(request, num_images):
         file = output if num_images == 1 else output.with_name(f"{output.stem}-{each.seed}.png")
         steps = generate(model.pipeline, each)
-        for step in tqdm(
-            steps, desc=file.name, total=each.num_inference_steps + 1, disable=None
-        ):  # None: only on a tty
+        total = each.num_inference_steps + 1
+        for step in tqdm(steps, desc=file.name, total=total, disable=None):  # None: shown on a terminal only
             if isinstance(step, Output):
                 _write(step, each, model, file)
         print(file)

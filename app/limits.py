@@ -23,7 +23,7 @@ class RateLimit:
         self._lock = Lock()
 
     def record(self, client: str, now: float) -> None:
-        """Count one request at `now` seconds. Raises InputError, and counts nothing, if the client is over the limit."""
+        """Count a request at `now` seconds. Raises InputError, without counting it, if the client is over the limit."""
         if self.per_minute == 0:
             return
         with self._lock:

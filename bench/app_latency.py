@@ -15,17 +15,17 @@ import torch
 from gradio_client import Client
 from PIL import Image
 
-from app.jobs import Drawn, Job, Watch, run
+from app.jobs import Job, Progress, Result, run
 from app.model import Model, load_model
 from app.request import Request
 from app.ui import runner
-from app.ui.attention_tab import maps_of, recorded
+from app.ui.attention_tab import WordMapJobs
 from app.ui.page import make_page
 from app.ui.session import Limits
 from bench.harness import interleaved, ratio, write_result
 from finetune import paths
 
-LIMITS = Limits(waiting=8, seconds=600, per_minute=0)
+LIMITS = Limits(queue_size=8, timeout=600, per_minute=0)
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
             "over_bare": {name: ratio(seconds[name], seconds["bare"]) for name in ("page", "api", "heat_maps")},
             "rounds": rounds,
             "seconds": {name: round(median(each), 3) for name, each in seconds.items()},
-            "steps": request.steps,
+            "steps": request.num_inference_steps,
             "width": request.width,
         },
     )
@@ -66,8 +66,8 @@ def main() -> None:
 def _bare(model: Model, request: Request) -> Image.Image:
     return model.pipeline(
         request.prompt,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
         generator=torch.Generator().manual_seed(request.seed),
     ).images[0]
 
@@ -78,16 +78,16 @@ def _watched(model: Model, request: Request) -> None:
 
 
 def _mapped(model: Model, request: Request) -> None:
-    jobs, records = recorded(model, request)
-    drawn = _shown(model, jobs)
-    maps_of(drawn, records[0])
-    _png(drawn.image)
+    factory = WordMapJobs(model)
+    result = _shown(model, factory.jobs(*request.to_json().values()))
+    factory.heat_maps(result)
+    _png(result.image)
 
 
-def _shown(model: Model, jobs: list[Job]) -> Drawn:
-    for state in run(jobs, LIMITS.seconds):
-        if isinstance(state, Watch):
-            runner.progress(state, jobs, model.preview)
+def _shown(model: Model, jobs: list[Job]) -> Result:
+    for state in run(jobs, LIMITS.timeout):
+        if isinstance(state, Progress):
+            runner.render_progress(state, jobs, model.preview)
         else:
             return state[0]
     raise AssertionError("a run ends in its pictures")

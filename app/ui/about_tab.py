@@ -49,13 +49,11 @@ def make_about_tab(model: Model) -> None:
 
 def describe_model(model: Model) -> str:
     commit = find_commit(model.serving["dvc_md5"])
-    evaluated = (
-        f"evaluated in commit `{commit}`" if commit else "evaluated in a commit that its card explains how to find"
-    )
+    evaluated = f"commit `{commit}`" if commit else "a commit that the model card explains how to find"
     pipeline = model.pipeline
     device = "a GPU in fp16" if pipeline.device.type == "cuda" else "a CPU in fp32"
     return (
-        f"This page runs on {device}. The model's manifest has the SHA-256 `{model.digest}`; the model was {evaluated}. "
+        f"This page runs on {device}. Its model (manifest SHA-256 `{model.digest}`) was evaluated in {evaluated}. "
         f"{CHECKER[pipeline.safety_checker is not None]}"
     )
 

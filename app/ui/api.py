@@ -1,11 +1,11 @@
 """The API for scripts. It shares the page's model, limits and queue."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
-from app.jobs import Job, Progress, run
+from app.jobs import Progress, run
 from app.ui.compare_tab import ComparisonJobs
 from app.ui.form import Form
 from app.ui.generate_tab import ImageJobs
@@ -33,7 +33,7 @@ def make_api(form: Form, context: AppContext) -> None:
     ) -> Iterator[Any]:
         """Generate `num_images` images with consecutive seeds. Each PNG stores its settings."""
         settings = (prompt, negative_prompt, seed, num_inference_steps, guidance_scale, scheduler, width, height)
-        yield from _run(context, http, progress, ImageJobs(context), num_images, *settings)
+        yield from _run(context, http, progress, ImageJobs(context.model), num_images, *settings)
 
     def compare(
         http: gr.Request,
@@ -49,7 +49,7 @@ def make_api(form: Form, context: AppContext) -> None:
     ) -> Iterator[Any]:
         """Generate one image with the base model and one with the fine-tuned model, from the same noise."""
         settings = (prompt, negative_prompt, seed, num_inference_steps, guidance_scale, scheduler, width, height)
-        yield from _run(context, http, progress, ComparisonJobs(context), *settings)
+        yield from _run(context, http, progress, ComparisonJobs(context.model), *settings)
 
     button.click(generate, [*form.settings, form.num_images], images, api_name="generate", **context.queue_options)
     button.click(compare, form.settings, images, api_name="compare", **context.queue_options)
@@ -60,7 +60,7 @@ def _run(
 ) -> Iterator[Any]:
     def steps() -> Iterator[Any]:
         timeout = context.admit(http)
-        jobs: Sequence[Job] = factory.jobs(*values)
+        jobs = factory.jobs(*values)
         for state in run(jobs, timeout):
             if isinstance(state, Progress):
                 done = state.index * state.step.total + state.step.done

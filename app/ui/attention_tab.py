@@ -1,9 +1,8 @@
 """The Attention tab: heat maps per word, and Prompt-to-Prompt edits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -12,10 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.jobs import Job, Result
-from app.model import Model
 from app.request import MAX_PROMPT, Request
 from app.ui.form import Form
-from app.ui.runner import QUIET, JobRunner, make_buttons, make_gallery, make_slider, render_message, update_slider
+from app.ui.runner import (
+    QUIET,
+    JobFactory,
+    JobRunner,
+    make_buttons,
+    make_gallery,
+    make_slider,
+    update_slider,
+)
 from app.ui.session import AppContext
 from finetune.attention.maps import AttentionRecord, record_attention
 from finetune.attention.prompt_to_prompt import Drawing, Edit, edit_attention, refinement, remember_drawing, replacement
@@ -38,20 +44,17 @@ def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
     return Image.composite(glowing, dim, mask)
 
 
-class WordMapJobs:
+class WordMapJobs(JobFactory):
     """One image, with its attention recorded. The results are its heat maps."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.records: list[AttentionRecord] = []
+    record: AttentionRecord
 
-    def jobs(self, *values: Any) -> Sequence[Job]:
+    def jobs(self, *values: Any) -> list[Job]:
         model, request = self.model, Request(*values)
 
         @contextmanager
         def recording() -> Iterator[None]:
-            with record_attention(model.pipeline, request.prompt) as record:
-                self.records.append(record)
+            with record_attention(model.pipeline, request.prompt) as self.record:
                 yield
 
         return [Job("the image", model.pipeline, request, model.digest, recording)]
@@ -61,35 +64,31 @@ class WordMapJobs:
 
     def heat_maps(self, result: Result) -> list[tuple[Image.Image, str]]:
         """The image, then one overlay for each word that the model reads."""
-        record = self.records[0]
-        words = [word for word in record.words if word.positions]
-        overlays = [(overlay(result.image, record.heat_map(word)), word.text) for word in words]
+        words = [word for word in self.record.words if word.positions]
+        overlays = [(overlay(result.image, self.record.heat_map(word)), word.text) for word in words]
         return [(result.image, result.label), *overlays]
 
 
-class EditJobs:
+class EditJobs(JobFactory):
     """The original, then the edited image with the original's layout."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    original: Drawing
 
     def jobs(
         self, text: str | None, word: str | None, weight: float, cross_share: float, self_share: float, *values: Any
-    ) -> Sequence[Job]:
+    ) -> list[Job]:
         pipeline, request = self.model.pipeline, Request(*values)
         edited = replace(request, prompt=(text or "").strip() or request.prompt)
         edit = make_edit(pipeline.tokenizer, request.prompt, edited.prompt, {word: weight} if word else {})
-        originals: list[Drawing] = []
 
         @contextmanager
         def recording() -> Iterator[None]:
-            with remember_drawing(pipeline) as original:
-                originals.append(original)
+            with remember_drawing(pipeline) as self.original:
                 yield
 
         @contextmanager
         def editing() -> Iterator[None]:
-            with edit_attention(pipeline, edit, originals[0], cross_share, self_share):
+            with edit_attention(pipeline, edit, self.original, cross_share, self_share):
                 yield
 
         # No settings in the edited image: they alone do not reproduce it.
@@ -109,14 +108,12 @@ def make_edit(tokenizer: Any, original: str, edited: str, weights: dict[str, flo
 
 
 def make_attention_tab(form: Form, context: AppContext) -> None:
-    model = context.model
     show, cancel = make_buttons("Show attention maps")
-    edit, edit_inputs = _make_edit_form(form, model.pipeline.tokenizer)
-    view = gr.HTML(render_message(HINT), elem_id="attention-view")
+    edit, edit_inputs = _make_edit_form(form, context.model.pipeline.tokenizer)
     results = make_gallery("Words", "words"), make_slider("Original | Edited", "edited")
-    runner = JobRunner(context, [show, edit, cancel], view, *results)
-    showing = runner.bind(show.click, form.settings, partial(WordMapJobs, model))
-    editing = runner.bind(edit.click, [*edit_inputs, *form.settings], partial(EditJobs, model))
+    runner = JobRunner(context, [show, edit, cancel], "attention-view", HINT, *results)
+    showing = runner.bind(show.click, form.settings, WordMapJobs)
+    editing = runner.bind(edit.click, [*edit_inputs, *form.settings], EditJobs)
     runner.bind_cancel([showing, editing])
 
 

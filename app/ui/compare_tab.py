@@ -1,7 +1,5 @@
 """The Compare tab: the base and the fine-tuned model with the same initial noise."""
 
-from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -9,7 +7,7 @@ import gradio as gr
 from app.jobs import Job, Result
 from app.request import Request
 from app.ui.form import Form
-from app.ui.runner import JobRunner, make_buttons, make_slider, render_message, update_slider
+from app.ui.runner import JobFactory, JobRunner, make_buttons, make_slider, update_slider
 from app.ui.session import AppContext
 from finetune.errors import InputError
 
@@ -20,11 +18,8 @@ NO_BASE = (
 )
 
 
-class ComparisonJobs:
-    def __init__(self, context: AppContext) -> None:
-        self.model = context.model
-
-    def jobs(self, *values: Any) -> Sequence[Job]:
+class ComparisonJobs(JobFactory):
+    def jobs(self, *values: Any) -> list[Job]:
         """Base first. Raises InputError if there is no base model."""
         model, request = self.model, Request(*values)
         if not model.has_base:
@@ -44,6 +39,5 @@ def make_compare_tab(form: Form, context: AppContext) -> None:
         gr.Markdown(NO_BASE.format(folder=context.model.base_folder))
         return
     buttons = make_buttons("Compare base and fine-tuned")
-    view = gr.HTML(render_message(HINT), elem_id="compare-view")
-    runner = JobRunner(context, buttons, view, make_slider("Base | Fine-tuned", "compared"))
-    runner.bind_cancel([runner.bind(buttons[0].click, form.settings, partial(ComparisonJobs, context))])
+    runner = JobRunner(context, buttons, "compare-view", HINT, make_slider("Base | Fine-tuned", "compared"))
+    runner.bind_cancel([runner.bind(buttons[0].click, form.settings, ComparisonJobs)])

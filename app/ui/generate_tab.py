@@ -1,6 +1,5 @@
 """The Generate tab: live preview, images, history."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from app.png_metadata import parse
 from app.request import Request
 from app.ui import history
 from app.ui.form import Form
-from app.ui.runner import QUIET, JobRunner, error_message, make_gallery, render_message
+from app.ui.runner import QUIET, JobFactory, JobRunner, error_message, make_gallery
 from app.ui.session import AppContext
 from finetune.errors import InputError
 
@@ -28,14 +27,11 @@ PNG = '<label class="file">Load settings from a PNG <input type="file" accept="i
 QUIET_WITH_MESSAGES = {**QUIET, "queue": True, "concurrency_limit": None}
 
 
-class ImageJobs:
+class ImageJobs(JobFactory):
     """One image per seed. The results are the gallery and the new history entries."""
 
-    def __init__(self, context: AppContext) -> None:
-        self.context = context
-
-    def jobs(self, num_images: int, *values: Any) -> Sequence[Job]:
-        return jobs_for_seeds(self.context.model, Request(*values), num_images)
+    def jobs(self, num_images: int, *values: Any) -> list[Job]:
+        return jobs_for_seeds(self.model, Request(*values), num_images)
 
     def results(self, images: list[Result]) -> list[Any]:
         return [
@@ -45,15 +41,16 @@ class ImageJobs:
 
 
 def make_generate_tab(form: Form, tabs: gr.Tabs, context: AppContext) -> None:
-    view = gr.HTML(render_message(HINT), elem_id="generate-view")
     new_entries = gr.State([])
-    runner = JobRunner(context, [form.button, form.cancel], view, make_gallery("Images", "images"), new_entries)
+    runner = JobRunner(
+        context, [form.button, form.cancel], "generate-view", HINT, make_gallery("Images", "images"), new_entries
+    )
     stored, regenerate = _make_history(form, context)
 
     def bind(trigger: Any) -> Any:
         # The form is visible on every tab, so bring this one to the front.
         trigger(lambda: gr.Tabs(selected=TAB), outputs=tabs, **QUIET).then(None, js=SCROLL_TO_IMAGE, **QUIET)
-        running = runner.bind(trigger, [form.num_images, *form.settings], partial(ImageJobs, context))
+        running = runner.bind(trigger, [form.num_images, *form.settings], ImageJobs)
         running.success(history.prepend, [stored, new_entries], stored, **QUIET)
         return running
 

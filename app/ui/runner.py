@@ -4,13 +4,15 @@ HTML values go through `escape`, never through gr.HTML's templates. Gradio evalu
 again, so `${...}` in a prompt would run as code.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from app.jobs import Job, Progress, Result, run
+from app.model import Model
 from app.preview import Preview, data_url
 from app.ui.session import AppContext
 from finetune.errors import InputError
@@ -20,12 +22,17 @@ T = TypeVar("T")
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
-class JobFactory(Protocol):
+class JobFactory(ABC):
     """What a button generates. Each click gets a new instance, so `jobs` may keep state for `results`."""
 
-    def jobs(self, *values: Any) -> Sequence[Job]:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @abstractmethod
+    def jobs(self, *values: Any) -> list[Job]:
         """Turn the values of the inputs into jobs. Raises InputError for invalid values."""
 
+    @abstractmethod
     def results(self, images: list[Result]) -> list[Any]:
         """Turn the images into updates of the runner's result components."""
 
@@ -33,30 +40,23 @@ class JobFactory(Protocol):
 class JobRunner:
     """Shows either the progress view or the results. Only the running job can be canceled.
 
-    `buttons` are those that start jobs, then the cancel button.
+    `buttons` are those that start jobs, then the cancel button. `name` is the view's HTML id, `hint` its first text.
     """
 
     def __init__(
-        self,
-        context: AppContext,
-        buttons: Sequence[gr.Button],
-        progress_view: gr.HTML,
-        *results: gr.components.Component,
+        self, context: AppContext, buttons: Sequence[gr.Button], name: str, hint: str, *results: gr.components.Component
     ) -> None:
         self.context = context
         self.buttons = buttons
-        self.outputs = [progress_view, *results]
+        self.outputs = [gr.HTML(render_message(hint), elem_id=name), *results]
 
     def bind(
-        self,
-        trigger: Callable[..., Any],
-        inputs: list[gr.components.Component],
-        make_factory: Callable[[], JobFactory],
+        self, trigger: Callable[..., Any], inputs: list[gr.components.Component], factory: type[JobFactory]
     ) -> Any:
         """Run jobs on `trigger`. Returns the event of the run, for `bind_cancel` and `.success`."""
 
         def run_jobs(http: gr.Request, *values: Any) -> Iterator[list[Any]]:
-            yield from input_errors_as_messages(self._run(http, make_factory(), values))
+            yield from input_errors_as_messages(self._run(http, factory(self.context.model), values))
 
         started = trigger(lambda: self._set_running(True), outputs=self.buttons, **QUIET)
         running = started.then(
@@ -122,7 +122,7 @@ def render_progress(progress: Progress, jobs: Sequence[Job], preview: Preview) -
     done = progress.index * step.total + step.done
     return (
         f'<div class="progress-view"><img src="{data_url(preview.image(step.pred_original_sample))}" '
-        f'style="aspect-ratio: {job.request.width} / {job.request.height}" alt="Preview of the image in progress"></div>'
+        f'style="aspect-ratio: {job.request.width} / {job.request.height}" alt="Preview of the image"></div>'
         f'<progress value="{done}" max="{len(jobs) * step.total}" aria-label="Completed steps"></progress>'
         f'<p class="progress-caption">{escape(text)}</p>'
     )
@@ -137,17 +137,17 @@ def make_cancel() -> gr.Button:
     return gr.Button("Cancel", interactive=False, min_width=90)
 
 
-def make_gallery(label: str, name: str) -> gr.Gallery:
+def make_gallery(label: str, name: str, **options: Any) -> gr.Gallery:
+    """A hidden gallery. By default it shows one large image above the thumbnails."""
     return gr.Gallery(
         label=label,
         format="png",
-        preview=True,
         object_fit="contain",
-        height="72vh",
         interactive=False,
         visible=False,
         buttons=["download", "fullscreen"],
         elem_id=name,
+        **{"preview": True, "height": "72vh", **options},
     )
 
 

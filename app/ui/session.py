@@ -28,7 +28,7 @@ class AppContext:
         self._rate = RateLimit(limits.per_minute)
 
     def admit(self, http: gr.Request) -> float:
-        """Count one request of this user and return its time limit in seconds. Raises InputError over the rate limit."""
+        """Count one request of this user; return its time limit in seconds. Raises InputError over the rate limit."""
         self._rate.record(get_client_id(http), time.monotonic())
         return self.limits.timeout
 

@@ -1,8 +1,6 @@
 """The Sweep tab: one prompt and seed at several guidance scales and step counts, as a grid."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -10,7 +8,7 @@ import gradio as gr
 from app.jobs import Job, Result
 from app.request import Request
 from app.ui.form import Form
-from app.ui.runner import JobRunner, make_buttons, render_message
+from app.ui.runner import JobFactory, JobRunner, make_buttons, make_gallery
 from app.ui.session import AppContext
 from finetune.errors import InputError
 
@@ -18,25 +16,21 @@ MAX_CELLS = 16
 HINT = "Generate the same prompt and seed at every combination of these values."
 
 
-class SweepJobs:
-    def __init__(self, context: AppContext) -> None:
-        self.model = context.model
-        self.columns = 0
+class SweepJobs(JobFactory):
+    columns = 0
 
-    def jobs(self, guidance_scales: str, steps: str, *values: Any) -> Sequence[Job]:
+    def jobs(self, guidance_scales: str, steps: str, *values: Any) -> list[Job]:
         """The grid row by row. Raises InputError for invalid or too many values."""
         columns = _parse_numbers("Guidance scale", guidance_scales)
         rows = [int(value) if value.is_integer() else value for value in _parse_numbers("Steps", steps)]
         if len(columns) * len(rows) > MAX_CELLS:
             raise InputError(f"A grid of {len(columns)} x {len(rows)} images is too large; the limit is {MAX_CELLS}.")
         self.columns = len(columns)
-        base = Request(*values)
-        requests = [
-            replace(base, guidance_scale=column, num_inference_steps=row)  # type: ignore[arg-type]  # validated
-            for row in rows
-            for column in columns
+        request, model = Request(*values), self.model
+        cells: list[Any] = [
+            {"guidance_scale": column, "num_inference_steps": row} for row in rows for column in columns
         ]
-        model = self.model
+        requests = [replace(request, **cell) for cell in cells]
         return [Job(_label(r, len(columns), len(rows)), model.pipeline, r, model.digest) for r in requests]
 
     def results(self, images: list[Result]) -> list[Any]:
@@ -61,20 +55,9 @@ def make_sweep_tab(form: Form, context: AppContext) -> None:
             elem_id="rows",
         )
     buttons = make_buttons("Generate grid")
-    view = gr.HTML(render_message(HINT), elem_id="sweep-view")
-    grid = gr.Gallery(
-        label="Grid",
-        format="png",
-        interactive=False,
-        visible=False,
-        object_fit="contain",
-        height="auto",
-        buttons=["download", "fullscreen"],
-        elem_id="grid",
-    )
-    runner = JobRunner(context, buttons, view, grid)
+    runner = JobRunner(context, buttons, "sweep-view", HINT, make_gallery("Grid", "grid", preview=None, height="auto"))
     inputs = [guidance_scales, steps, *form.settings]
-    runner.bind_cancel([runner.bind(buttons[0].click, inputs, partial(SweepJobs, context))])
+    runner.bind_cancel([runner.bind(buttons[0].click, inputs, SweepJobs)])
 
 
 def _label(request: Request, columns: int, rows: int) -> str:
