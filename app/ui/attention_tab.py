@@ -13,15 +13,7 @@ from PIL import Image
 from app.jobs import Job, Result
 from app.request import MAX_PROMPT, Request
 from app.ui.form import Form
-from app.ui.runner import (
-    QUIET,
-    JobFactory,
-    JobRunner,
-    make_buttons,
-    make_gallery,
-    make_slider,
-    update_slider,
-)
+from app.ui.runner import QUIET, JobFactory, JobRunner, make_buttons, make_gallery, make_slider, update_slider
 from app.ui.session import AppContext
 from finetune.attention.maps import AttentionRecord, record_attention
 from finetune.attention.prompt_to_prompt import Drawing, Edit, edit_attention, refinement, remember_drawing, replacement

@@ -27,9 +27,7 @@ class SweepJobs(JobFactory):
             raise InputError(f"A grid of {len(columns)} x {len(rows)} images is too large; the limit is {MAX_CELLS}.")
         self.columns = len(columns)
         request, model = Request(*values), self.model
-        cells: list[Any] = [
-            {"guidance_scale": column, "num_inference_steps": row} for row in rows for column in columns
-        ]
+        cells: list[Any] = [{"guidance_scale": scale, "num_inference_steps": row} for row in rows for scale in columns]
         requests = [replace(request, **cell) for cell in cells]
         return [Job(_label(r, len(columns), len(rows)), model.pipeline, r, model.digest) for r in requests]
 
