@@ -127,9 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("--port", type=int, default=7860, help="default %(default)s")
     page.add_argument("--queue", type=int, default=64, help="max. waiting requests; default %(default)s")
     page.add_argument("--time-limit", type=float, default=600, help="seconds per request; default %(default)s")
-    page.add_argument(
-        "--per-minute", type=int, default=30, help="max. requests per user; 0: unlimited; default %(default)s"
-    )
+    page.add_argument("--per-minute", type=int, default=30, help="per client, 0: unlimited; default %(default)s")
     return parser
 
 

@@ -11,7 +11,7 @@ from app.ui.runner import JobFactory, JobRunner, make_buttons, make_slider, upda
 from app.ui.session import AppContext
 from finetune.errors import InputError
 
-HINT = "Generate the same prompt, seed and settings with the base model and with the fine-tuned one."
+HINT = "Compare the images of the base and the fine-tuned model for the same prompt, seed and settings."
 NO_BASE = (
     "Comparing needs the base model in `{folder}`; the export holds the fine-tuned model only. "
     "Run `dvc repro fetch-base`, then restart the page."

@@ -14,7 +14,7 @@ from app.model import Model
 class Limits:
     queue_size: int  # max. waiting requests
     timeout: float  # seconds per request, for all its images together
-    per_minute: int  # max. requests per user; 0: unlimited
+    per_minute: int  # max. requests per client; 0: unlimited
 
 
 class AppContext:
@@ -28,11 +28,11 @@ class AppContext:
         self._rate = RateLimit(limits.per_minute)
 
     def admit(self, http: gr.Request) -> float:
-        """Count one request of this user; return its time limit in seconds. Raises InputError over the rate limit."""
+        """Count one request of this client; return its time limit in seconds. Raises InputError over the rate limit."""
         self._rate.record(get_client_id(http), time.monotonic())
         return self.limits.timeout
 
 
 def get_client_id(request: gr.Request) -> str:
-    """The login's user name, else the address. Clients behind a proxy that does not forward addresses share one."""
+    """The user name, which all logged-in users share, or the address. Without a trusted proxy header, a proxy's own."""
     return request.username or (request.client.host if request.client else "unknown")

@@ -13,7 +13,7 @@ from app.ui.session import AppContext
 from finetune.errors import InputError
 
 MAX_CELLS = 16
-HINT = "Generate the same prompt and seed at every combination of these values."
+HINT = "Generate one image per combination of these values, with the same prompt and seed."
 
 
 class SweepJobs(JobFactory):
