@@ -15,7 +15,7 @@ from finetune.errors import InputError
 GIT_TIMEOUT = 20  # seconds; git searches the file's complete history
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 PREVIEW = re.compile(r"^!\[.*?\]\(preview\.png\)\n", re.MULTILINE)
-BASELINES = ["floor", "reconstructed", "base", "tuned"]
+BASELINES = ["floor", "reconstructed", "base", "fine-tuned"]
 CHECKER = {
     True: "The safety checker screens every image.",
     False: "There is **no safety checker**.",
@@ -74,7 +74,7 @@ def find_commit(md5: str) -> str | None:
 
 def _make_metrics_plot(file: Path, headline: str) -> None:
     """Plot one metric at a time, because their scales differ."""
-    table = read_ladder(file, headline)
+    table = read_ladder(file, headline).replace({"images": {"tuned": "fine-tuned"}})
 
     def rows(metric: str) -> pd.DataFrame:
         return table[table["figure"] == metric]

@@ -97,10 +97,8 @@ def _make_settings(defaults: Mapping[str, Any], seed: gr.Number) -> list[gr.comp
             max_length=MAX_PROMPT,
         )
         with gr.Row():
-            steps = slider("num_inference_steps", "Steps", STEPS, 1, precision=0, info="More steps take longer")
-            guidance = slider(
-                "guidance_scale", "Guidance scale", GUIDANCE_SCALE, 0.5, info="How closely to follow the prompt"
-            )
+            steps = slider("num_inference_steps", "Steps", STEPS, 1, precision=0, info="More are slower")
+            guidance = slider("guidance_scale", "Guidance scale", GUIDANCE_SCALE, 0.5, info="Prompt strength")
         scheduler = gr.Dropdown(list(SCHEDULERS), label="Scheduler", value=defaults["scheduler"], filterable=False)
         with gr.Row():
             width, height = (slider(each.lower(), each, SIDES, SIDE_STEP, precision=0) for each in ("Width", "Height"))
