@@ -54,12 +54,6 @@ def test_invalid_entries_are_skipped(broken: Any) -> None:
     assert 'data-index="1"' in shown
 
 
-@pytest.mark.parametrize("stored", [None, {}, "x", 3])
-def test_a_history_that_is_not_a_list_is_empty(stored: Any) -> None:
-    assert history.read(stored) == []
-    assert "<li>" not in history.render(stored, "model-a")
-
-
 def test_prompts_are_escaped() -> None:
     nasty = Request(**GOOD | {"prompt": "\"><script>alert(1)</script><img src=x onerror='alert(1)'>"})
     shown = history.render([entry(nasty)], "model-a")
