@@ -1,4 +1,4 @@
-"""A request to an image, one step at a time."""
+"""Generate the image for one request, step by step."""
 
 import gc
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from app.request import Request
 from finetune.errors import InputError
 
 SCHEDULERS = {
-    "DDIM": DDIMScheduler,  # what the exported model's metrics were measured with
+    "DDIM": DDIMScheduler,  # used for the exported model's metrics
     "DPM++ 2M": DPMSolverMultistepScheduler,
     "Euler": EulerDiscreteScheduler,
     "Euler ancestral": EulerAncestralDiscreteScheduler,
@@ -31,92 +31,96 @@ SCHEDULERS = {
 
 @dataclass(frozen=True)
 class Step:
-    """`guess` is the image that the model has in mind after this step, as latents [1, 4, height, width]."""
+    """One denoising step. `pred_original_sample` is the model's current estimate of the final latents."""
 
-    done: int
+    done: int  # from 1
     total: int
-    guess: Tensor
+    pred_original_sample: Tensor  # [1, 4, height / 8, width / 8]
 
 
 @dataclass(frozen=True)
-class Picture:
+class Output:
     image: Image.Image
-    withheld: bool  # by the safety checker; the image is black then
+    withheld: bool  # by the safety checker, which returns a black image
 
 
 @torch.no_grad()
-def draw(pipeline: StableDiffusionPipeline, request: Request, halves: bool = True) -> Iterator[Step | Picture]:
-    """Every step as it is done and the image at last: the very pixels that calling the pipeline gives.
+def generate(
+    pipeline: StableDiffusionPipeline, request: Request, allow_split_batch: bool = True
+) -> Iterator[Step | Output]:
+    """Yield a Step after each denoising step, then the Output, pixel-identical to calling the pipeline.
 
-    The pipeline's own loop can be watched, but only from within a call that none can leave. Between two steps of this
-    one the caller may stop, show the guess, or look at the clock. Raises InputError when the memory does not suffice.
-    `halves`: whether the UNet may then be called twice a step; not while someone listens to its calls.
+    The pipeline's own loop offers only a callback, which cannot pause or stop it. Here the caller may stop, show a
+    preview or check the time between steps.
+
+    `allow_split_batch` lets the UNet run twice per step, once per half of the guidance batch, when memory is short.
+    Disable it while hooks on the UNet expect one call per step. Raises InputError if out of memory.
     """
-    with enough_memory("this image: choose a smaller size"):
-        yield from _steps(pipeline, request, halves)
+    with catch_out_of_memory("this image; choose a smaller size"):
+        yield from _steps(pipeline, request, allow_split_batch)
 
 
 @contextmanager
-def enough_memory(purpose: str) -> Iterator[None]:
-    """Raises InputError, which ends in `purpose` and the remedy, where the memory does not suffice."""
+def catch_out_of_memory(purpose: str) -> Iterator[None]:
+    """Turn an out-of-memory error into an InputError that ends in `purpose`."""
     try:
         yield
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise InputError(f"There is not enough free memory for {purpose}.") from None
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """A CPU's allocator has no exception of its own."""
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether `error` is an allocation failure; the CPU allocator raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _steps(pipeline: StableDiffusionPipeline, request: Request, halves: bool) -> Iterator[Step | Picture]:
+def _steps(pipeline: StableDiffusionPipeline, request: Request, allow_split_batch: bool) -> Iterator[Step | Output]:
     unet, vae, device = pipeline.unet, pipeline.vae, pipeline.unet.device
-    guided = request.guidance > 1
-    wanted, unwanted = pipeline.encode_prompt(
+    guided = request.guidance_scale > 1
+    prompt_embeds, negative_prompt_embeds = pipeline.encode_prompt(
         request.prompt, device, 1, guided, request.negative_prompt or "" if guided else None
     )
-    embeddings = torch.cat([unwanted, wanted]) if guided else wanted
-    # of its own: a scheduler keeps state, and two drawings may be under way
+    embeds = torch.cat([negative_prompt_embeds, prompt_embeds]) if guided else prompt_embeds
+    # A scheduler keeps state, so each request needs its own.
     scheduler = SCHEDULERS[request.scheduler].from_config(pipeline.scheduler.config)
-    scheduler.set_timesteps(request.steps, device=device)
-    # what the pipeline's own call would note, for whoever listens to its UNet
-    pipeline._guidance_scale, pipeline._num_timesteps = request.guidance, len(scheduler.timesteps)
+    scheduler.set_timesteps(request.num_inference_steps, device=device)
+    # Hooks on the UNet read these attributes, which the pipeline's own call would set.
+    pipeline._guidance_scale, pipeline._num_timesteps = request.guidance_scale, len(scheduler.timesteps)
     generator = torch.Generator().manual_seed(request.seed)
     height, width = (side // pipeline.vae_scale_factor for side in (request.height, request.width))
     shape = (1, unet.config.in_channels, height, width)
-    latents = randn_tensor(shape, generator, device, wanted.dtype) * scheduler.init_noise_sigma
+    latents = randn_tensor(shape, generator, device, prompt_embeds.dtype) * scheduler.init_noise_sigma
     for done, timestep in enumerate(scheduler.timesteps, start=1):
-        noise = _predict(unet, scheduler.scale_model_input(latents, timestep), timestep, embeddings, halves)
+        model_input = scheduler.scale_model_input(latents, timestep)
+        noise = _predict_noise(unet, model_input, timestep, embeds, allow_split_batch)
         if guided:
-            without, with_prompt = noise.chunk(2)
-            noise = without + request.guidance * (with_prompt - without)
-        stepped = scheduler.step(noise, timestep, latents, generator=generator)
-        latents = stepped.prev_sample
-        yield Step(done, len(scheduler.timesteps), _guess(scheduler, stepped))
+            unconditional, conditional = noise.chunk(2)
+            noise = unconditional + request.guidance_scale * (conditional - unconditional)
+        output = scheduler.step(noise, timestep, latents, generator=generator)
+        latents = output.prev_sample
+        yield Step(done, len(scheduler.timesteps), _pred_original_sample(scheduler, output))
     decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False, generator=generator)[0]
-    checked, flags = pipeline.run_safety_checker(decoded, device, wanted.dtype)
+    checked, flags = pipeline.run_safety_checker(decoded, device, prompt_embeds.dtype)
     withheld = bool(flags and flags[0])
     image = pipeline.image_processor.postprocess(checked, output_type="pil", do_denormalize=[not withheld])[0]
-    yield Picture(image, withheld)
+    yield Output(image, withheld)
 
 
-def _predict(unet: Any, latents: Tensor, timestep: Tensor, embeddings: Tensor, halves: bool) -> Tensor:
-    """With and without the prompt at once; one after the other where the memory does not suffice."""
+def _predict_noise(unet: Any, latents: Tensor, timestep: Tensor, embeds: Tensor, allow_split_batch: bool) -> Tensor:
+    """Predict the noise for all `embeds` in one batch, or one by one if that runs out of memory."""
     try:
-        return unet(torch.cat([latents] * len(embeddings)), timestep, encoder_hidden_states=embeddings).sample
+        return unet(torch.cat([latents] * len(embeds)), timestep, encoder_hidden_states=embeds).sample
     except RuntimeError as error:
-        if not (halves and len(embeddings) == 2 and out_of_memory(error)):
+        if not (allow_split_batch and len(embeds) == 2 and is_out_of_memory(error)):
             raise
-    gc.collect()  # outside the handler: the traceback held the tensors that filled the memory
+    gc.collect()  # outside the handler, whose traceback keeps the large tensors alive
     torch.cuda.empty_cache()
-    return torch.cat([_predict(unet, latents, timestep, embedding[None], halves) for embedding in embeddings])
+    return torch.cat([_predict_noise(unet, latents, timestep, embed[None], allow_split_batch) for embed in embeds])
 
 
-def _guess(scheduler: Any, stepped: Any) -> Tensor:
-    """DPM++ keeps what the others return."""
-    if isinstance(scheduler, DPMSolverMultistepScheduler):
+def _pred_original_sample(scheduler: Any, output: Any) -> Tensor:
+    if isinstance(scheduler, DPMSolverMultistepScheduler):  # stores the estimate instead of returning it
         return scheduler.model_outputs[-1]
-    return stepped.pred_original_sample
+    return output.pred_original_sample

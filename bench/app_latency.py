@@ -26,17 +26,17 @@ import torch
 from gradio_client import Client
 from PIL import Image
 
-from app.jobs import Drawn, Job, Watch, run
+from app.jobs import Job, Progress, Result, run
 from app.model import Model, load_model
 from app.request import Request
 from app.ui import runner
-from app.ui.attention_tab import maps_of, recorded
+from app.ui.attention_tab import WordMapJobs
 from app.ui.page import make_page
 from app.ui.session import Limits
 from bench.harness import ROOT, interleaved, make_parser, ratio, write_result
 from finetune import paths
 
-LIMITS = Limits(waiting=8, seconds=600, per_minute=0)
+LIMITS = Limits(queue_size=8, timeout=600, per_minute=0)
 LOAD = f"""
 import app
 from diffusers import StableDiffusionPipeline
@@ -67,7 +67,7 @@ def compare_images(rounds: int) -> dict[str, Any]:
         "over_bare": {name: ratio(seconds[name], seconds["bare"]) for name in ("page", "api", "heat_maps")},
         "rounds": rounds,
         "seconds": {name: round(median(times), 3) for name, times in seconds.items()},
-        "steps": request.steps,
+        "steps": request.num_inference_steps,
         "width": request.width,
     }
 
@@ -84,7 +84,7 @@ def compare_startup(rounds: int) -> dict[str, Any]:
 def _run_pipeline(model: Model, request: Request) -> Image.Image:
     return model.pipeline(
         request.prompt,
-        num_inference_steps=request.steps,
+        num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance,
         generator=torch.Generator().manual_seed(request.seed),
     ).images[0]
@@ -96,16 +96,16 @@ def _run_page(model: Model, request: Request) -> None:
 
 
 def _run_with_heat_maps(model: Model, request: Request) -> None:
-    jobs, records = recorded(model, request)
-    result = _run_with_previews(model, jobs)
-    maps_of(result, records[0])
+    factory = WordMapJobs(model)
+    result = _run_with_previews(model, factory.jobs(*request.to_json().values()))
+    factory.heat_maps(result)
     _save_png(result.image)
 
 
-def _run_with_previews(model: Model, jobs: list[Job]) -> Drawn:
-    for state in run(jobs, LIMITS.seconds):
-        if isinstance(state, Watch):
-            runner.progress(state, jobs, model.preview)
+def _run_with_previews(model: Model, jobs: list[Job]) -> Result:
+    for state in run(jobs, LIMITS.timeout):
+        if isinstance(state, Progress):
+            runner.render_progress(state, jobs, model.preview)
         else:
             return state[0]
     raise AssertionError("run() ended without a result")

@@ -1,4 +1,4 @@
-"""What stands between the network and Gradio: nothing large, slow or foreign comes in; an address to ask for health."""
+"""ASGI middleware that rejects unwanted requests before Gradio sees them, and a health check."""
 
 import asyncio
 import json
@@ -7,72 +7,74 @@ import time
 from typing import Any
 
 import gradio as gr
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.limits import RateLimit
 from finetune.errors import InputError
 
-MAX_BODY = 4 * 2**20  # bytes; a browser's whole history takes less than half of it
-MAX_COMMAS = 10_000  # in JSON, where small values take many times their size in memory; a history has hundreds
-MAX_TEXT = 2**16  # characters; a thumbnail of the history takes less
-MAX_SESSION = 64  # characters of the name that a page gives itself
-LOGINS = 10  # a minute and address
-PATIENCE = 30.0  # seconds that a request may take to arrive
-# all that the page and Gradio's clients send here: an upload is not among it, the browser itself reads PNG files
-SENDING = re.compile(r"POST (.*/)?(login|gradio_api/(queue/join|cancel|reset|(run|call|call/v2)/\w+))")
-JOINING = re.compile(r"POST .*/gradio_api/(queue/join|call/.*)")
-# a visitor's state on the disk, a login's token for scripts, what restarts the queue, what is for developers
-CLOSED = re.compile(r"/gradio_api/(deep_link|token|startup-events|dev|custom_component)\b")
-FETCHING = re.compile(r"/file[=/]https?:", re.IGNORECASE)  # Gradio would ask another site for it
+MAX_BODY = 4 * 2**20  # bytes; a browser's full history takes less than half of it
+MAX_COMMAS = 10_000  # bounds the number of JSON values, which take many times their size in memory
+MAX_TEXT = 2**16  # characters; more than a thumbnail in the history
+MAX_SESSION_HASH = 64  # characters
+LOGINS_PER_MINUTE = 10  # per address
+BODY_TIMEOUT = 30.0  # seconds
+# Everything that the page and Gradio's clients POST. Uploads are not among them: the browser itself reads PNG files.
+ALLOWED_POSTS = re.compile(r"POST (.*/)?(login|gradio_api/(queue/join|cancel|reset|(run|call|call/v2)/\w+))")
+QUEUED_POSTS = re.compile(r"POST .*/gradio_api/(queue/join|call/.*)")
+# They store a user's state on disk, hand out login tokens, restart the queue, or serve developers.
+BLOCKED = re.compile(r"/gradio_api/(deep_link|token|startup-events|dev|custom_component)\b")
+REMOTE_FILE = re.compile(r"/file[=/]https?:", re.IGNORECASE)  # Gradio would fetch it from the other site
 HEALTH = "/healthz"
-# Gradio's page evaluates templates and styles of its own; images are data and blob addresses besides files
-POLICY = (
+# Gradio's page evaluates templates, uses inline styles, and shows images from data: and blob: URLs.
+CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'self'; "
     "form-action 'self'; base-uri 'self'; object-src 'none'"
 )
-HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-]
+HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
-Refusal = tuple[int, str]  # status and reason
+class QueueStatus:
+    """The state of the page's queue. Also patches a Gradio bug that stops the queue."""
 
-
-class Waiting:
     def __init__(self, page: gr.Blocks) -> None:
         self._queue = page._queue
-        send = self._queue.send_message
+        send_message = self._queue.send_message
 
-        def send_to_who_is_there(event: Any, message: Any) -> None:
-            """A message for a session that Gradio keeps no more would end the loop that serves all the others."""
+        def send_if_session_exists(event: Any, message: Any) -> None:
+            """Drop messages for expired sessions, whose KeyError would end the queue's loop for everyone."""
             if event.session_hash in self._queue.pending_messages_per_session:
-                send(event, message)
+                send_message(event, message)
 
-        self._queue.send_message = send_to_who_is_there
+        self._queue.send_message = send_if_session_exists
 
-    def works(self) -> bool:
+    def is_running(self) -> bool:
         return not self._queue.stopped
 
     def is_full_for(self, host: str) -> bool:
-        """One address holds half of the places at most, so that others find one."""
+        """Whether this address already holds half of the queue, the most that one address may hold."""
         queues = self._queue.event_queue_per_concurrency_id.values()
-        held = sum(_host_of(event.request) == host for queue in queues for event in queue.queue)
+        held = sum(_event_host(event.request) == host for queue in queues for event in queue.queue)
         return held >= max(1, (self._queue.max_size or 0) // 2)
 
 
-def _host_of(request: Any) -> str | None:
+def _event_host(request: Any) -> str | None:
     return request.client.host if request.client else None
 
 
-class Guard:
-    """ASGI middleware."""
+class RequestFilter:
+    """The middleware. Errors have FastAPI's form, which Gradio's page and clients read."""
 
-    def __init__(self, app: Any, waiting: Waiting) -> None:
+    def __init__(self, app: Any, queue: QueueStatus) -> None:
         self.app = app
-        self._waiting = waiting
-        self._logins = RateLimit(LOGINS)
+        self._queue = queue
+        self._logins = RateLimit(LOGINS_PER_MINUTE)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -80,120 +82,113 @@ class Guard:
             return
         path = scope["path"].rstrip("/")
         if path == HEALTH:
-            await _answer(send, *((200, "ok") if self._waiting.works() else (503, "the queue has stopped")))
-        elif refusal := _refused_address(scope, path) or self._refused_visitor(scope, path):
-            await _refuse(send, *refusal)
-        else:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    body = await _body(receive)
-            except TimeoutError:
-                await _refuse(send, 408, "the request took too long to arrive")
-            else:
-                await self._pass_on(_of_one_session(scope, path), body, receive, send)
+            text, status = ("ok", 200) if self._queue.is_running() else ("the queue has stopped", 503)
+            await PlainTextResponse(text, status, HEADERS)(scope, receive, send)
+            return
+        try:
+            _check_address(scope, path)
+            self._check_client(scope, path)
+            body = await _read_body(receive)
+            _check_body(body)
+        except HTTPException as error:
+            await JSONResponse({"detail": error.detail}, error.status_code, HEADERS)(scope, receive, send)
+            return
+        if path.endswith("/logout"):  # all users share one name: log out this session only
+            scope = {**scope, "query_string": b"all_session=false"}
+        await self.app(scope, _replay(body, receive), _with_headers(send))
 
-    def _refused_visitor(self, scope: Any, path: str) -> Refusal | None:
+    def _check_client(self, scope: Any, path: str) -> None:
         host = scope["client"][0] if scope["client"] else "unknown"
-        asked = f"{scope['method']} {path}"
-        if asked.startswith("POST") and asked.endswith("/login"):
+        if scope["method"] == "POST" and path.endswith("/login"):
             try:
-                self._logins.count(host, time.monotonic())
+                self._logins.record(host, time.monotonic())
             except InputError:
-                return 429, f"{LOGINS} logins a minute are allowed"
-        if JOINING.fullmatch(asked) and self._waiting.is_full_for(host):
-            return 503, "Queue is full for this address: wait for what it has asked for."
-        return None
-
-    async def _pass_on(self, scope: Any, body: bytes | None, receive: Any, send: Any) -> None:
-        if body is None:
-            await _refuse(send, 413, f"a request has at most {MAX_BODY:,} bytes")
-            return
-        if refusal := _refused_body(body):
-            await _refuse(send, *refusal)
-            return
-        waiting = [{"type": "http.request", "body": body}]
-
-        async def receive_again() -> Any:
-            return waiting.pop() if waiting else await receive()  # then: that the visitor has gone
-
-        async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                # Gradio lets the scripts of any site read its answers, with the visitor's login
-                own = [each for each in message.get("headers", []) if not each[0].startswith(b"access-control-")]
-                message = {**message, "headers": [*own, *HEADERS]}
-            await send(message)
-
-        await self.app(scope, receive_again, send_with_headers)
+                raise HTTPException(429, f"at most {LOGINS_PER_MINUTE} logins per minute") from None
+        if QUEUED_POSTS.fullmatch(f"{scope['method']} {path}") and self._queue.is_full_for(host):
+            raise HTTPException(503, "Queue is full for this address; wait for your earlier requests.")
 
 
-def _refused_address(scope: Any, path: str) -> Refusal | None:
+def _check_address(scope: Any, path: str) -> None:
     if not path.isprintable():
-        return 400, "no such address"
-    if scope["method"] not in ("GET", "HEAD") and not SENDING.fullmatch(f"{scope['method']} {path}"):
-        return 403, "nothing is taken here"
-    if CLOSED.search(path):
-        return 403, "not served here"
-    if FETCHING.search(path):
-        return 403, "no other site is asked"
+        raise HTTPException(400, "invalid path")
+    if scope["method"] not in ("GET", "HEAD") and not ALLOWED_POSTS.fullmatch(f"{scope['method']} {path}"):
+        raise HTTPException(403, "this path accepts no data")
+    if BLOCKED.search(path):
+        raise HTTPException(403, "this path is disabled")
+    if REMOTE_FILE.search(path):
+        raise HTTPException(403, "files of other sites are not fetched")
     headers = dict(scope["headers"])
-    followed = scope["method"] == "GET" and headers.get(b"sec-fetch-mode") == b"navigate"
-    if headers.get(b"sec-fetch-site") == b"cross-site" and not followed:
-        return 403, "another site may link here, and no more"
-    return None
+    is_link = scope["method"] == "GET" and headers.get(b"sec-fetch-mode") == b"navigate"
+    if headers.get(b"sec-fetch-site") == b"cross-site" and not is_link:
+        raise HTTPException(403, "other sites may only link here")
 
 
-def _of_one_session(scope: Any, path: str) -> Any:
-    """Who logs out does so alone: all have the same name."""
-    return {**scope, "query_string": b"all_session=false"} if path.endswith("/logout") else scope
+async def _read_body(receive: Any) -> bytes:
+    """Read the complete body within BODY_TIMEOUT.
 
-
-async def _body(receive: Any) -> bytes | None:
-    """All of it; None where it is cut off, or too large: read to its end then, for who still sends hears no answer."""
+    A body that is too large is read to its end but not kept, because a client that is still sending reads no response.
+    """
     body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None  # nobody hears the refusal
-        if len(body) <= MAX_BODY:
-            body += message.get("body", b"")
-        if not message.get("more_body", False):
-            return bytes(body) if len(body) <= MAX_BODY else None
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise HTTPException(400, "the client disconnected")
+                if len(body) <= MAX_BODY:
+                    body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        raise HTTPException(408, "the request took too long to arrive") from None
+    if len(body) > MAX_BODY:
+        raise HTTPException(413, f"the request is larger than {MAX_BODY:,} bytes")
+    return bytes(body)
 
 
-def _refused_body(body: bytes) -> Refusal | None:
-    """JSON of too many values, with a long text or with what Gradio takes for a file.
+def _check_body(body: bytes) -> None:
+    """Reject JSON with too many values, with a long string, or with a file reference.
 
-    Whatever names its `_type` Gradio would copy from its place on this machine, or fetch from another site, to where
-    the sender can read it.
+    Gradio would copy any dict with a `_type` key, from this machine or another site, to where the sender can read it.
     """
     if body.count(b",") > MAX_COMMAS:
-        return 413, f"a request has at most {MAX_COMMAS:,} values"
+        raise HTTPException(413, f"the request has more than {MAX_COMMAS:,} values")
     try:
         pending = [json.loads(body)]
     except (ValueError, RecursionError):
-        return None  # a form, or what Gradio refuses itself
+        return  # a form, or JSON that Gradio rejects itself
     while pending:
         value = pending.pop()
         if isinstance(value, str) and len(value) > MAX_TEXT:
-            return 413, f"a text has at most {MAX_TEXT:,} characters"
+            raise HTTPException(413, f"a string is longer than {MAX_TEXT:,} characters")
         if isinstance(value, dict):
             if "_type" in value:
-                return 403, "files are not taken"
+                raise HTTPException(403, "files are not accepted")
             session = value.get("session_hash")
-            if session is not None and not (isinstance(session, str) and 0 < len(session) <= MAX_SESSION):
-                return 400, f"a session_hash has 1 to {MAX_SESSION} characters"
+            if session is not None and not (isinstance(session, str) and 0 < len(session) <= MAX_SESSION_HASH):
+                raise HTTPException(400, f"session_hash must have 1 to {MAX_SESSION_HASH} characters")
             pending += value.values()
         elif isinstance(value, list):
             pending += value
-    return None
 
 
-async def _refuse(send: Any, status: int, reason: str) -> None:
-    """In FastAPI's form, which Gradio's page and clients read."""
-    await _answer(send, status, json.dumps({"detail": reason}), "application/json")
+def _replay(body: bytes, receive: Any) -> Any:
+    """A `receive` that returns the body first, then waits for the client to disconnect."""
+    messages = [{"type": "http.request", "body": body}]
+
+    async def receive_again() -> Any:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
-async def _answer(send: Any, status: int, text: str, kind: str = "text/plain; charset=utf-8") -> None:
-    headers = [(b"content-type", kind.encode()), *HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
+def _with_headers(send: Any) -> Any:
+    """A `send` that adds HEADERS and drops the CORS headers, with which Gradio lets any site read its responses."""
+
+    async def send_with_headers(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            kept = [each for each in message.get("headers", []) if not each[0].startswith(b"access-control-")]
+            message = {**message, "headers": [*kept, *RAW_HEADERS]}
+        await send(message)
+
+    return send_with_headers

@@ -1,4 +1,4 @@
-"""The page on an address of this machine."""
+"""Serve the page over HTTP."""
 
 import errno
 import logging
@@ -11,13 +11,13 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from app.server.guard import Guard, Waiting
+from app.server.guard import QueueStatus, RequestFilter
 from app.ui.page import CSS, make_theme
 from finetune.errors import InputError
 
 USER, PASSWORD = "APP_USER", "APP_PASSWORD"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PATIENCE = 3  # seconds that open connections have after Ctrl-C
+SHUTDOWN_TIMEOUT = 3  # seconds that open connections get after Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Address:
 
 
 def serve(page: gr.Blocks, address: Address) -> None:
-    """Until Ctrl-C or SIGTERM. Raises InputError if the address cannot be used.
+    """Serve until Ctrl-C or SIGTERM. Raises InputError if the address cannot be used.
 
-    Not by page.launch(), which gives up where its first page takes longer than three seconds.
+    page.launch() is no option: it gives up if the first response takes longer than three seconds.
     """
     auth = credentials()
     with _listen(address) as listening:
@@ -37,17 +37,17 @@ def serve(page: gr.Blocks, address: Address) -> None:
         print(f"{_url(address.host, listening.getsockname()[1])} (Ctrl-C stops it)", flush=True)
         if auth is None and address.host not in LOOPBACK:
             print(
-                f"note: whoever reaches {address.host} can draw; {USER} and {PASSWORD} ask for a password", flush=True
+                f"note: no login; anyone who reaches {address.host} can use it; set {USER} and {PASSWORD}", flush=True
             )
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
-        logging.getLogger("uvicorn.error").addFilter(_is_no_goodbye)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_TIMEOUT)
+        logging.getLogger("uvicorn.error").addFilter(_is_not_cancellation)
         uvicorn.Server(config).run(sockets=[listening])
 
 
 def make_app(page: gr.Blocks, auth: tuple[str, str] | None) -> FastAPI:
-    """auth: user and password that it asks for."""
+    """Mount the page behind the request filter. `auth` is the required user and password, or None for no login."""
     app = FastAPI(openapi_url=None)
-    app.add_middleware(Guard, waiting=Waiting(page))
+    app.add_middleware(RequestFilter, queue=QueueStatus(page))
     gr.mount_gradio_app(
         app,
         page,
@@ -56,26 +56,26 @@ def make_app(page: gr.Blocks, auth: tuple[str, str] | None) -> FastAPI:
         show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
-        run_history=False,  # the page has a history of its own
+        run_history=False,  # the page has its own history
         footer_links=["api"],
-        max_file_size=1,  # byte: nothing is uploaded
+        max_file_size=1,  # byte: no uploads
         theme=make_theme(),
         css_paths=CSS,
     )
-    page.has_launched = True  # as launch() notes it: until then Gradio checks no path that a request names
+    page.has_launched = True  # launch() would set it; until then Gradio does not check file paths in requests
     return app
 
 
-def _is_no_goodbye(record: logging.LogRecord) -> bool:
-    """An open page keeps a connection, which ends with the server: no error, and no traceback on Ctrl-C."""
+def _is_not_cancellation(record: logging.LogRecord) -> bool:
+    """Log filter: an open page's connection is cancelled at shutdown, which deserves no traceback."""
     return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
 
 
 def credentials() -> tuple[str, str] | None:
-    """The user and password that the environment sets; raises InputError where it sets one of them alone."""
+    """User and password from the environment, or None. Raises InputError if only one of them is set."""
     user, password = os.environ.get(USER, ""), os.environ.get(PASSWORD, "")
     if bool(user) != bool(password):
-        raise InputError(f"{USER if password else PASSWORD} is not set: set both, or neither for a page without login")
+        raise InputError(f"{USER if password else PASSWORD} is not set; set both for a login, or neither")
     return (user, password) if user else None
 
 
@@ -84,12 +84,12 @@ def _url(host: str, port: int) -> str:
 
 
 def _listen(address: Address) -> socket.socket:
-    """IPv6 where the host is written so, else IPv4: what `localhost` means must not depend on the machine."""
+    """Listen on IPv6 if the host is an IPv6 address, else on IPv4, so that `localhost` is the same everywhere."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        (*_, place), *_ = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM)
-        return socket.create_server(place, family=family)
+        (*_, resolved), *_ = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM)
+        return socket.create_server(resolved, family=family)
     except (OSError, UnicodeError) as error:
         if isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL:
-            raise InputError(f"--host {address.host}: no address of this machine, as 127.0.0.1 is one") from None
-        raise InputError(f"port {address.port} cannot be used: {error}; choose another with --port") from None
+            raise InputError(f"--host {address.host}: not an address of this machine; use 127.0.0.1") from None
+        raise InputError(f"port {address.port} cannot be used: {error}; choose a different one with --port") from None

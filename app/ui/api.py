@@ -1,20 +1,20 @@
-"""What a script calls: the same model, limits and queue as the page's, with plain answers."""
+"""The API for scripts. It shares the page's model, limits and queue."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
-from app.jobs import Watch, drawn_series, run
-from app.request import Request
-from app.ui.compare_tab import compared
+from app.jobs import Progress, run
+from app.ui.compare_tab import ComparisonJobs
 from app.ui.form import Form
-from app.ui.runner import in_one_line
-from app.ui.session import Server
+from app.ui.generate_tab import ImageJobs
+from app.ui.runner import JobFactory, input_errors_as_messages
+from app.ui.session import AppContext
 
 
-def make_api(form: Form, server: Server) -> None:
-    """Hidden components: an endpoint answers with components only."""
+def make_api(form: Form, context: AppContext) -> None:
+    """Add the endpoints, on hidden components. Gradio takes parameter names and docs from the functions."""
     button = gr.Button(visible=False)
     images = gr.Gallery(label="Images", format="png", interactive=False, visible=False)
 
@@ -23,47 +23,50 @@ def make_api(form: Form, server: Server) -> None:
         prompt: str,
         negative_prompt: str,
         seed: int,
-        steps: int,
-        guidance: float,
+        num_inference_steps: int,
+        guidance_scale: float,
         scheduler: str,
         width: int,
         height: int,
-        count: int,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio is asked for one)
+        num_images: int,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio's way to pass it in)
     ) -> Iterator[Any]:
-        """Draw `count` images with the seeds from `seed` on. Each PNG holds the settings that draw it again."""
-        request = (prompt, negative_prompt, seed, steps, guidance, scheduler, width, height)
-        yield from in_one_line(
-            _draw(server, http, progress, lambda: drawn_series(server.model, Request(*request), count))
-        )
+        """Generate `num_images` images with consecutive seeds. Each PNG stores its settings."""
+        settings = (prompt, negative_prompt, seed, num_inference_steps, guidance_scale, scheduler, width, height)
+        yield from _run(context, http, progress, ImageJobs(context.model), num_images, *settings)
 
     def compare(
         http: gr.Request,
         prompt: str,
         negative_prompt: str,
         seed: int,
-        steps: int,
-        guidance: float,
+        num_inference_steps: int,
+        guidance_scale: float,
         scheduler: str,
         width: int,
         height: int,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[Any]:
-        """Draw the same request with the base model and with the tuned one."""
-        request = (prompt, negative_prompt, seed, steps, guidance, scheduler, width, height)
-        yield from in_one_line(_draw(server, http, progress, lambda: compared(server, Request(*request))))
+        """Generate one image with the base model and one with the fine-tuned model, from the same noise."""
+        settings = (prompt, negative_prompt, seed, num_inference_steps, guidance_scale, scheduler, width, height)
+        yield from _run(context, http, progress, ComparisonJobs(context.model), *settings)
 
-    button.click(generate, [*form.settings, form.count], images, api_name="generate", **server.worker)
-    button.click(compare, form.settings, images, api_name="compare", **server.worker)
+    button.click(generate, [*form.settings, form.num_images], images, api_name="generate", **context.queue_options)
+    button.click(compare, form.settings, images, api_name="compare", **context.queue_options)
 
 
-def _draw(server: Server, http: gr.Request, progress: gr.Progress, jobs: Any) -> Iterator[Any]:
-    seconds = server.admit(http)
-    chosen = jobs()
-    for state in run(chosen, seconds):
-        if isinstance(state, Watch):
-            done = state.number * state.step.total + state.step.done
-            progress((done, len(chosen) * state.step.total), unit="steps")
-            yield gr.skip()  # where a caller may cancel
-        else:
-            yield [(drawn.image, drawn.label) for drawn in state]
+def _run(
+    context: AppContext, http: gr.Request, progress: gr.Progress, factory: JobFactory, *values: Any
+) -> Iterator[Any]:
+    def steps() -> Iterator[Any]:
+        timeout = context.admit(http)
+        jobs = factory.jobs(*values)
+        for state in run(jobs, timeout):
+            if isinstance(state, Progress):
+                done = state.index * state.step.total + state.step.done
+                progress((done, len(jobs) * state.step.total), unit="steps")
+                yield gr.skip()  # the caller can cancel between steps
+            else:
+                yield [(result.image, result.label) for result in state]
+
+    yield from input_errors_as_messages(steps())

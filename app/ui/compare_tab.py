@@ -1,45 +1,43 @@
-"""The tab that compares: base and tuned model from the same noise."""
+"""The Compare tab: the base and the fine-tuned model with the same initial noise."""
 
 from typing import Any
 
 import gradio as gr
 
-from app.jobs import Job
+from app.jobs import Job, Result
 from app.request import Request
-from app.ui import runner
 from app.ui.form import Form
-from app.ui.runner import Screen, both, make_buttons, make_slider
-from app.ui.session import Server
+from app.ui.runner import JobFactory, JobRunner, make_buttons, make_slider, update_slider
+from app.ui.session import AppContext
 from finetune.errors import InputError
 
-HINT = "The prompt, seed and settings of the form, once by the base model and once by the tuned one."
+HINT = "Compare the images of the base and the fine-tuned model for the same prompt, seed and settings."
 NO_BASE = (
-    "To compare, the base model must lie beside the exported one, which holds the tuned weights only. "
-    "`dvc repro fetch-base` brings it to `{folder}`; then start the page anew."
+    "Comparing needs the base model in `{folder}`; the export holds the fine-tuned model only. "
+    "Run `dvc repro fetch-base`, then restart the page."
 )
 
 
-def make_compare_tab(form: Form, server: Server) -> None:
-    if not server.model.has_base:
-        gr.Markdown(NO_BASE.format(folder=server.model.base_folder))
+class ComparisonJobs(JobFactory):
+    def jobs(self, *values: Any) -> list[Job]:
+        """Base first. Raises InputError if there is no base model."""
+        model, request = self.model, Request(*values)
+        if not model.has_base:
+            raise InputError(NO_BASE.format(folder=model.base_folder))
+        return [
+            # No settings in the base's image: the page would generate the fine-tuned model's image from them.
+            Job("Base", model.base, request, None),
+            Job("Fine-tuned", model.pipeline, request, model.digest),
+        ]
+
+    def results(self, images: list[Result]) -> list[Any]:
+        return [update_slider(images)]
+
+
+def make_compare_tab(form: Form, context: AppContext) -> None:
+    if not context.model.has_base:
+        gr.Markdown(NO_BASE.format(folder=context.model.base_folder))
         return
-    buttons = make_buttons("Compare base and tuned")
-    stage = gr.HTML(runner.idle(HINT), elem_id="compare-stage")
-    screen = Screen(server, buttons, stage, make_slider("Base | tuned", "compared"))
-
-    def compare(*values: Any) -> Any:
-        return compared(server, Request(*values)), lambda drawn: [both(drawn)]
-
-    screen.cancels([screen.draws(buttons[0].click, form.settings, compare)])
-
-
-def compared(server: Server, request: Request) -> list[Job]:
-    """Base first. Raises InputError where there is no base model."""
-    model = server.model
-    if not model.has_base:
-        raise InputError(NO_BASE.format(folder=model.base_folder))
-    return [
-        # its image carries no settings: from those the page would draw the tuned model's
-        Job("base", model.base, request, None),
-        Job("tuned", model.pipeline, request, model.digest),
-    ]
+    buttons = make_buttons("Compare base and fine-tuned")
+    runner = JobRunner(context, buttons, "compare-view", HINT, make_slider("Base | Fine-tuned", "compared"))
+    runner.bind_cancel([runner.bind(buttons[0].click, form.settings, ComparisonJobs)])

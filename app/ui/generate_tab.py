@@ -1,87 +1,97 @@
-"""The tab that draws: live preview, images, history."""
+"""The Generate tab: live preview, images, history."""
 
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from app.jobs import drawn_series
+from app.jobs import Job, Result, jobs_for_seeds
 from app.png_metadata import parse
 from app.request import Request
-from app.ui import history, runner
+from app.ui import history
 from app.ui.form import Form
-from app.ui.runner import QUIET, Screen, make_gallery
-from app.ui.session import Server
+from app.ui.runner import QUIET, JobFactory, JobRunner, error_message, make_gallery
+from app.ui.session import AppContext
 from finetune.errors import InputError
 
-DRAW = "draw"  # this tab's id
+TAB = "generate"
 STATIC = Path(__file__).parent / "static"
-HINT = "Type a prompt and press Generate: you will see the image as it becomes clear."
-# on a phone the image is below the form
-SHOW_STAGE = "() => { if (innerWidth <= 640) document.getElementById('stage').scrollIntoView({ behavior: 'smooth' }) }"
-PNG = '<label class="file">Settings from a PNG that was drawn here <input type="file" accept="image/png"></label>'
-TELLING = {**QUIET, "queue": True, "concurrency_limit": None}  # messages reach the page by the queue only
+HINT = "Enter a prompt and press Generate. A preview appears while the image is generated."
+# On a phone the image is below the form.
+SCROLL_TO_IMAGE = (
+    "() => { if (innerWidth <= 640) document.getElementById('generate-view').scrollIntoView({ behavior: 'smooth' }) }"
+)
+PNG = '<label class="file">Load settings from a PNG <input type="file" accept="image/png"></label>'
+# Gradio delivers warnings and errors through the queue only.
+QUIET_WITH_MESSAGES = {**QUIET, "queue": True, "concurrency_limit": None}
 
 
-def make_draw_tab(form: Form, tabs: gr.Tabs, server: Server) -> None:
-    """The form's button, pressed on another of the tabs, brings this one to the front."""
-    stage = gr.HTML(runner.idle(HINT), elem_id="stage")
-    fresh = gr.State([])
-    screen = Screen(server, [form.button, form.cancel], stage, make_gallery("Images", "images"), fresh)
-    stored, again = _make_history(form, server)
+class ImageJobs(JobFactory):
+    """One image per seed. The results are the gallery and the new history entries."""
 
-    def generate(count: int, *values: Any) -> Any:
-        return drawn_series(server.model, Request(*values), count), lambda drawn: [
-            gr.Gallery([(each.image, each.label) for each in drawn], visible=True, selected_index=0),
-            list(map(history.entry_of, drawn)),
+    def jobs(self, num_images: int, *values: Any) -> list[Job]:
+        return jobs_for_seeds(self.model, Request(*values), num_images)
+
+    def results(self, images: list[Result]) -> list[Any]:
+        return [
+            gr.Gallery([(each.image, each.label) for each in images], visible=True, selected_index=0),
+            list(map(history.make_entry, images)),
         ]
 
-    def drawn_after(trigger: Any) -> Any:
-        trigger(lambda: gr.Tabs(selected=DRAW), outputs=tabs, **QUIET).then(None, js=SHOW_STAGE, **QUIET)
-        drawing = screen.draws(trigger, [form.count, *form.settings], generate)
-        drawing.success(history.remember, [stored, fresh], stored, **QUIET)
-        return drawing
 
-    pressed = partial(gr.on, [form.button.click, form.prompt.submit])
-    screen.cancels([drawn_after(trigger) for trigger in (pressed, again.success)])
+def make_generate_tab(form: Form, tabs: gr.Tabs, context: AppContext) -> None:
+    new_entries = gr.State([])
+    runner = JobRunner(
+        context, [form.button, form.cancel], "generate-view", HINT, make_gallery("Images", "images"), new_entries
+    )
+    stored, regenerate = _make_history(form, context)
+
+    def bind(trigger: Any) -> Any:
+        # The form is visible on every tab, so bring this one to the front.
+        trigger(lambda: gr.Tabs(selected=TAB), outputs=tabs, **QUIET).then(None, js=SCROLL_TO_IMAGE, **QUIET)
+        running = runner.bind(trigger, [form.num_images, *form.settings], ImageJobs)
+        running.success(history.prepend, [stored, new_entries], stored, **QUIET)
+        return running
+
+    submit = partial(gr.on, [form.button.click, form.prompt.submit])
+    runner.bind_cancel([bind(trigger) for trigger in (submit, regenerate.success)])
 
 
-def _make_history(form: Form, server: Server) -> tuple[gr.BrowserState, Any]:
-    """What is kept, and the event after which the form holds what is to be drawn again."""
-    digest = server.model.digest
+def _make_history(form: Form, context: AppContext) -> tuple[gr.BrowserState, Any]:
+    """Return the stored history, and the event that has filled the form in order to generate an image again."""
+    digest = context.model.digest
     with gr.Accordion("History", open=True):
-        cards = gr.HTML(history.html([], digest), elem_id="history", js_on_load=(STATIC / "history.js").read_text())
+        cards = gr.HTML(history.render([], digest), elem_id="history", js_on_load=(STATIC / "history.js").read_text())
         png = gr.HTML(PNG, js_on_load=(STATIC / "read_png.js").read_text())
-    # the browser keeps it under this name; a fixed secret lets the list outlive the server, and hides nothing
-    stored = gr.BrowserState([], storage_key=f"history-{server.model.name}", secret="history")
+    # A fixed secret lets the history survive a restart of the server. It protects nothing: the user owns the data.
+    stored = gr.BrowserState([], storage_key=f"history-{context.model.name}", secret="history")
 
     def restore(entries: Any, event: gr.EventData) -> list[Any]:
-        read = history.read(entries)
-        index = _told(event, "index")
-        entry = read[index] if isinstance(index, int) and 0 <= index < len(read) else None
+        valid = history.read(entries)
+        index = _event_value(event, "index")
+        entry = valid[index] if isinstance(index, int) and 0 <= index < len(valid) else None
         if entry is None:
-            raise gr.Error("This image is no longer in the history.", print_exception=False)
+            raise error_message("This image is no longer in the history.")
         return [1, *form.fill(entry.request)]
 
     def restore_png(event: gr.EventData) -> list[Any]:
         try:
-            request, model = parse(_told(event, "text"))
+            request, png_digest = parse(_event_value(event, "text"))
         except InputError as error:
-            raise gr.Error(escape(f"This PNG: {error}", quote=False), print_exception=False) from None
-        if model != digest:
-            gr.Warning("The image was drawn by another model: this one draws another image from its settings.")
+            raise error_message(f"This PNG: {error}") from None
+        if png_digest != digest:
+            gr.Warning("A different model generated this image; the result will differ.")
         return [1, *form.fill(request)]
 
-    inputs = [form.count, *form.settings]
-    cards.restore(restore, stored, inputs, **TELLING)
-    png.read(restore_png, None, inputs, **TELLING)
-    for trigger in (stored.change, server.page.load):
-        trigger(lambda entries: history.html(entries, digest), stored, cards, **QUIET)
-    return stored, cards.again(restore, stored, inputs, **TELLING)
+    inputs = [form.num_images, *form.settings]
+    cards.restore(restore, stored, inputs, **QUIET_WITH_MESSAGES)
+    png.read(restore_png, None, inputs, **QUIET_WITH_MESSAGES)
+    for trigger in (stored.change, context.page.load):
+        trigger(lambda entries: history.render(entries, digest), stored, cards, **QUIET)
+    return stored, cards.again(restore, stored, inputs, **QUIET_WITH_MESSAGES)
 
 
-def _told(event: gr.EventData, name: str) -> Any:
-    """What the page's script tells of its event; others may send none, or anything."""
+def _event_value(event: gr.EventData, name: str) -> Any:
+    """A value from an event of the page's scripts. Untrusted: any client can send any event data, or none."""
     return event._data.get(name) if isinstance(event._data, dict) else None

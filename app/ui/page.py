@@ -1,4 +1,4 @@
-"""Colors, corners and letters, none of which come from another site."""
+"""Assemble the page: theme, form and tabs. Nothing is loaded from other sites."""
 
 from html import escape
 from pathlib import Path
@@ -11,8 +11,8 @@ from app.ui.api import make_api
 from app.ui.attention_tab import make_attention_tab
 from app.ui.compare_tab import make_compare_tab
 from app.ui.form import make_form
-from app.ui.generate_tab import DRAW, make_draw_tab
-from app.ui.session import Limits, Server
+from app.ui.generate_tab import TAB, make_generate_tab
+from app.ui.session import AppContext, Limits
 from app.ui.sweep_tab import make_sweep_tab
 
 CSS = Path(__file__).parent / "static" / "page.css"
@@ -27,7 +27,7 @@ def make_theme() -> gr.themes.Base:
         font=fonts,
         font_mono=("ui-monospace", "Menlo", "Consolas", "monospace"),
     ).set(
-        # a contrast of 4.5 to what is behind it, as for all letters here
+        # all text has a contrast of at least 4.5 to its background
         body_text_color_subdued="*neutral_500",
         block_info_text_color="*neutral_500",
         input_placeholder_color="*neutral_500",
@@ -47,31 +47,30 @@ def make_theme() -> gr.themes.Base:
     )
 
 
-SESSIONS = 256  # visitors whose last inputs Gradio remembers: some MiB for each, as security.py bounds them
-KEPT = 3600  # seconds that an image stays on the server; the history draws older ones again
+MAX_SESSIONS = 256  # whose inputs Gradio remembers: a few MiB each, bounded by guard.py
+IMAGE_LIFETIME = 3600  # seconds on the server; the history can regenerate older images
 
 
 def make_page(model: Model, limits: Limits) -> gr.Blocks:
-    with gr.Blocks(title=model.name, analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as page:
-        server = Server(model, limits, page)
-        gr.HTML(
-            f"<h1>{escape(model.name)}</h1><p>Images from words, by a fine-tuned Stable Diffusion</p>", elem_id="head"
-        )
+    cleanup = (IMAGE_LIFETIME // 6, IMAGE_LIFETIME)
+    with gr.Blocks(title=model.name, analytics_enabled=False, delete_cache=cleanup) as page:
+        context = AppContext(model, limits, page)
+        gr.HTML(f"<h1>{escape(model.name)}</h1><p>Text to image with a fine-tuned Stable Diffusion</p>", elem_id="head")
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
                 form = make_form(model)
-                make_api(form, server)  # before the tabs: the first to ask for an endpoint's name gets it
+                make_api(form, context)  # before the tabs: Gradio gives an endpoint name to the first that claims it
             with gr.Column(scale=7, min_width=300), gr.Tabs() as tabs:
-                with gr.Tab("Draw", id=DRAW):
-                    make_draw_tab(form, tabs, server)
+                with gr.Tab("Generate", id=TAB):
+                    make_generate_tab(form, tabs, context)
                 with gr.Tab("Compare"):
-                    make_compare_tab(form, server)
+                    make_compare_tab(form, context)
                 with gr.Tab("Sweep"):
-                    make_sweep_tab(form, server)
+                    make_sweep_tab(form, context)
                 with gr.Tab("Attention"):
-                    make_attention_tab(form, server)
+                    make_attention_tab(form, context)
                 with gr.Tab("About"):
                     make_about_tab(model)
-    page.state_session_capacity = SESSIONS
-    # api_open would let a request in by a second door, past the queue and beside the drawing that is under way
-    return page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
+    page.state_session_capacity = MAX_SESSIONS
+    # api_open would let requests bypass the queue and run concurrently with the current one.
+    return page.queue(max_size=limits.queue_size, default_concurrency_limit=1, api_open=False)

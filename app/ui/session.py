@@ -1,4 +1,4 @@
-"""What all tabs share: the model, the one worker that draws, and who may keep it how long."""
+"""State shared by all tabs: the model, the queue's settings and the limits per user."""
 
 import time
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ from app.model import Model
 
 @dataclass(frozen=True)
 class Limits:
-    waiting: int  # requests in the queue; one more is refused
-    seconds: float  # for one request, all its images together
-    per_minute: int  # requests of one visitor; 0: as many as come
+    queue_size: int  # max. waiting requests
+    timeout: float  # seconds per request, for all its images together
+    per_minute: int  # max. requests per client; 0: unlimited
 
 
-class Server:
+class AppContext:
+    # All tabs share one worker: concurrent requests would need twice the memory and finish no sooner.
+    queue_options: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # noqa: RUF012 (constant)
+
     def __init__(self, model: Model, limits: Limits, page: gr.Blocks) -> None:
         self.model = model
         self.limits = limits
         self.page = page
         self._rate = RateLimit(limits.per_minute)
 
-    # one after another, whichever tab asks: two drawings at once would be no quicker and need twice the memory
-    worker: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # noqa: RUF012 (never written)
-
     def admit(self, http: gr.Request) -> float:
-        """The seconds that this visitor's request may take; raises InputError where it may not begin."""
-        self._rate.count(visitor_of(http), time.monotonic())
-        return self.limits.seconds
+        """Count one request of this client; return its time limit in seconds. Raises InputError over the rate limit."""
+        self._rate.record(get_client_id(http), time.monotonic())
+        return self.limits.timeout
 
 
-def visitor_of(request: gr.Request) -> str:
-    """Who logged in, else the address: behind a proxy that does not name its clients, all are one."""
+def get_client_id(request: gr.Request) -> str:
+    """The user name, which all logged-in users share, or the address. Without a trusted proxy header, a proxy's own."""
     return request.username or (request.client.host if request.client else "unknown")

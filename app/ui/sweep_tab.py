@@ -1,82 +1,77 @@
-"""The tab that sweeps: one prompt and seed at several values of guidance and steps, as a grid."""
+"""The Sweep tab: one prompt and seed at several guidance scales and step counts, as a grid."""
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from app.jobs import Job
+from app.jobs import Job, Result
 from app.request import Request
-from app.ui import runner
 from app.ui.form import Form
-from app.ui.runner import Screen, make_buttons
-from app.ui.session import Server
+from app.ui.runner import JobFactory, JobRunner, make_buttons, make_gallery
+from app.ui.session import AppContext
 from finetune.errors import InputError
 
 MAX_CELLS = 16
-HINT = "The prompt and seed of the form at every pair of these values."
+HINT = "Generate one image per combination of these values, with the same prompt and seed."
 
 
-def make_sweep_tab(form: Form, server: Server) -> None:
-    defaults = server.model.defaults
+class SweepJobs(JobFactory):
+    columns = 0
+
+    def jobs(self, guidance_scales: str, steps: str, *values: Any) -> list[Job]:
+        """The grid row by row. Raises InputError for invalid or too many values."""
+        columns = _parse_numbers("Guidance scale", guidance_scales)
+        rows = [int(value) if value.is_integer() else value for value in _parse_numbers("Steps", steps)]
+        if len(columns) * len(rows) > MAX_CELLS:
+            raise InputError(f"A grid of {len(columns)} x {len(rows)} images is too large; the limit is {MAX_CELLS}.")
+        self.columns = len(columns)
+        request, model = Request(*values), self.model
+        cells: list[Any] = [{"guidance_scale": scale, "num_inference_steps": row} for row in rows for scale in columns]
+        requests = [replace(request, **cell) for cell in cells]
+        return [Job(_label(r, len(columns), len(rows)), model.pipeline, r, model.digest) for r in requests]
+
+    def results(self, images: list[Result]) -> list[Any]:
+        return [gr.Gallery([(each.image, each.label) for each in images], columns=self.columns, visible=True)]
+
+
+def make_sweep_tab(form: Form, context: AppContext) -> None:
+    defaults = context.model.defaults
     with gr.Row():
-        guidances = gr.Textbox(
-            label="Guidance",
-            info="Values for the columns",
-            value=_around(defaults["guidance"]),
+        guidance_scales = gr.Textbox(
+            label="Guidance scale",
+            info="Columns, separated by commas",
+            value=_multiples(defaults["guidance_scale"]),
             min_width=160,
             elem_id="columns",
         )
         steps = gr.Textbox(
-            label="Steps", info="Values for the rows", value=str(defaults["steps"]), min_width=160, elem_id="rows"
+            label="Steps",
+            info="Rows, separated by commas",
+            value=str(defaults["num_inference_steps"]),
+            min_width=160,
+            elem_id="rows",
         )
-    buttons = make_buttons("Draw the grid")
-    stage = gr.HTML(runner.idle(HINT), elem_id="sweep-stage")
-    images = gr.Gallery(
-        label="Grid",
-        format="png",
-        interactive=False,
-        visible=False,
-        object_fit="contain",
-        height="auto",
-        buttons=["download", "fullscreen"],
-        elem_id="grid",
-    )
-
-    screen = Screen(server, buttons, stage, images)
-
-    def sweep(guidances: str, steps: str, *values: Any) -> Any:
-        columns, jobs = swept(server, Request(*values), guidances, steps)
-        return jobs, lambda drawn: [gr.Gallery([(d.image, d.label) for d in drawn], columns=columns, visible=True)]
-
-    screen.cancels([screen.draws(buttons[0].click, [guidances, steps, *form.settings], sweep)])
-
-
-def swept(server: Server, request: Request, guidances: str, steps: str) -> tuple[int, list[Job]]:
-    """The number of columns, and the grid row by row."""
-    columns = _numbers("Guidance", guidances)
-    rows = [int(value) if value.is_integer() else value for value in _numbers("Steps", steps)]
-    if len(columns) * len(rows) > MAX_CELLS:
-        raise InputError(f"{len(columns)} x {len(rows)} images: a grid has at most {MAX_CELLS}.")
-    pairs = [(guidance, count) for count in rows for guidance in columns]
-    requests = [Request(**request.to_json() | {"guidance": guidance, "steps": count}) for guidance, count in pairs]
-    model = server.model
-    jobs = [Job(_label(r, len(columns), len(rows)), model.pipeline, r, model.digest) for r in requests]
-    return len(columns), jobs
+    buttons = make_buttons("Generate grid")
+    runner = JobRunner(context, buttons, "sweep-view", HINT, make_gallery("Grid", "grid", preview=None, height="auto"))
+    inputs = [guidance_scales, steps, *form.settings]
+    runner.bind_cancel([runner.bind(buttons[0].click, inputs, SweepJobs)])
 
 
 def _label(request: Request, columns: int, rows: int) -> str:
-    """What varies: there is little room over a cell."""
+    """Only the values that vary, because a cell has little space."""
     if rows == 1:
-        return f"guidance {request.guidance:g}"
-    return f"{request.steps} steps" if columns == 1 else f"{request.guidance:g} · {request.steps} steps"
+        return f"guidance {request.guidance_scale:g}"
+    steps = f"{request.num_inference_steps} steps"
+    return steps if columns == 1 else f"{request.guidance_scale:g} · {steps}"
 
 
-def _numbers(name: str, text: str) -> list[float]:
+def _parse_numbers(name: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"{name}: {text!r:.60} is no list of numbers such as 1, 2, 4.") from None
+        raise InputError(f"{name}: {text!r:.60} is not a list of numbers; enter for example 1, 2, 4.") from None
 
 
-def _around(guidance: float) -> str:
-    return ", ".join(f"{value:g}" for value in (1, guidance, 2 * guidance, 4 * guidance))
+def _multiples(guidance_scale: float) -> str:
+    return ", ".join(f"{value:g}" for value in (1, guidance_scale, 2 * guidance_scale, 4 * guidance_scale))

@@ -58,7 +58,9 @@ def read_masks(
             raise annotation_error(archive, file, f"annotations: unknown category {instance.category_id}")
         full = _rasterize(instance.segmentation, sizes[instance.image_id])
         if full is None:
-            raise annotation_error(archive, file, f"annotations: a mask of image {instance.image_id} does not match its size")
+            raise annotation_error(
+                archive, file, f"annotations: a mask of image {instance.image_id} does not match its size"
+            )
         square = full.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC, box=crop_box(full.size, crop))
         mask = np.asarray(square.resize((side, side), Image.Resampling.BOX)) >= 128
         of_image = masks.setdefault(instance.image_id, {})

@@ -9,7 +9,7 @@ from torch import Tensor
 from finetune.artifacts import atomic_write
 from finetune.data.shards import spread
 from finetune.errors import InputError
-from finetune.image_grid import grid
+from finetune.image_grid import make_grid
 from finetune.model.determinism import derive_seed, generator
 from finetune.model.sampling import sample_images
 from finetune.params import Train
@@ -103,4 +103,4 @@ class Validator:
             batch_size=len(captions),
         )
         with atomic_write(path) as partial:
-            grid([[image] for image in images], [], captions, across=len(captions)).save(partial, "PNG")
+            make_grid([[image] for image in images], [], captions, columns=len(captions)).save(partial, "PNG")

@@ -1,4 +1,4 @@
-"""app.ui.about_tab: what the page says of the model that it draws with."""
+"""app.ui.about_tab: the description of the served model."""
 
 import subprocess
 from pathlib import Path
@@ -10,23 +10,22 @@ import torch
 
 from app.model import Model
 from app.ui import about_tab
-from app.ui.about_tab import commit_of, served
+from app.ui.about_tab import describe_model, find_commit
 
 
 @pytest.mark.parametrize(
-    ("commit", "said"),
-    [
-        ("c0ffee", "evaluated in commit `c0ffee`."),
-        (None, "evaluated in a commit that its card tells how to find."),
-    ],
+    ("commit", "text"),
+    [("c0ffee", "commit `c0ffee`."), (None, "a commit that the model card explains how to find.")],
 )
-def test_the_commit_is_that_of_the_evaluation(monkeypatch: pytest.MonkeyPatch, commit: str | None, said: str) -> None:
-    """An export of another name or license, of the same training, has the same evaluation: no commit made it alone."""
+def test_the_model_is_described_by_the_commit_of_its_evaluation(
+    monkeypatch: pytest.MonkeyPatch, commit: str | None, text: str
+) -> None:
+    """Exports that differ in name or license share one evaluation, so the commit is looked up by its MD5."""
     pipeline: Any = SimpleNamespace(device=torch.device("cpu"), safety_checker=None)
     anything: Any = None
-    monkeypatch.setattr(about_tab, "commit_of", lambda md5: commit if md5 == "a1" else pytest.fail(md5))
+    monkeypatch.setattr(about_tab, "find_commit", lambda md5: commit if md5 == "a1" else pytest.fail(md5))
     model = Model(Path("export"), "d16e57", pipeline, anything, {"dvc_md5": "a1"}, Path("base"))
-    assert f"the model whose manifest has the sha256 `d16e57`, {said}" in served(model)
+    assert f"Its model (manifest SHA-256 `d16e57`) was evaluated in {text}" in describe_model(model)
 
 
 def git(*arguments: str) -> str:
@@ -34,7 +33,7 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_the_first_commit_with_the_output_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_first_commit_with_the_md5_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet")
     commits = []
@@ -43,12 +42,12 @@ def test_the_first_commit_with_the_output_is_found(monkeypatch: pytest.MonkeyPat
         git("add", "dvc.lock")
         git("commit", "--quiet", "--message", content)
         commits.append(git("rev-parse", "HEAD"))
-    assert commit_of("bbbb") == commits[1]
-    assert commit_of("cccc") is None
+    assert find_commit("bbbb") == commits[1]
+    assert find_commit("cccc") is None
 
 
-def test_outside_of_a_repository_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_commit_is_found_outside_a_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert commit_of("aaaa") is None
+    assert find_commit("aaaa") is None
     monkeypatch.setenv("PATH", "")
-    assert commit_of("aaaa") is None
+    assert find_commit("aaaa") is None

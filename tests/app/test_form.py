@@ -1,8 +1,8 @@
-"""app.ui.form: chips and the style switch edit the prompt, and read themselves back from it."""
+"""app.ui.form: style and keyword presets edit the prompt, and are read back from it."""
 
 import pytest
 
-from app.ui.form import AS_WRITTEN, keywords_of, style_of, with_keywords, with_style
+from app.ui.form import NO_STYLE, keywords_of, style_of, with_keywords, with_style
 
 STYLES = {"realistic": "a photo of", "stylized": "an illustration of"}
 KEYWORDS = ["close-up", "golden hour"]
@@ -14,29 +14,28 @@ KEYWORDS = ["close-up", "golden hour"]
         ("two stars", "realistic", "a photo of two stars"),
         ("a photo of two stars", "stylized", "an illustration of two stars"),
         ("A photo of two stars", "stylized", "an illustration of two stars"),
-        ("a photo of two stars", AS_WRITTEN, "two stars"),
-        ("two stars", AS_WRITTEN, "two stars"),
+        ("a photo of two stars", NO_STYLE, "two stars"),
+        ("two stars", NO_STYLE, "two stars"),
         ("", "realistic", "a photo of"),
-        ("a photo of", AS_WRITTEN, ""),
+        ("a photo of", NO_STYLE, ""),
         ("a photo offered", "realistic", "a photo of a photo offered"),
     ],
 )
-def test_a_style_is_how_the_prompt_begins(prompt: str, style: str, edited: str) -> None:
+def test_a_style_is_a_prefix_of_the_prompt(prompt: str, style: str, edited: str) -> None:
     assert with_style(prompt, style, STYLES) == edited
     assert style_of(edited, STYLES) == style
 
 
-@pytest.mark.parametrize("start", ["A photo of", "PHOTO:", "a photo of"])
-def test_a_style_may_begin_with_capitals(start: str) -> None:
-    styles = {"photo": start, "drawing": "A Drawing of"}
-    for prompt in ("two stars", f"{start} two stars", f"{start.upper()} two stars", "A drawing of two stars"):
+@pytest.mark.parametrize("prefix", ["A photo of", "PHOTO:", "a photo of"])
+def test_styles_are_case_insensitive(prefix: str) -> None:
+    styles = {"photo": prefix, "drawing": "A Drawing of"}
+    for prompt in ("two stars", f"{prefix.upper()} two stars", "a drawing of two stars"):
         edited = with_style(prompt, "photo", styles)
-        assert (edited, style_of(edited, styles)) == (f"{start} two stars", "photo")
-        assert with_style(edited, AS_WRITTEN, styles) == "two stars"
+        assert (edited, style_of(edited, styles)) == (f"{prefix} two stars", "photo")
 
 
 @pytest.mark.parametrize("written", ["in Paris", "in paris", "IN PARIS"])
-def test_a_keyword_with_capitals_comes_and_goes(written: str) -> None:
+def test_keywords_are_case_insensitive(written: str) -> None:
     keywords = ["in Paris", "close-up"]
     assert with_keywords("a dog", ["in Paris"], keywords) == "a dog, in Paris"
     assert keywords_of(f"a dog, {written}", keywords) == ["in Paris"]
@@ -53,6 +52,6 @@ def test_a_keyword_with_capitals_comes_and_goes(written: str) -> None:
         ("", ["close-up"], "close-up"),
     ],
 )
-def test_keywords_come_and_go_at_the_commas(prompt: str, chosen: list[str], edited: str) -> None:
+def test_keywords_are_added_and_removed_at_commas(prompt: str, chosen: list[str], edited: str) -> None:
     assert with_keywords(prompt, chosen, KEYWORDS) == edited
     assert keywords_of(edited, KEYWORDS) == chosen

@@ -1,11 +1,11 @@
-"""app.ui.history: what the browser gives back is read with care, and shown as text."""
+"""app.ui.history: stored entries are validated and rendered as text."""
 
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from app.jobs import Drawn
+from app.jobs import Result
 from app.png_metadata import KEY, describe
 from app.request import Request
 from app.ui import history
@@ -17,20 +17,20 @@ REQUEST = Request(**GOOD)
 def entry(request: Request = REQUEST, **changes: Any) -> dict[str, Any]:
     image = Image.new("RGB", (512, 256), "red")
     image.info[KEY] = describe(request, "model-a")
-    return history.entry_of(Drawn(None, image, "")) | changes  # type: ignore[arg-type]  # of no job
+    return history.make_entry(Result(None, image, "")) | changes  # type: ignore[arg-type]
 
 
-def test_an_entry_gives_its_request_back_and_a_small_picture() -> None:
+def test_an_entry_stores_the_request_and_a_thumbnail() -> None:
     (read,) = history.read([entry()])
     assert read is not None
-    assert (read.request, read.model) == (REQUEST, "model-a")
-    assert len(read.image) < 5_000
+    assert (read.request, read.digest) == (REQUEST, "model-a")
+    assert len(read.thumbnail) < 5_000
 
 
-def test_the_latest_come_first_and_the_oldest_go() -> None:
-    old = [entry(Request(**GOOD | {"seed": i})) for i in range(history.LONGEST)]
-    kept = history.remember(old, [entry(Request(**GOOD | {"seed": 99}))])
-    assert [e.request.seed for e in history.read(kept) if e] == [99, *range(history.LONGEST - 1)]
+def test_new_entries_come_first_and_the_oldest_are_dropped() -> None:
+    old = [entry(Request(**GOOD | {"seed": i})) for i in range(history.MAX_ENTRIES)]
+    kept = history.prepend(old, [entry(Request(**GOOD | {"seed": 99}))])
+    assert [e.request.seed for e in history.read(kept) if e] == [99, *range(history.MAX_ENTRIES - 1)]
 
 
 @pytest.mark.parametrize(
@@ -43,30 +43,24 @@ def test_the_latest_come_first_and_the_oldest_go() -> None:
         entry(text=None),
         entry(image="/etc/passwd"),
         entry(image="https://example.com/tracker.png"),
-        entry(image=history.DATA + "x" * 100_000),
+        entry(image=history.DATA_PREFIX + "x" * 100_000),
     ],
 )
-def test_an_entry_that_was_not_written_here_is_left_out(broken: Any) -> None:
+def test_invalid_entries_are_skipped(broken: Any) -> None:
     stored = [broken, entry()]
     assert [e is None for e in history.read(stored)] == [True, False]
-    shown = history.html(stored, "model-a")
+    shown = history.render(stored, "model-a")
     assert shown.count("<li>") == 1
     assert 'data-index="1"' in shown
 
 
-@pytest.mark.parametrize("stored", [None, {}, "x", 3])
-def test_a_history_that_is_no_list_is_empty(stored: Any) -> None:
-    assert history.read(stored) == []
-    assert "<li>" not in history.html(stored, "model-a")
-
-
-def test_a_prompt_is_shown_as_text() -> None:
+def test_prompts_are_escaped() -> None:
     nasty = Request(**GOOD | {"prompt": "\"><script>alert(1)</script><img src=x onerror='alert(1)'>"})
-    shown = history.html([entry(nasty)], "model-a")
+    shown = history.render([entry(nasty)], "model-a")
     assert "<script" not in shown
     assert "<img src=x" not in shown
 
 
-def test_a_picture_of_another_model_says_so() -> None:
-    assert "another model" in history.html([entry()], "model-b")
-    assert "another model" not in history.html([entry()], "model-a")
+def test_an_image_of_a_different_model_is_marked() -> None:
+    assert "different model" in history.render([entry()], "model-b")
+    assert "different model" not in history.render([entry()], "model-a")

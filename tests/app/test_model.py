@@ -1,4 +1,4 @@
-"""app.model: the base model beside the exported one, when it is first compared with."""
+"""app.model: loading the base model for comparison."""
 
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,21 @@ from app.model import Model
 from finetune.errors import InputError
 
 
-class Part:
-    """As much of a pipeline as is asked for here; it notes what it is moved to."""
+class Stub:
+    """A stub of a pipeline that records how it is moved."""
 
     device, dtype = torch.device("cuda"), torch.float16
     safety_checker = feature_extractor = object()
 
-    def __init__(self, fault: str | None = None) -> None:
-        self.fault = fault
+    def __init__(self, error: str | None = None) -> None:
+        self.error = error
         self.moves: list[tuple[Any, ...]] = []
         self.modules: dict[str, object] = {}
 
-    def to(self, *places: Any) -> "Part":
+    def to(self, *places: Any) -> "Stub":
         self.moves.append(places)
-        if self.fault:
-            raise torch.OutOfMemoryError(self.fault)
+        if self.error:
+            raise torch.OutOfMemoryError(self.error)
         return self
 
     def register_modules(self, **modules: object) -> None:
@@ -33,24 +33,27 @@ class Part:
 
 @pytest.fixture
 def model() -> Model:
-    anything: Any = Part()
+    anything: Any = Stub()
     return Model(Path("export"), "digest", anything, anything, {}, Path("base"))
 
 
-def test_the_base_is_halved_before_it_is_on_the_gpu(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moved in fp32 and halved there, it would need three times the memory that one model takes."""
-    base = Part()
+def test_the_base_is_cast_and_moved_in_one_call(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Casting after the move would need three times the GPU memory of one model."""
+    base = Stub()
     monkeypatch.setattr("app.model.load_pipeline", lambda _: base)
     assert model.base is model.base is base
     assert base.moves == [(torch.device("cuda"), torch.float16)]
-    assert base.modules == {"safety_checker": Part.safety_checker, "feature_extractor": Part.feature_extractor}
+    assert base.modules == {
+        "safety_checker": Stub.safety_checker,
+        "feature_extractor": Stub.feature_extractor,
+    }
 
 
-def test_too_little_memory_for_the_base_is_one_line_and_the_next_comparison_tries_again(
+def test_running_out_of_memory_is_reported_and_the_next_use_tries_again(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.model.load_pipeline", lambda _: Part(fault="CUDA out of memory."))
-    with pytest.raises(InputError, match=r"^There is not enough free memory for the base model"):
+    monkeypatch.setattr("app.model.load_pipeline", lambda _: Stub(error="CUDA out of memory."))
+    with pytest.raises(InputError, match=r"^There is not enough free memory for both the base"):
         _ = model.base
-    monkeypatch.setattr("app.model.load_pipeline", lambda _: Part())
+    monkeypatch.setattr("app.model.load_pipeline", lambda _: Stub())
     assert model.base

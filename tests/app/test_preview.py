@@ -1,4 +1,4 @@
-"""app.preview: a linear map of latents shows what the VAE would."""
+"""app.preview: a linear map approximates the VAE decoder."""
 
 import base64
 import io
@@ -14,11 +14,11 @@ from finetune.model.loading import load_vae
 BASE = Path("sample/base")
 
 
-def test_the_map_gives_back_colors_that_were_encoded() -> None:
+def test_the_map_recovers_encoded_colors() -> None:
     vae = load_vae(BASE / "vae")
     colors = torch.tensor([[0.8, -0.6, -0.6], [-0.5, 0.4, 0.8]])  # red over blue
-    picture = colors.T.reshape(1, 3, 2, 1).repeat_interleave(64, 2).repeat_interleave(128, 3)
-    latents = vae.encode(picture).latent_dist.mode() * vae.config.scaling_factor
+    image = colors.T.reshape(1, 3, 2, 1).repeat_interleave(64, 2).repeat_interleave(128, 3)
+    latents = vae.encode(image).latent_dist.mode() * vae.config.scaling_factor
     shown = np.asarray(Preview(vae).image(latents), dtype=float) / 127.5 - 1
     assert shown.shape == (*latents.shape[2:], 3)
     middle = shown.shape[0] // 4
@@ -26,7 +26,7 @@ def test_the_map_gives_back_colors_that_were_encoded() -> None:
         assert np.abs(shown[row].mean(axis=0) - color.numpy()).max() < 0.25
 
 
-def test_any_latents_make_a_picture(tiny_base: Path) -> None:
+def test_extreme_latents_give_a_valid_image(tiny_base: Path) -> None:
     image = Preview(load_vae(tiny_base / "vae")).image(torch.full((1, 4, 8, 16), 1e9))
     assert (image.mode, image.size) == ("RGB", (16, 8))
 

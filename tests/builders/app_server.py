@@ -1,4 +1,4 @@
-"""The real command in a process of its own, for tests that talk to it."""
+"""Run `python -m app` in a subprocess, for tests that talk to it."""
 
 import os
 import socket
@@ -10,13 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from gradio_client import Client
 
 ROOT = Path(__file__).parents[2]
-# it notes every address outside this machine that the server turns to
+# Logs every host outside this machine that the server looks up or connects to.
 PROGRAM = """
 import runpy, sys
 
-def watch(event, arguments):
+def log_outside_hosts(event, arguments):
     if event == "socket.getaddrinfo":
         host = arguments[0]
     elif event == "socket.connect" and isinstance(arguments[1], tuple):
@@ -24,16 +25,16 @@ def watch(event, arguments):
     else:
         return
     if host not in ("127.0.0.1", "::1", "localhost", None):
-        with open("strangers.txt", "a") as notes:
-            print(host, file=notes)
+        with open("outside_hosts.txt", "a") as file:
+            print(host, file=file)
 
-sys.addaudithook(watch)
+sys.addaudithook(log_outside_hosts)
 runpy.run_module("app", run_name="__main__", alter_sys=True)
 """
 
 
 class AppServer:
-    """Serves `export` from `folder`, beside the base model if there is one."""
+    """Serves `export`, and the base model if given, with `folder` as the working directory."""
 
     def __init__(
         self,
@@ -51,8 +52,8 @@ class AppServer:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        self.strangers = folder / "strangers.txt"
-        self.output = folder / "output.txt"  # a pipe that nobody reads would fill up and stop the server
+        self.outside_hosts = folder / "outside_hosts.txt"
+        self.output = folder / "output.txt"  # a pipe that nobody reads would fill up and block the server
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, "--port", str(port), *options],
             cwd=folder,
@@ -71,12 +72,16 @@ class AppServer:
             else:
                 return
         self.process.kill()
-        pytest.fail(f"python -m app does not answer: {self.output.read_text()}")
+        pytest.fail(f"python -m app does not respond: {self.output.read_text()}")
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(f"{self.address}{path}", timeout=60, **options)
 
+    def connect(self, folder: Path, **options: Any) -> Client:
+        """A client that downloads images to `folder`."""
+        return Client(self.address, download_files=folder, verbose=False, analytics_enabled=False, **options)
+
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(120)
-        assert "CancelledError" not in self.output.read_text(), "a traceback for every page that was open"
+        assert "CancelledError" not in self.output.read_text(), "an open page caused a traceback at shutdown"

@@ -1,4 +1,4 @@
-"""What a pipeline run leaves for export, in miniature."""
+"""The outputs of a miniature pipeline run, ready for export."""
 
 import io
 import json
@@ -33,7 +33,7 @@ class TinyRun:
 
 
 def make_tiny_run(base: Path, folder: Path) -> TinyRun:
-    """A UNet a little off the base's, three images and the metrics of an imagined run, below `folder`."""
+    """Write a slightly modified UNet, three images and made-up metrics to `folder`."""
     params = load_params()
     config = CardConfig(params.export, params.fetch, params.train, params.generate)
     return TinyRun(
@@ -43,7 +43,7 @@ def make_tiny_run(base: Path, folder: Path) -> TinyRun:
 
 def _tune(unet: Path, tuned: Path) -> Path:
     (tuned / "unet").mkdir(parents=True)
-    # diffusers notes where a model was loaded from
+    # diffusers records the folder from which a model was loaded
     write_json(
         tuned / "unet/config.json", json.loads((unet / "config.json").read_text()) | {"_name_or_path": str(unet)}
     )

@@ -1,4 +1,4 @@
-"""The property: whatever comes in, there is a right result, or one line that says what is wrong and where."""
+"""The property under test: any input gives a valid result, or a one-line error that names the cause."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from finetune.errors import MAX_LENGTH, InputError
 
-# The same examples every time and no file of its own: a failure here fails everywhere.
+# Deterministic examples without a database, so that a failure reproduces on every machine.
 settings.register_profile("same", derandomize=True, deadline=None, database=None, print_blob=False)
 settings.load_profile("same")
 
@@ -20,9 +20,9 @@ JSON = st.recursive(
 
 
 def result_or_fault(call: Callable[[], Any], *names: str, several: bool = False) -> Any:
-    """What the call returns; its InputError, if that is one printable line that names all of `names`.
+    """Return the call's result, or its InputError if that is one printable line that contains all of `names`.
 
-    `several`: whether there may be more such lines.
+    `several` allows more than one such line.
     """
     try:
         return call()

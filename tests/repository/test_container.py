@@ -1,4 +1,4 @@
-"""What the Dockerfile installs and copies is all that the demo needs."""
+"""The Dockerfile installs and copies everything that the demo needs."""
 
 import ast
 import re
@@ -12,17 +12,16 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("app", "finetune")
 
 
-def code_of_the_demo() -> set[Path]:
-    """The app's files, and those of our own that they import, one through another."""
+def demo_files() -> set[Path]:
+    """The app's modules and the repository's modules that they import, directly or indirectly."""
     found: set[Path] = set()
-    waiting = [*(ROOT / "app").glob("*.py")]
-    while waiting:
-        file = waiting.pop()
-        if file in found:
-            continue
-        found.add(file)
-        modules = (ROOT / f"{name.replace('.', '/')}.py" for name in imports(file))
-        waiting += [module for module in modules if module.is_file()]
+    pending = [*(ROOT / "app").rglob("*.py")]
+    while pending:
+        file = pending.pop()
+        if file not in found:
+            found.add(file)
+            modules = (ROOT / f"{name.replace('.', '/')}.py" for name in imports(file))
+            pending += [module for module in modules if module.is_file()]
     return found
 
 
@@ -36,32 +35,35 @@ def imports(file: Path) -> set[str]:
     return names
 
 
-def installed_with(names: list[str]) -> set[str]:
-    """Distributions, with all that they require on this machine."""
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def with_dependencies(names: list[str]) -> set[str]:
+    """The distributions and their dependencies on this machine."""
     found: set[str] = set()
-    waiting = names
-    while waiting:
-        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found:
-            continue
-        found.add(name)
-        requirements = map(Requirement, requires(name) or [])
-        waiting += [each.name for each in requirements if not each.marker or each.marker.evaluate({"extra": ""})]
+    pending = [*names]
+    while pending:
+        name = normalized(pending.pop())
+        if name not in found:
+            found.add(name)
+            requirements = map(Requirement, requires(name) or [])
+            pending += [each.name for each in requirements if not each.marker or each.marker.evaluate({"extra": ""})]
     return found
 
 
-def test_the_image_has_every_package_that_the_demo_imports() -> None:
+def test_the_container_has_every_package_that_the_demo_imports() -> None:
     lines = (ROOT / "app" / "requirements.txt").read_text().splitlines()
-    there = installed_with([line for line in lines if line and not line.startswith("#")])
+    installed = with_dependencies([line for line in lines if line and not line.startswith("#")])
     providers = packages_distributions()
-    needed = {name.split(".")[0] for file in code_of_the_demo() for name in imports(file)}
+    needed = {name.split(".")[0] for file in demo_files() for name in imports(file)}
     for name in needed - {*sys.stdlib_module_names, *COPIED}:
-        assert {re.sub(r"[-_.]+", "-", each).lower() for each in providers[name]} & there, name
+        assert {normalized(each) for each in providers[name]} & installed, name
 
 
-def test_the_image_has_every_file_that_the_demo_imports() -> None:
+def test_the_container_has_every_file_that_the_demo_imports() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
-    assert {file.relative_to(ROOT).parts[0] for file in code_of_the_demo()} <= {*COPIED}
+    assert {file.relative_to(ROOT).parts[0] for file in demo_files()} <= {*COPIED}
     for folder in COPIED:
         assert f"COPY {folder} {folder}\n" in dockerfile
         assert f"!{folder}\n" in (ROOT / ".dockerignore").read_text()

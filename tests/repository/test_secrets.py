@@ -1,4 +1,4 @@
-"""What the environment holds in secret is in no log, record, checkpoint or export."""
+"""Secrets in the environment appear in no log, run record, checkpoint, export or image."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ SECRETS = {
         "STORE_PASSWORD",
     )
 }
-# a training whose record is a local store, its export, and an image from it
+# Train with a local MLflow store, export the model, and generate an image with it.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -45,12 +45,12 @@ main()
 """
 
 
-def holding_secrets(folder: Path) -> list[str]:
+def files_with_secrets(folder: Path) -> list[str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [str(path.relative_to(folder)) for path in files if SECRET.encode() in path.read_bytes()]
 
 
-def test_nothing_that_a_run_leaves_holds_a_secret(training_root: Path, tmp_path: Path) -> None:
+def test_no_output_of_a_run_contains_a_secret(training_root: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(training_root, root)
     write_params(root, epochs=1, validation_steps=4, checkpoint_steps=1)
@@ -64,30 +64,28 @@ def test_nothing_that_a_run_leaves_holds_a_secret(training_root: Path, tmp_path:
     assert (root / "mlflow.db").exists()
     assert (root / "models/export/README.md").exists()
     assert (root / "star.png").exists()
-    assert holding_secrets(tmp_path) == []
+    assert files_with_secrets(tmp_path) == []
 
 
-def test_a_login_of_the_hub_is_in_no_message_and_no_partial_download(
+def test_a_hub_token_is_in_no_message_and_no_partial_download(
     tmp_path: Path, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.files = {"/weights": b"x" * 200_000}
     site.faults = {"/weights": [Fault(cut=100_000), Fault(status=401)]}
     source = Source("weights", (f"{site.url}/weights",), f"sha256:{'0' * 64}", None, {"Authorization": SECRET})
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as rejected:
         fetch_all([source], tmp_path / "raw")
-    assert site.headers[0]["Authorization"] == SECRET, "it was used"
-    assert "401" in str(refused.value)
-    assert list((tmp_path / ".dvc/tmp/downloads").rglob("content")), "what has arrived is kept"
-    assert SECRET not in str(refused.value) + caplog.text
-    assert holding_secrets(tmp_path) == []
+    assert site.headers[0]["Authorization"] == SECRET, "the token was sent"
+    assert "401" in str(rejected.value)
+    assert list((tmp_path / ".dvc/tmp/downloads").rglob("content")), "the partial download is kept"
+    assert SECRET not in str(rejected.value) + caplog.text
+    assert files_with_secrets(tmp_path) == []
 
 
-def test_a_hub_that_refuses_the_login_does_not_bring_it_into_the_message(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rejected_hub_token_is_not_in_the_message(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", site.url)
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as rejected:
         model_files("hf://some/model", "0" * 40, {})
-    assert any(SECRET in str(headers) for headers in site.headers), "it was used"
-    assert SECRET not in str(refused.value)
+    assert any(SECRET in str(headers) for headers in site.headers), "the token was sent"
+    assert SECRET not in str(rejected.value)

@@ -1,4 +1,4 @@
-// Custom events of the history: which card's button was pressed.
+// Trigger a custom event with the index of the card whose button was pressed.
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-index]');
   if (!button) return;

@@ -1,4 +1,4 @@
-// Reads the settings out of a PNG here in the browser; the file itself is sent nowhere.
+// Read the settings from a PNG in the browser. The file is not uploaded.
 element.addEventListener('change', async (event) => {
   const file = event.target.files[0];
   if (!file) return;
