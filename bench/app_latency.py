@@ -85,7 +85,7 @@ def _run_pipeline(model: Model, request: Request) -> Image.Image:
     return model.pipeline(
         request.prompt,
         num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance,
+        guidance_scale=request.guidance_scale,
         generator=torch.Generator().manual_seed(request.seed),
     ).images[0]
 
