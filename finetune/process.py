@@ -60,7 +60,11 @@ class Stop:
 
 @contextmanager
 def stop_requests() -> Iterator[Stop]:
-    """Record SIGINT and SIGTERM during the block, and raise them again after it."""
+    """Record SIGINT and SIGTERM during the block, and raise them again after it.
+
+    The code after the block never runs once a signal was recorded, even if the process inherited "ignore" for it, as a
+    background job of a script does, or if the previous handler returns: KeyboardInterrupt or SystemExit is raised then.
+    """
     stop = Stop()
 
     def record(signum: int, _frame: FrameType | None) -> None:
@@ -74,6 +78,7 @@ def stop_requests() -> Iterator[Stop]:
             signal.signal(number, handler)
     if stop.requested:
         signal.raise_signal(stop.signum)
+        raise KeyboardInterrupt if stop.signum == signal.SIGINT else SystemExit(128 + stop.signum)
 
 
 def keep_freed_memory() -> None:

@@ -23,12 +23,28 @@ def test_sigterm_reaches_the_previous_handler() -> None:
     received = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        with stop_requests():
+        with pytest.raises(SystemExit), stop_requests():
             os.kill(os.getpid(), signal.SIGTERM)
             assert received == []
         assert received == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.parametrize(
+    ("signum", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_signal_that_is_ignored_by_default_still_ends_the_caller(
+    signum: signal.Signals, error: type[BaseException]
+) -> None:
+    """A shell script starts background jobs with SIGINT ignored; `kill -INT` must not let a half-done run finish."""
+    previous = signal.signal(signum, signal.SIG_IGN)
+    try:
+        with pytest.raises(error), stop_requests() as stop:
+            os.kill(os.getpid(), signum)
+            assert stop.requested
+    finally:
+        signal.signal(signum, previous)
 
 
 def test_error_in_the_block_takes_precedence_over_the_signal() -> None:

@@ -1,4 +1,4 @@
-"""Training killed by SIGKILL at any moment resumes to byte-identical results."""
+"""A killed training resumes to byte-identical results; a stopped one writes no outputs."""
 
 import itertools
 import multiprocessing
@@ -18,8 +18,13 @@ from tests.builders.tiny_training import results, write_params
 KILLS = 3  # during a checkpoint, and again at random moments
 
 
-def train_in(root: Path, tracking_uri: str, dies_at_write: int | None = None) -> None:
-    """Run the stage in `root`. With `dies_at_write`, SIGKILL hits when the n-th checkpoint awaits its final rename."""
+def train_in(root: Path, tracking_uri: str, dies_at_write: int | None = None, ignored: int | None = None) -> None:
+    """Run the stage in `root`. With `dies_at_write`, SIGKILL hits when the n-th checkpoint awaits its final rename.
+
+    ignored: a signal that the process inherits as ignored, as SIGINT is in a shell script's background jobs.
+    """
+    if ignored is not None:
+        signal.signal(ignored, signal.SIG_IGN)
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
     os.environ.pop("DVC_ROOT", None)
     os.chdir(root)
@@ -102,3 +107,29 @@ def test_killed_training_resumes_to_identical_bytes(
     last.join()
     assert last.exitcode == 0
     assert results(killed) == results(straight)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_training_stopped_by_a_signal_it_inherited_as_ignored_writes_no_outputs(
+    signum: signal.Signals,
+    training_root: Path,
+    tracking_uri: str,
+    tmp_path: Path,
+    server: multiprocessing.context.ForkServerContext,
+) -> None:
+    root = copy_inputs(training_root, tmp_path / "stopped")
+    process = server.Process(target=train_in, args=(root, tracking_uri, None, signum))
+    process.start()
+    while process.is_alive() and not any((root / ".dvc/tmp/resume").glob("*/step-*.safetensors")):
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signum)
+    process.join()
+    assert process.exitcode != 0
+    assert not (root / paths.TUNED).exists()
+    assert not (root / paths.TRAIN_METRICS).exists()
+    resumed = server.Process(target=train_in, args=(root, tracking_uri))
+    resumed.start()
+    resumed.join()
+    assert resumed.exitcode == 0
+    assert (root / paths.TUNED).exists()
