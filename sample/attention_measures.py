@@ -29,7 +29,7 @@ GUIDANCE = 2.0
 CROSS_SHARE = 0.8
 SELF_SHARE = 0.4
 TIMESTEP = 300  # of 1000: things are there, and some of the noise
-FIRST = 9_000_000  # scene: UNet and autoencoder have been trained on lower ones
+FIRST = 9_000_000  # scene: UNet and VAE have been trained on lower ones
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -1,7 +1,7 @@
 """Make the sample's tokenizer and text encoder: `python -m sample.train_text`. Takes a minute or two.
 
 Writes sample/base/{tokenizer,text_encoder} and sample/logs/text.json. As CLIP's encoder knows words before any
-U-Net sees them, this one learns from captions of both styles to tell, at the end-of-text token, what a scene
+UNet sees them, this one learns from captions of both styles to tell, at the end-of-text token, what a scene
 holds. The vocabulary has every byte, so that any caption at all can be tokenized.
 """
 

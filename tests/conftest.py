@@ -108,7 +108,7 @@ def ray_address() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patched, TemporaryDirectory(prefix="ray-") as folder:  # its sockets' paths
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")  # must be short, so not below pytest's folder
         patched.setenv("RAY_gcs_server_port_wait_time_s", "300")
-        patched.setenv("RAY_worker_niceness", "0")  # else whatever else runs here comes first
+        patched.setenv("RAY_worker_niceness", "0")  # otherwise other processes would starve it
         patched.setenv("RAY_TMPDIR", folder)  # the head writes its address there, to a folder that it does not make
         (Path(folder) / "ray").mkdir()
         from ray.cluster_utils import Cluster

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from report.licenses import LOCK, NOTICE
-from tests.sample.test_measurements import write_pictures
+from tests.sample.test_measurements import write_images
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,8 +18,8 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, module: str, *arguments: 
     """`python -m module arguments` in `folder`, with the imports of this process."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.argv", [module, *arguments])
-    with pytest.MonkeyPatch.context() as anew:
-        anew.delitem(sys.modules, module, raising=False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delitem(sys.modules, module, raising=False)
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
@@ -40,7 +40,7 @@ def test_the_notice_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_few_features_are_laid_beside_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, ROOT, "sample.early_features", str(write_pictures(tmp_path / "images", 16)))
+    run(monkeypatch, ROOT, "sample.early_features", str(write_images(tmp_path / "images", 16)))
     assert capsys.readouterr().out.startswith("8 images against 8 others\n")
 
 

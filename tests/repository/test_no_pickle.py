@@ -29,7 +29,7 @@ from finetune.training.batches import CaptionedLatents
 from finetune.training.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
-# Ray hands work to its own processes by pickle; whoever reaches a Ray cluster can run code on it in any case.
+# Ray sends work to its own processes by pickle; anyone who can reach a Ray cluster can run code on it anyway.
 MAY_UNPICKLE = {"finetune/ray_pool.py"}
 MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "skops"}
 SAFE_LOADERS = {"_PlainLoader"}  # PyYAML's SafeLoader with the floats of YAML 1.2

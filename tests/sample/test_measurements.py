@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune.errors import InputError
 from sample.attention_measures import LOG, by_chance
-from sample.early_features import FEWEST, distances, read_pictures
+from sample.early_features import FEWEST, distances, read_images
 
 LOGGED = json.loads(LOG.read_text())
 
@@ -51,7 +51,7 @@ def test_the_page_quotes_the_log() -> None:
         assert quoted in page
 
 
-def write_pictures(folder: Path, count: int) -> Path:
+def write_images(folder: Path, count: int) -> Path:
     """Rectangles on gradients, all in the muted colors of photos."""
     rng = np.random.default_rng(0)
     folder.mkdir()
@@ -63,21 +63,21 @@ def write_pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_the_same_pictures_are_under_1_with_64_features_and_in_the_tens_with_1280(tmp_path: Path) -> None:
-    table = distances(read_pictures(write_pictures(tmp_path / "images", FEWEST)))
+def test_a_distance_is_below_1_with_64_features_and_in_the_tens_with_1280(tmp_path: Path) -> None:
+    table = distances(read_images(write_images(tmp_path / "images", FEWEST)))
     few, many = table["other real images"]
     assert few < 1
     assert many > 10
 
 
-def test_pictures_are_read_as_squares_and_the_rest_is_left_out(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "images", FEWEST)
+def test_images_are_cropped_to_squares_and_other_files_are_skipped(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", FEWEST)
     (folder / "broken.png").write_bytes(b"no image")
     (folder / "notes.txt").touch()
-    images = read_pictures(folder)
+    images = read_images(folder)
     assert [image.shape for image in images] == [(256, 256, 3)] * FEWEST
 
 
-def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
+def test_too_few_images_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="15 images of at least 128 pixels a side, but 16 are needed"):
-        read_pictures(write_pictures(tmp_path / "images", 15))
+        read_images(write_images(tmp_path / "images", 15))

@@ -54,7 +54,9 @@ def test_the_tuned_model_is_better_than_its_base_by_every_committed_measure() ->
     fid = json.loads((ROOT / "metrics" / "fid.json").read_text())
     train = json.loads((ROOT / "metrics" / "train.json").read_text())
     for key in ("fd_effnetlite0", "kid_effnetlite0"):
-        ladder = [(fid[rung][key], fid[rung][f"{key}_sd"]) for rung in ("floor", "reconstructed", "tuned", "base")]
+        ladder = [
+            (fid[images][key], fid[images][f"{key}_sd"]) for images in ("floor", "reconstructed", "tuned", "base")
+        ]
         assert all(a + sd_a < b - sd_b for (a, sd_a), (b, sd_b) in pairwise(ladder))
     assert fid["gain"]["kid_effnetlite0"] > 3 * fid["gain"]["kid_effnetlite0_sd"]
     assert train["validation_loss"]["tuned"] < 0.5 * train["validation_loss"]["base"]
@@ -65,9 +67,9 @@ def test_the_readme_s_results_are_those_committed() -> None:
     fid = json.loads((ROOT / "metrics" / "fid.json").read_text())
     train = json.loads((ROOT / "metrics" / "train.json").read_text())
     vae = json.loads((ROOT / "sample" / "logs" / "vae.json").read_text())["held_out"]
-    rungs = ("floor", "reconstructed", "base", "tuned")
+    sets = ("floor", "reconstructed", "base", "tuned")
     figures = [
-        [f"{fid[rung][key]:.{digits}f} ± {fid[rung][f'{key}_sd']:.{digits}f}" for rung in rungs]
+        [f"{fid[images][key]:.{digits}f} ± {fid[images][f'{key}_sd']:.{digits}f}" for images in sets]
         for key, digits in (("kid_effnetlite0", 3), ("fd_effnetlite0", 1), ("coverage", 2))
     ]
     losses = [
