@@ -1,0 +1,1 @@
+"""Published archive formats and the synthetic world that is written in them."""
