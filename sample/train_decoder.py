@@ -11,7 +11,6 @@ import math
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
@@ -105,8 +104,12 @@ def batch_at(images: Tensor, step: int) -> Tensor:
         index = int(torch.randint(len(images), (), generator=rng))
         # a third more towards the middle, where the figure is
         top, left = (
-            int((torch.rand((2,), generator=rng).mean() if step % 2 else torch.rand((), generator=rng))
-                * (SIZE - crop + BLOCK) / BLOCK) * BLOCK
+            int(
+                (torch.rand((2,), generator=rng).mean() if step % 2 else torch.rand((), generator=rng))
+                * (SIZE - crop + BLOCK)
+                / BLOCK
+            )
+            * BLOCK
             for _ in range(2)
         )
         top, left = min(top, SIZE - crop), min(left, SIZE - crop)

@@ -1,8 +1,11 @@
 """Animals as animals: undressed, sitting or standing on four legs."""
 
-from finetune.datasets.canvas import RGB, Canvas, Placement, Point, shade
+from finetune.datasets.canvas import RGB, Canvas, Placement, shade
 from finetune.datasets.heads import COLORS, Colors, draw_head
 from finetune.datasets.tails import draw_tail
+
+BACK = ((-100, 300), (-60, 262), (40, 266), (110, 268), (140, 310))
+FLANK = (*BACK, (134, 370), (90, 396), (10, 388), (-60, 392), (-96, 360))
 
 
 def draw_creature(canvas: Canvas, subject: str, posture: str, place: Placement) -> None:
@@ -35,14 +38,10 @@ def _standing(canvas: Canvas, subject: str, colors: Colors) -> None:
     draw_tail(canvas, subject, ((118, 300), (160, 286), (184, 226)))
     for x in (-34, 74):
         _leg(canvas, x, dark)
-    canvas.blob(_flank(), colors.skin)
+    canvas.blob(FLANK, colors.skin)
     for x in (-68, 108):
         _leg(canvas, x, colors.limbs)
     draw_head(canvas, subject, (-72, 204))
-
-
-def _flank() -> list[Point]:
-    return [(-100, 300), (-60, 262), (40, 266), (110, 268), (140, 310), (134, 370), (90, 396), (10, 388), (-60, 392), (-96, 360)]
 
 
 def _leg(canvas: Canvas, x: float, color: RGB) -> None:

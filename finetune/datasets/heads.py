@@ -64,6 +64,10 @@ class Head:
         for side in (-1, 1):
             self.shape([(side * x, y) for x, y in points], color)
 
+    def symmetric(self, points: list[Point], color: RGB) -> None:
+        """A smooth shape whose right half these points are, from its middle axis and back to it."""
+        self.shape([*points, *((-x, y) for x, y in reversed(points) if x)], color)
+
     def stroke(self, points: list[Point], width: float, color: RGB) -> None:
         self.canvas.line([self.at(x, y) for x, y in points], width, color)
 
@@ -126,8 +130,7 @@ def _fox(head: Head) -> None:
     head.shapes([(20, -62), (50, -104), (74, -124), (84, -96), (86, -36), (60, -26)], colors.skin)
     head.shapes([(58, -94), (66, -110), (75, -120), (80, -104), (81, -88), (70, -88)], colors.accent)
     head.shapes([(48, -66), (60, -80), (72, -80), (76, -54), (62, -48)], CREAM)
-    head.shape([(0, -72), (62, -56), (88, -6), (104, 34), (60, 54), (0, 76), (-60, 54), (-104, 34), (-88, -6), (-62, -56)],
-               colors.skin)
+    head.symmetric([(0, -72), (62, -56), (88, -6), (104, 34), (60, 54), (0, 76)], colors.skin)
     head.shapes([(0, 44), (24, 12), (60, 8), (101, 34), (60, 55), (0, 77)], WHITE)
     head.ellipse(0, 54, 24, 24, WHITE)
     head.eyes(36, -8)
@@ -180,10 +183,9 @@ def _man(head: Head) -> None:
     colors = head.colors
     head.both(76, 6, 14, 17, colors.skin)
     head.skull(76, 78)
-    beard = [(-77, 2), (-60, 20), (-40, 30), (0, 24), (40, 30), (60, 20), (77, 2), (66, 56), (34, 84), (0, 90), (-34, 84), (-66, 56)]
-    head.shape(beard, colors.accent)
-    head.shape([(-78, 4), (-84, -42), (-52, -88), (0, -100), (52, -88), (84, -42), (78, 4), (62, -34), (20, -46), (-30, -42),
-                (-62, -30)], colors.accent)
+    head.symmetric([(0, 24), (40, 30), (60, 20), (77, 2), (66, 56), (34, 84), (0, 90)], colors.accent)
+    hair = [(-78, 4), (-84, -42), (-52, -88), (0, -100), (52, -88), (84, -42), (78, 4), (62, -34)]
+    head.shape([*hair, (20, -46), (-30, -42), (-62, -30)], colors.accent)
     _brows(head)
     head.eyes(31, 0)
     head.ellipse(0, 20, 8, 6, shade(colors.skin, 0.8))
@@ -192,11 +194,9 @@ def _man(head: Head) -> None:
 
 def _woman(head: Head) -> None:
     colors = head.colors
-    head.shape([(0, -104), (62, -90), (98, -30), (100, 50), (92, 108), (52, 116), (0, 96), (-52, 116), (-92, 108), (-100, 50),
-                (-98, -30), (-62, -90)], colors.accent)
+    head.symmetric([(0, -104), (62, -90), (98, -30), (100, 50), (92, 108), (52, 116), (0, 96)], colors.accent)
     head.skull(72, 76)
-    head.shape([(-74, 12), (-80, -44), (-40, -84), (0, -90), (40, -84), (80, -44), (74, 12), (60, -26), (30, -46), (0, -56),
-                (-30, -46), (-60, -26)], colors.accent)
+    head.symmetric([(0, -90), (40, -84), (80, -44), (74, 12), (60, -26), (30, -46), (0, -56)], colors.accent)
     _face(head)
 
 
@@ -219,8 +219,7 @@ def _girl(head: Head) -> None:
     head.ellipse(0, -14, 84, 80, colors.accent)
     head.both(75, 10, 12, 15, colors.skin)
     head.skull(74, 74)
-    head.shape([(-76, 6), (-80, -46), (-40, -86), (0, -92), (40, -86), (80, -46), (76, 6), (64, -22), (44, -34), (0, -36),
-                (-44, -34), (-64, -22)], colors.accent)
+    head.symmetric([(0, -92), (40, -86), (80, -46), (76, 6), (64, -22), (44, -34), (0, -36)], colors.accent)
     _face(head)
 
 
