@@ -59,7 +59,7 @@ def joining(child: Basis, parent: Basis) -> Basis:
     for row, column in product(range(2), range(2)):
         spread[:, row, column, :, row * side : (row + 1) * side, column * side : (column + 1) * side] = child
     solution = np.linalg.lstsq(spread.reshape(count * 4, -1).T, parent.reshape(len(parent), -1).T, rcond=None)[0]
-    return solution.T.reshape(len(parent), count, 2, 2)
+    return np.asarray(solution.T.reshape(len(parent), count, 2, 2), np.float64)
 
 
 @torch.no_grad()
@@ -88,6 +88,7 @@ def write_encoder(vae: AutoencoderKL, center: Tensor, gain: Tensor) -> None:
 
 def _write_pairs(shortcut: torch.nn.Conv2d, center: Tensor, gain: Tensor) -> None:
     """Latents, their opposites, and constants of both signs in all other channels."""
+    assert shortcut.bias is not None
     for sign, first in ((1, 0), (-1, CHANNELS)):
         rows = range(first, first + CHANNELS)
         shortcut.weight[rows, range(CHANNELS), 0, 0] = sign * gain

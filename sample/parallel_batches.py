@@ -30,7 +30,8 @@ class ParallelBatches:
         loss = self._part(first, parts[0]) + sum(each.result() for each in waiting)
         for other in others:
             for mine, its in zip(first.parameters(), other.parameters(), strict=True):
-                mine.grad.add_(its.grad)
+                if mine.grad is not None and its.grad is not None:
+                    mine.grad.add_(its.grad)
                 its.grad = None
         return loss
 

@@ -56,7 +56,7 @@ NOISE_SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # latents, noise, timesteps, text [b, 77, 64]
+Batch = tuple[Tensor, ...]  # latents, noise, timesteps, text [b, 77, 64]
 
 
 def make_unet() -> UNet2DConditionModel:
