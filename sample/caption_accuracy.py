@@ -51,4 +51,5 @@ def _scenes() -> tuple[tuple[Combination, ...], NDArray[np.float32]]:
 
 
 def _reduced(image: Image.Image) -> NDArray[np.float32]:
-    return np.asarray(image.reduce(image.width // SIDE), np.float32) / 255
+    pixels = np.asarray(image.reduce(image.width // SIDE), np.float32)
+    return pixels / np.float32(255)

@@ -165,7 +165,9 @@ def _coco_instances(seeds: range) -> dict[str, Any]:
     return {
         **COCO_FRAME,
         "images": _coco_images(seeds),
-        "annotations": [{"id": i, "image_id": seed, **_instance(*part)} for i, (seed, *part) in enumerate(parts, 1)],
+        "annotations": [
+            {"id": i, "image_id": seed, **_instance(name, mask)} for i, (seed, name, mask) in enumerate(parts, 1)
+        ],
         "categories": categories,
     }
 
