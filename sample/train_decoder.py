@@ -1,14 +1,16 @@
 """Train the VAE of the sample's world: `python -m sample.train_decoder --steps N`.
 
 The encoder is written down (sample/linear_encoder.py), the decoder learns to turn its latents into crisp images.
-Writes the EMA weights to sample/world/vae and the curve to sample/logs/decoder.json each time it stops. Interrupt it
-at any time; run again with the same or a larger N, it resumes at its last checkpoint. The learning rate falls to zero
-over the last third of N.
+Writes the EMA weights to sample/world/vae and the curve to sample/logs/decoder.json each time it stops, also by Ctrl-C
+or SIGTERM. Run again with the same or a larger N, it resumes at its last checkpoint; with an N that is already reached,
+it writes the weights of that checkpoint. The learning rate falls to zero over the last third of N.
 """
 
 import argparse
+import copy
 import math
 from pathlib import Path
+from statistics import mean
 
 import torch
 from diffusers import AutoencoderKL
@@ -18,6 +20,7 @@ from torch import Tensor
 from finetune.datasets.canvas import SIZE
 from finetune.outputs import write_json
 from finetune.seeding import generator
+from finetune.stopping import stop_requests
 from sample.linear_encoder import BLOCK, CHANNELS, COLOR_AXES, latent_moments, write_encoder
 from sample.progress import Progress
 from sample.world_images import FIRST_HELD_OUT, to_float, world_images
@@ -94,13 +97,13 @@ class Encoder:
         return latent_moments(images) * self.gain + self.offset
 
 
-def batch_at(images: Tensor, step: int) -> Tensor:
+def batch_at(images: Tensor, step: int, scale: int = 1) -> Tensor:
     """[b, 3, crop, crop] in [-1, 1], cut along the blocks: a function of the step alone."""
     rng = generator(SEED, "decoder", step)
     share = torch.rand((), generator=rng)
     crop, size = next((crop, size) for crop, size, limit in CROPS if share < limit)
     crops = []
-    for _ in range(size):
+    for _ in range(size * scale):
         index = int(torch.randint(len(images), (), generator=rng))
         # a third more towards the middle, where the figure is
         top, left = (
@@ -122,7 +125,8 @@ def loss_of(vae: AutoencoderKL, encoder: Encoder, images: Tensor, step: int) -> 
     rng = generator(SEED, "decoder-noise", step)
     latents = encoder(images)
     strength = NOISE / vae.config.scaling_factor * torch.rand((len(images), 1, 1, 1), generator=rng) ** 2
-    got = vae.decode(latents + strength * torch.randn(latents.shape, generator=rng)).sample
+    noise = strength * torch.randn(latents.shape, generator=rng)
+    got = vae.decode(latents + noise.to(latents.device)).sample
     error = got - images
     edges = sum(error.diff(dim=axis).abs().mean() for axis in (-1, -2))
     return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges
@@ -138,24 +142,62 @@ def evaluate(vae: AutoencoderKL, images: Tensor, path: Path) -> dict[str, float]
     psnrs: dict[str, list[float]] = {"psnr_db": [], "psnr_noise_02_db": []}
     rows = []
     for number, image in enumerate(images):
-        truth = to_float(image[None])
-        mean = vae.encode(truth).latent_dist.mean
-        noise = torch.randn(mean.shape, generator=generator(SEED, "evaluate", number)) / vae.config.scaling_factor
+        truth = to_float(image[None]).to(vae.device)
+        latents = vae.encode(truth).latent_dist.mean
+        noise = torch.randn(latents.shape, generator=generator(SEED, "evaluate", number)).to(vae.device)
         for name, strength in zip(psnrs, (0.0, 0.2), strict=True):
-            got = vae.decode(mean + strength * noise).sample.clamp(-1, 1)
+            got = vae.decode(latents + strength / vae.config.scaling_factor * noise).sample.clamp(-1, 1)
             psnrs[name].append(-10 * math.log10(float((got - truth).square().mean()) / 4))
             if number < 4:
                 rows.append(((got[0].permute(1, 2, 0) + 1) * 127.5).round().byte())
     grid = torch.cat([torch.cat(rows[0::2], dim=1), torch.cat(rows[1::2], dim=1)])
-    Image.fromarray(grid.numpy()).save(path)
-    return {name: sum(values) / len(values) for name, values in psnrs.items()}
+    Image.fromarray(grid.cpu().numpy()).save(path)
+    return {name: mean(values) for name, values in psnrs.items()}
+
+
+def train(vae: AutoencoderKL, images: Tensor, held_out: Tensor, arguments: argparse.Namespace) -> Progress:
+    """Until the last step or a signal; the checkpoint holds what the progress does."""
+    encoder = Encoder(vae)
+    vae.encoder.requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        vae.decoder.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+    )
+    progress = Progress(vae.decoder, optimizer, EMA_DECAY, arguments.work / "decoder.safetensors")
+    smooth = copy.deepcopy(vae).eval().requires_grad_(False)
+    losses: list[float] = []
+    with stop_requests() as stop:
+        while progress.step < arguments.steps and not stop.requested:
+            batch = batch_at(images, progress.step, arguments.scale).to(vae.device)
+            loss = loss_of(vae, encoder, batch, progress.step)
+            loss.backward()
+            losses.append(loss.item())
+            progress.update(learning_rate(progress.step, arguments.steps))
+            last = progress.step == arguments.steps or stop.requested
+            if progress.step % SAVE_EVERY == 0 or last:
+                scores = {}
+                if progress.step % arguments.evaluate_every == 0 or progress.step == arguments.steps:
+                    smooth.decoder.load_state_dict(progress.ema)
+                    scores = evaluate(smooth, held_out, arguments.work / f"decoder_{progress.step:06d}.png")
+                progress.note(loss=mean(losses), **scores)
+                losses.clear()
+                progress.save()
+        export(smooth, progress)
+    return progress
+
+
+def export(vae: AutoencoderKL, progress: Progress) -> None:
+    vae.decoder.load_state_dict(progress.ema)
+    vae.half().save_pretrained(OUT)
+    write_json(LOG, {"scaling_factor": vae.config.scaling_factor, "steps": progress.step, "curve": progress.curve})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--work", type=Path, default=Path(".dvc/tmp/sample"), help="folder of checkpoints and images")
-    parser.add_argument("--evaluate-every", type=int, default=500)
+    parser.add_argument("--evaluate-every", type=int, default=1000)
+    parser.add_argument("--scale", type=int, default=1, help="times as many crops a step, for a GPU")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
@@ -164,35 +206,9 @@ def main() -> None:
     held_out = world_images(
         arguments.work / "held_out.npy", {"unseen": held_out_seeds, "new": held_out_seeds, "plain": held_out_seeds}
     )
-    vae = make_vae().to(memory_format=torch.channels_last)
+    vae = make_vae()
     initialize(vae, to_float(images[::20]))
-    encoder = Encoder(vae)
-    vae.encoder.requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        vae.decoder.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
-    )
-    progress = Progress(vae.decoder, optimizer, EMA_DECAY, arguments.work / "decoder.safetensors")
-    smooth = make_vae().to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    smooth.load_state_dict(vae.state_dict())
-    smooth.register_to_config(scaling_factor=vae.config.scaling_factor)
-    total = 0.0
-    while progress.step < arguments.steps:
-        loss = loss_of(vae, encoder, batch_at(images, progress.step), progress.step)
-        loss.backward()
-        total += loss.item()
-        progress.update(learning_rate(progress.step, arguments.steps))
-        last = progress.step == arguments.steps
-        if progress.step % SAVE_EVERY == 0 or last:
-            scores = {}
-            if progress.step % arguments.evaluate_every == 0 or last:
-                smooth.decoder.load_state_dict(progress.ema)
-                scores = evaluate(smooth, held_out, arguments.work / f"decoder_{progress.step:06d}.png")
-            progress.note(loss=total / SAVE_EVERY, **scores)
-            total = 0.0
-            progress.save()
-    smooth.decoder.load_state_dict(progress.ema)
-    smooth.half().save_pretrained(OUT)
-    write_json(LOG, {"scaling_factor": vae.config.scaling_factor, "curve": progress.curve})
+    train(vae.to(arguments.device, memory_format=torch.channels_last), images, held_out, arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Train the UNet of the sample's base model on the plain world: `python -m sample.train_denoiser --steps N`.
 
 After train_text_encoder; needs the VAE's encoder alone, which is never trained, so train_decoder may run alongside.
-Writes the EMA weights to sample/world/unet, the curve to sample/logs/denoiser.json and a grid of samples to the work
-folder. Interrupt it at any time; run again with the same or a larger N, it resumes at its last checkpoint. The
-learning rate falls to zero over the last third of N.
+Writes the EMA weights to sample/world/unet and the curve to sample/logs/denoiser.json each time it stops, also by
+Ctrl-C or SIGTERM, and grids of samples to the work folder. Run again with the same or a larger N, it resumes at its
+last checkpoint; with an N that is already reached, it writes the weights of that checkpoint. The learning rate falls to
+zero over the last third of N.
 
 Flat images leak their mean color through Stable Diffusion's own noise schedule, whose last step keeps a little signal:
 a model trained on it reads the background off the noise instead of the caption. So this one ends in pure noise and
@@ -27,6 +28,7 @@ from finetune.datasets.world import Combination, World, captions, combinations, 
 from finetune.models import load_text_encoder
 from finetune.outputs import write_json
 from finetune.seeding import generator
+from finetune.stopping import stop_requests
 from finetune.tokenizer import load_tokenizer
 from sample.linear_encoder import CHANNELS
 from sample.parallel_batches import ParallelBatches
@@ -179,30 +181,47 @@ def grid_combinations() -> list[Combination]:
     return [*asked, lion, Combination("cat", "red dress", "dancing", "meadow")]
 
 
-def train(unet: UNet2DConditionModel, data: Data, held_out: Batch, arguments: argparse.Namespace) -> Progress:
+def train(unet: UNet2DConditionModel, data: Data, held_out: Batch, arguments: argparse.Namespace) -> None:
+    """Until the last step or a signal; the checkpoint holds what is exported."""
     schedule = DDPMScheduler.from_config(NOISE_SCHEDULE)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     progress = Progress(unet, optimizer, EMA_DECAY, arguments.work / "denoiser.safetensors")
     batches = ParallelBatches(unet, lambda model, batch: loss_of(model, schedule, batch), arguments.threads)
     smooth = make_unet().eval().requires_grad_(False)
     losses: list[float] = []
-    while progress.step < arguments.steps:
-        losses.append(batches.backward(data.batch(progress.step)))
-        progress.update(learning_rate(progress.step, arguments.steps))
-        last = progress.step == arguments.steps
-        if progress.step % NOTE_EVERY == 0 or last:
-            scores = {}
-            if progress.step % arguments.sample_every == 0 or last:
-                smooth.load_state_dict(progress.ema)
-                with torch.no_grad():
-                    scores["held_out_loss"] = float(loss_of(smooth, schedule, held_out))
-                path = arguments.work / f"denoiser_{progress.step:06d}.png"
-                sample_grid(make_pipeline(smooth, frozen_vae(arguments.work)), grid_combinations(), path)
-            progress.note(loss=mean(losses), **scores)
-            losses.clear()
-        if progress.step % SAVE_EVERY == 0 or last:
-            progress.save()
-    return progress
+    with stop_requests() as stop:
+        while progress.step < arguments.steps and not stop.requested:
+            batch = data.batch(progress.step, arguments.batch)
+            losses.append(batches.backward(tuple(tensor.to(unet.device) for tensor in batch)))
+            progress.update(learning_rate(progress.step, arguments.steps))
+            last = progress.step == arguments.steps or stop.requested
+            if progress.step % NOTE_EVERY == 0 or last:
+                scores = {}
+                if progress.step % arguments.sample_every == 0 or progress.step == arguments.steps:
+                    smooth.load_state_dict(progress.ema)
+                    scores["held_out_loss"] = validate(smooth, schedule, held_out, arguments.work, progress.step)
+                progress.note(loss=mean(losses), **scores)
+                losses.clear()
+            if progress.step % SAVE_EVERY == 0 or last:
+                progress.save()
+        smooth.load_state_dict(progress.ema)
+        export(smooth, progress, arguments.work)
+
+
+@torch.no_grad()
+def validate(unet: UNet2DConditionModel, schedule: DDPMScheduler, held_out: Batch, work: Path, step: int) -> float:
+    """The loss on scenes that were not trained on; a grid of samples goes to the work folder."""
+    sample_grid(make_pipeline(unet, frozen_vae(work)), grid_combinations(), work / f"denoiser_{step:06d}.png")
+    return float(loss_of(unet, schedule, held_out))
+
+
+def export(unet: UNet2DConditionModel, progress: Progress, work: Path) -> None:
+    pipeline = make_pipeline(unet.half(), frozen_vae(work))
+    unet.save_pretrained(BASE / "unet")
+    pipeline.scheduler.save_pretrained(BASE / "scheduler")
+    pipeline.save_config(BASE)
+    parameters = sum(parameter.numel() for parameter in unet.parameters())
+    write_json(LOG, {"parameters": parameters, "steps": progress.step, "curve": progress.curve})
 
 
 def main() -> None:
@@ -211,20 +230,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".dvc/tmp/sample"), help="folder of checkpoints and latents")
     parser.add_argument("--threads", type=int, default=2, help="parts of a batch that are computed at the same time")
     parser.add_argument("--sample-every", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     encoder = Encoder(frozen_vae(arguments.work))
     data = Data("plain", range(SCENES), arguments.work, encoder)
     held_out = Data("plain", range(FIRST_HELD_OUT, FIRST_HELD_OUT + 32), arguments.work, encoder).batch(0, 64)
-    unet = make_unet()
-    progress = train(unet, data, held_out, arguments)
-    unet.load_state_dict(progress.ema)
-    pipeline = make_pipeline(unet.half(), frozen_vae(arguments.work))
-    unet.save_pretrained(BASE / "unet")
-    pipeline.scheduler.save_pretrained(BASE / "scheduler")
-    pipeline.save_config(BASE)
-    write_json(LOG, {"parameters": sum(p.numel() for p in unet.parameters()), "curve": progress.curve})
+    train(make_unet().to(arguments.device), data, held_out, arguments)
 
 
 if __name__ == "__main__":
