@@ -1,29 +1,29 @@
 # syntax=docker/dockerfile:1
-# The demo, without the model, which is mounted:
+# The demo. The model is not included, so mount it:
 #   docker build -t demo .
 #   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:7860:7860 -v "$PWD/models/export:/srv/models/export:ro" demo
-# With --target mlflow, the server of the trainings' records instead.
+# --target mlflow builds the MLflow server instead.
 
 ARG PYTHON=3.11.14-slim-bookworm
 
-FROM python:${PYTHON} AS pip
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN ["python", "-m", "venv", "/opt/venv"]
-ENV PATH=/opt/venv/bin:$PATH
+FROM python:${PYTHON} AS packages
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1 VIRTUAL_ENV=/opt/venv
+# uv checks the lock's hashes. pip would require a hash for every package, also those outside the lock.
+RUN pip install uv==0.13.9 && python -m venv /opt/venv
 COPY requirements.lock /tmp/
 
-FROM pip AS app-packages
-# The address of PyTorch's CPU builds (pytorch.org, "Get started") leaves out CUDA and its gigabytes.
+FROM packages AS app-packages
+# The address of PyTorch's CPU builds (pytorch.org, "Get started") omits gigabytes of CUDA packages.
 ARG TORCH_INDEX=
-RUN pip install --no-deps --constraint /tmp/requirements.lock ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+RUN uv pip install --no-deps --constraint /tmp/requirements.lock ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 COPY app/requirements.txt /tmp/
-RUN pip install --constraint /tmp/requirements.lock --requirement /tmp/requirements.txt
+RUN uv pip install --constraint /tmp/requirements.lock --requirement /tmp/requirements.txt
 
-FROM pip AS mlflow-packages
-RUN pip install --constraint /tmp/requirements.lock mlflow boto3==1.44.5
+FROM packages AS mlflow-packages
+RUN uv pip install --constraint /tmp/requirements.lock mlflow boto3==1.44.5
 
 FROM python:${PYTHON} AS base
-# a volume takes over who owns the folder that it is mounted on
+# A new volume inherits the owner of the folder it is mounted on.
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin user \
     && install --directory --owner 10001 /var/lib/mlflow
 ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
@@ -38,7 +38,7 @@ HEALTHCHECK --start-period=60s CMD ["python", "-c", "from urllib.request import 
 CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000"]
 
 FROM base AS app
-# All that is written goes to /tmp: the file system itself may be read-only.
+# Write only to /tmp, so that the root file system can be read-only.
 ENV HOME=/tmp HF_HUB_OFFLINE=1 GRADIO_TEMP_DIR=/tmp/gradio
 WORKDIR /srv
 COPY --from=app-packages /opt/venv /opt/venv

@@ -1,1 +1,1 @@
-import finetune  # noqa: F401 (before anything that takes long to import: Ctrl-C, torchvision)
+import finetune  # noqa: F401 (first: it handles Ctrl-C during slow imports, and stubs torchvision where it is missing)

@@ -1,91 +1,84 @@
-"""Several pictures after one another, watched step by step."""
+"""Run several generation jobs in sequence and report progress after every step."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field
-from html import escape
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
 
-import gradio as gr
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from app.drawing import Picture, Step, draw
-from app.limits import within
+from app.limits import with_timeout
 from app.model import Model
 from app.png_metadata import KEY, describe
-from app.request import MAX_COUNT, MAX_SEED, Request, check_whole
-from finetune.errors import InputError
+from app.request import MAX_IMAGES, MAX_SEED, Request, check_integer
+from app.sampling import Output, Step, generate
 
-T = TypeVar("T")
 WITHHELD = "withheld by the safety checker"
 
 
 @dataclass(frozen=True)
 class Job:
+    """One image to generate.
+
+    `digest` and `request` are stored in the image, so that it can be generated again. A digest of None stores
+    neither: use it when the request alone does not reproduce the image.
+    """
+
     label: str
     pipeline: StableDiffusionPipeline
     request: Request
-    model: str | None  # the digest that the picture carries beside its request; None: neither, it takes more than these
-    around: Callable[[], AbstractContextManager[None]] = nullcontext  # what to draw within
+    digest: str | None
+    context: Callable[[], AbstractContextManager[None]] = nullcontext  # entered while the job runs
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Result:
     job: Job
     image: Image.Image
     label: str
 
 
 @dataclass
-class Watch:
-    """Where the jobs stand: which one, after which step, with what finished before it."""
+class Progress:
+    """The state after one step: index of the current job, its step, and the results of earlier jobs."""
 
-    number: int
+    index: int
     step: Step
-    drawn: list[Drawn] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
 
 
-def run(jobs: Sequence[Job], seconds: float) -> Iterator[Watch | list[Drawn]]:
-    """A watch after every step, and all that was drawn at last. Raises InputError when it takes longer than allowed."""
-    drawn: list[Drawn] = []
-    # closed at once: what is drawn within must not last as long as someone looks at an error
+def run(jobs: Sequence[Job], timeout: float) -> Iterator[Progress | list[Result]]:
+    """Yield a Progress after every step, then all results. Raises InputError after `timeout` seconds."""
+    results: list[Result] = []
+    # An error's traceback keeps the generator alive. Close it explicitly, so that no job's context outlives the run.
     with closing(_steps(jobs)) as steps:
-        for number, step in within(seconds, steps):
-            if isinstance(step, Picture):
-                drawn.append(_finish(jobs[number], step))
+        for index, step in with_timeout(timeout, steps):
+            if isinstance(step, Output):
+                results.append(_finish(jobs[index], step))
             else:
-                yield Watch(number, step, drawn)
-    yield drawn
+                yield Progress(index, step, results)
+    yield results
 
 
-def series(request: Request, count: int) -> list[Request]:
-    """`count` requests that differ in their seeds, each of which draws the same picture on its own."""
-    check_whole("Pictures", count, 1, MAX_COUNT)
-    check_whole("The last seed", request.seed + count - 1, 0, MAX_SEED)
-    return [Request(**request.to_json() | {"seed": request.seed + i}) for i in range(count)]
+def requests_for_seeds(request: Request, count: int) -> list[Request]:
+    """`count` copies of `request` with consecutive seeds. Each gives the same image as it would alone."""
+    check_integer("Images", count, 1, MAX_IMAGES)
+    check_integer("The last seed", request.seed + count - 1, 0, MAX_SEED)
+    return [replace(request, seed=request.seed + i) for i in range(count)]
 
 
-def drawn_series(model: Model, request: Request, count: int) -> list[Job]:
-    return [Job(f"seed {each.seed}", model.pipeline, each, model.digest) for each in series(request, count)]
+def jobs_for_seeds(model: Model, request: Request, count: int) -> list[Job]:
+    return [Job(f"seed {r.seed}", model.pipeline, r, model.digest) for r in requests_for_seeds(request, count)]
 
 
-def in_one_line(steps: Iterator[T]) -> Iterator[T]:
-    """The same, with an InputError as the line that a visitor reads: the page shows it as HTML."""
-    try:
-        yield from steps
-    except InputError as error:
-        raise gr.Error(escape(str(error), quote=False), print_exception=False) from None
+def _steps(jobs: Sequence[Job]) -> Generator[tuple[int, Step | Output], None, None]:
+    for index, job in enumerate(jobs):
+        with job.context():
+            for step in generate(job.pipeline, job.request, allow_split_batch=job.context is nullcontext):
+                yield index, step
 
 
-def _steps(jobs: Sequence[Job]) -> Generator[tuple[int, Step | Picture], None, None]:
-    for number, job in enumerate(jobs):
-        with job.around():
-            for step in draw(job.pipeline, job.request, halves=job.around is nullcontext):
-                yield number, step
-
-
-def _finish(job: Job, picture: Picture) -> Drawn:
-    if job.model:
-        picture.image.info[KEY] = describe(job.request, job.model)
-    return Drawn(job, picture.image, WITHHELD if picture.withheld else job.label)
+def _finish(job: Job, output: Output) -> Result:
+    if job.digest:
+        output.image.info[KEY] = describe(job.request, job.digest)
+    return Result(job, output.image, WITHHELD if output.withheld else job.label)

@@ -1,4 +1,4 @@
-"""What one visitor may take of a server that others wait for."""
+"""Rate and time limits that keep one client from blocking the others."""
 
 import time
 from collections import OrderedDict, deque
@@ -6,57 +6,49 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import TypeVar
 
-import gradio as gr
-
 from finetune.errors import InputError
 
 T = TypeVar("T")
 
 MINUTE = 60.0  # seconds
-MAX_VISITORS = 10_000  # remembered; the longest unseen are forgotten first
+MAX_CLIENTS = 10_000  # remembered; the least recently seen are dropped first
 
 
 class RateLimit:
-    """At most so many drawings a minute for each visitor; 0 is no limit."""
+    """A limit on requests per client per minute; 0 means no limit. Thread-safe."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
         self._starts: OrderedDict[str, deque[float]] = OrderedDict()
         self._lock = Lock()
 
-    def count(self, visitor: str, now: float) -> None:
-        """Raises InputError, and counts nothing, where the visitor has drawn too often in the minute before `now`."""
+    def record(self, client: str, now: float) -> None:
+        """Count a request at `now` seconds. Raises InputError, without counting it, if the client is over the limit."""
         if self.per_minute == 0:
             return
         with self._lock:
-            starts = self._starts.setdefault(visitor, deque())
-            self._starts.move_to_end(visitor)
+            starts = self._starts.setdefault(client, deque())
+            self._starts.move_to_end(client)
             while starts and starts[0] <= now - MINUTE:
                 starts.popleft()
             if len(starts) >= self.per_minute:
                 wait = starts[0] + MINUTE - now
                 raise InputError(
-                    f"That were {self.per_minute} drawings within a minute, which is the limit here: "
-                    f"try again in {wait:.0f} s."
+                    f"Rate limit reached ({self.per_minute} requests per minute); try again in {wait:.0f} s."
                 )
             starts.append(now)
-            if len(self._starts) > MAX_VISITORS:
+            if len(self._starts) > MAX_CLIENTS:
                 self._starts.popitem(last=False)
 
 
-def visitor_of(request: gr.Request) -> str:
-    """Who logged in, else the address: behind a proxy that does not name its clients, all are one."""
-    return request.username or (request.client.host if request.client else "unknown")
-
-
-def within(seconds: float, steps: Iterator[T]) -> Iterator[T]:
-    """The same steps; raises InputError in place of one that begins later than `seconds` from now."""
+def with_timeout(seconds: float, steps: Iterator[T]) -> Iterator[T]:
+    """Yield from `steps`. Raises InputError instead of the next step once `seconds` have passed."""
     end = time.monotonic() + seconds
     late = False
     for step in steps:
         if late:
             raise InputError(
-                f"Stopped after {seconds:g} s, the limit here: ask for fewer steps, fewer pictures or a smaller size."
+                f"Stopped at the time limit of {seconds:g} s; use fewer steps, fewer images or a smaller size."
             )
         yield step
         late = time.monotonic() > end

@@ -1,4 +1,4 @@
-"""The exported model, checked and ready to draw; the base model, where it lies beside it."""
+"""Load the exported model, and the base model for comparison."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +10,16 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
 from pydantic import BaseModel, Field
 
-from app.drawing import enough_memory
 from app.preview import Preview
-from app.request import GUIDANCE, SCHEDULERS, STEPS
-from finetune.checksums import sha256_of
+from app.request import GUIDANCE_SCALE, SCHEDULERS, STEPS
+from app.sampling import catch_out_of_memory
+from finetune.artifacts import read_json, sha256_file
 from finetune.errors import InputError
-from finetune.figures import read_json
-from finetune.manifest import MANIFEST, check_manifest
-from finetune.models import load_pipeline
+from finetune.export.manifest import MANIFEST, check_manifest
+from finetune.model.determinism import default_device
+from finetune.model.loading import load_pipeline
 
-disable_progress_bar()  # of loading
+disable_progress_bar()
 
 
 class Example(BaseModel):
@@ -28,7 +28,7 @@ class Example(BaseModel):
 
 
 class Serving(BaseModel):
-    """What an export says for its page."""
+    """Schema of the export's prompts.json."""
 
     name: str
     num_inference_steps: Annotated[int, Field(ge=1)]
@@ -37,18 +37,18 @@ class Serving(BaseModel):
     styles: dict[str, str]
     keywords: list[str]
     headline: str
-    lock_md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    dvc_md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True)
 class Model:
-    """The pipeline with what its export recommends."""
+    """The exported pipeline and its recommended settings."""
 
     folder: Path
-    digest: str  # sha256 of the manifest, hence of every file
+    digest: str  # SHA-256 of the manifest, which lists the SHA-256 of every other file
     pipeline: StableDiffusionPipeline
     preview: Preview
-    serving: dict[str, Any]  # prompts.json, as Serving has it
+    serving: dict[str, Any]  # prompts.json, validated by Serving
     base_folder: Path
 
     @property
@@ -61,13 +61,13 @@ class Model:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The settings that the metrics were measured with, as far as a request names them and may have them."""
+        """The evaluation's sampling settings, clamped to the valid ranges: every field of Request except the prompt."""
         side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
         return {
             "negative_prompt": "",
             "seed": 0,
-            "steps": min(self.serving["num_inference_steps"], STEPS[1]),
-            "guidance": min(self.serving["guidance_scale"], GUIDANCE[1]),
+            "num_inference_steps": min(self.serving["num_inference_steps"], STEPS[1]),
+            "guidance_scale": min(self.serving["guidance_scale"], GUIDANCE_SCALE[1]),
             "scheduler": SCHEDULERS[0],
             "width": side,
             "height": side,
@@ -79,12 +79,12 @@ class Model:
 
     @cached_property
     def base(self) -> StableDiffusionPipeline:
-        """Loaded when it is first compared with: it takes as much memory again. Raises InputError with the remedy."""
-        with enough_memory("the base model beside the tuned one: draw with the tuned one alone"):
-            # in one step: moved first, the weights would take twice their room on a GPU for a moment
-            half = [] if self.pipeline.dtype == torch.float32 else [self.pipeline.dtype]
-            pipeline = load_pipeline(self.base_folder).to(self.pipeline.device, *half)
-        # whoever put a checker before one model wants it before both
+        """The base model, loaded on first use because it doubles the memory. Raises InputError if out of memory."""
+        with catch_out_of_memory("both the base and the fine-tuned model; use the fine-tuned one alone"):
+            # Move and cast in one call: moving fp32 weights first would briefly need twice the GPU memory.
+            cast = [] if self.pipeline.dtype == torch.float32 else [self.pipeline.dtype]
+            pipeline = load_pipeline(self.base_folder).to(self.pipeline.device, *cast)
+        # The safety checker setting applies to both models.
         pipeline.register_modules(
             safety_checker=self.pipeline.safety_checker, feature_extractor=self.pipeline.feature_extractor
         )
@@ -92,21 +92,22 @@ class Model:
 
 
 def load_model(folder: Path, base: Path, safety: bool = True) -> Model:
-    """Check every file's hash, then load: fp16 on a GPU, fp32 on a CPU. Raises InputError with the remedy.
+    """Verify every file's hash, then load the export in fp16 on a GPU or fp32 on a CPU.
 
-    `safety`: whether to load the safety checker, if the export holds one.
+    `safety` loads the safety checker if the export has one. Raises InputError if a file is missing or damaged.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no model here; run `dvc pull export` or `dvc repro`")
-    check_manifest(folder, remedy="run `dvc checkout --force` or `dvc repro`")
-    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    without = {} if safety else {"safety_checker": None, "requires_safety_checker": False}
+    check_manifest(folder, hint="run `dvc checkout --force` or `dvc repro`")
+    device = default_device()
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    overrides = {} if safety else {"safety_checker": None, "requires_safety_checker": False}
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, local_files_only=True, **without
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, **overrides
     ).to(device)
     return Model(
         folder=folder,
-        digest=sha256_of(folder / MANIFEST),
+        digest=sha256_file(folder / MANIFEST),
         pipeline=pipeline,
         preview=Preview(pipeline.vae),
         serving=read_json(folder / "prompts.json", Serving),

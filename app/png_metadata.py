@@ -1,4 +1,4 @@
-"""What a picture carries to be drawn again: its request and the model, as text in the PNG."""
+"""Store generation settings in a PNG text chunk, and read them back."""
 
 import json
 from pathlib import Path
@@ -8,30 +8,30 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from app.request import Request
 from finetune.errors import InputError
 
-KEY = "request"  # of the text chunk; read_png.js reads it too
-MAX_TEXT = 10_000  # characters; two prompts of allowed length take a part of it
-NOT_OURS = "holds no settings of a picture that was drawn here"
+KEY = "request"  # keyword of the text chunk; read_png.js uses it too
+MAX_TEXT = 10_000  # characters; two prompts of maximum length fit
+NO_SETTINGS = "has no generation settings from this app"
 
 
-def describe(request: Request, model: str) -> str:
-    """`model` is the sha256 of the export's manifest."""
-    return json.dumps({"model": model, "request": request.to_json()}, sort_keys=True)
+def describe(request: Request, digest: str) -> str:
+    """Serialize the request and the model's digest (see app.model.Model.digest) to JSON."""
+    return json.dumps({"model": digest, "request": request.to_json()}, sort_keys=True)
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """As PNG, with what `image.info` says."""
+    """Save as PNG with the settings in `image.info`."""
     info = PngImagePlugin.PngInfo()
     info.add_text(KEY, image.info[KEY])
     image.save(path, "PNG", pnginfo=info)
 
 
 def read(path: Path) -> tuple[Request, str]:
-    """The request and the model. Nothing in the file is trusted: no pixel is decoded, every value is checked."""
+    """Return the request and the model's digest. The file is untrusted: no pixels are decoded, values are validated."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             text = image.info.get(KEY)
     except (UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise InputError(f"{path}: {NOT_OURS}") from None
+        raise InputError(f"{path}: {NO_SETTINGS}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
@@ -41,14 +41,14 @@ def read(path: Path) -> tuple[Request, str]:
 
 
 def parse(text: object) -> tuple[Request, str]:
-    """What `describe` wrote, from anyone's hand."""
+    """Validate untrusted text in the format of `describe`. Raises InputError."""
     try:
         if not isinstance(text, str) or len(text) > MAX_TEXT:
-            raise ValueError(NOT_OURS)
+            raise ValueError(NO_SETTINGS)
         content = json.loads(text)
-        request, model = content["request"], content["model"]
+        request, digest = content["request"], content["model"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InputError(NOT_OURS) from None
-    if not isinstance(model, str):
-        raise InputError(NOT_OURS)
-    return Request.from_json(request), model
+        raise InputError(NO_SETTINGS) from None
+    if not isinstance(digest, str):
+        raise InputError(NO_SETTINGS)
+    return Request.from_json(request), digest

@@ -1,4 +1,4 @@
-"""Latents to a small picture in a millisecond, to watch a drawing by."""
+"""Decode latents to a thumbnail in about a millisecond."""
 
 import base64
 import io
@@ -9,13 +9,13 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-SWATCHES = 16  # colors per side of the chart that the map is fitted to
+SWATCHES = 16  # colors per side of the calibration chart
 
 
 class Preview:
-    """The linear map from a latent value to its patch's mean color, fitted to this autoencoder at the start.
+    """A linear map from a latent vector to the mean color of its patch, fitted to this VAE at startup.
 
-    A decoder's answer to a guess would take longer than the step that made it.
+    The VAE decoder would take longer than a denoising step.
     """
 
     @torch.no_grad()
@@ -28,19 +28,19 @@ class Preview:
         self.weights = torch.linalg.lstsq(_rows(latents), means.float().cpu().flatten(2)[0].T).solution  # [5, 3]
 
     def image(self, latents: Tensor) -> Image.Image:
-        """RGB, one pixel for each of the latents [1, 4, height, width]."""
+        """Return an RGB image with one pixel per position of the latents [1, 4, height, width]."""
         colors = (_rows(latents) @ self.weights).reshape(*latents.shape[2:], 3)
         return Image.fromarray(colors.add(1).mul(127.5).clamp(0, 255).byte().numpy())
 
 
 def data_url(image: Image.Image) -> str:
-    """A JPEG for a page to show that no file holds."""
+    """Encode an image as a JPEG data URL."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _rows(latents: Tensor) -> Tensor:
-    """[1, 4, height, width] to [height * width, 5], the last of which is 1."""
+    """Reshape [1, 4, height, width] to [height * width, 5]. The fifth column is 1, for the bias."""
     rows = latents.float().cpu().flatten(2)[0].T
     return torch.cat([rows, torch.ones(len(rows), 1)], dim=1)

@@ -1,7 +1,7 @@
-"""The Frechet distance, and features with it, against clean-fid: the same values in less time.
+"""Frechet distance, alone and with feature extraction, compared with clean-fid in value and CPU time.
 
-`python -m bench.frechet` takes about four minutes. clean-fid's distance is scipy's square root of a product of
-covariances; here it is the roots of the eigenvalues of a symmetric one.
+`python -m bench.frechet` takes about four minutes. clean-fid takes the matrix square root of the product of the
+covariances (scipy's sqrtm). Ours takes the eigenvalues of a symmetric matrix.
 """
 
 import tempfile
@@ -18,37 +18,37 @@ from PIL import Image
 from torchvision.models import Inception3
 
 from bench.harness import interleaved, ratio, write_result
-from finetune.features import Extractor, extract
-from finetune.frechet import frechet_distance
+from finetune.evaluation.features import Extractor, extract
+from finetune.evaluation.frechet import frechet_distance
 
 FEATURES = 2048
-FULL_RANK = 2200  # images on each side of the distance alone
-PICTURES = 32  # in each of the two folders
+FULL_RANK = 2200  # images per side for the distance alone
+IMAGES = 32  # per folder
 SIDE = 512  # pixels
 BATCH = 16
 REPEATS = 2
 
 
-def cleanfid_of(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def cleanfid_frechet(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     moments = [m for x in (a, b) for m in (x.mean(axis=0, dtype=np.float64), np.cov(x, rowvar=False))]
     return float(cleanfid_distance(*moments))
 
 
-def distance_alone() -> dict[str, object]:
+def compare_distance() -> dict[str, object]:
     rng = np.random.default_rng(0)
-    spectrum = np.arange(1, FEATURES + 1) ** -0.5  # features of photographs have a few strong directions too
+    spectrum = np.arange(1, FEATURES + 1) ** -0.5  # like features of photos: a few strong directions
     a, b = ((rng.normal(size=(FULL_RANK, FEATURES)) * spectrum + 0.01 * i).astype(np.float32) for i in range(2))
-    contest = compare(lambda: frechet_distance(a, b), lambda: cleanfid_of(a, b))
-    return contest | {"images": FULL_RANK, "features": FEATURES}
+    result = compare(lambda: frechet_distance(a, b), lambda: cleanfid_frechet(a, b))
+    return result | {"images": FULL_RANK, "features": FEATURES}
 
 
-def folders_and_distance(root: Path) -> dict[str, object]:
-    """Inception's architecture with random weights, since its own are no part of this repository."""
+def compare_folders(root: Path) -> dict[str, object]:
+    """Use Inception's architecture with random weights: the published ones are not in this repository."""
     torch.manual_seed(0)
     network = Inception3(aux_logits=False, init_weights=False).eval().requires_grad_(False)
     network.fc = torch.nn.Identity()
     extractor = Extractor("fd_bench", "kid_bench", 299, lambda images: network(images / 128 - 1))
-    folders = [write_pictures(root / str(seed), seed) for seed in range(2)]
+    folders = [write_images(root / str(seed), seed) for seed in range(2)]
 
     def ours() -> float:
         return frechet_distance(*(extract(extractor, map(read, sorted(f.iterdir())), BATCH) for f in folders))
@@ -66,13 +66,13 @@ def folders_and_distance(root: Path) -> dict[str, object]:
             )
         )
 
-    return compare(ours, theirs) | {"images": PICTURES, "features": FEATURES}
+    return compare(ours, theirs) | {"images": IMAGES, "features": FEATURES}
 
 
-def write_pictures(folder: Path, seed: int) -> Path:
+def write_images(folder: Path, seed: int) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(seed)
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8))
         coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"{i:03d}.png", compress_level=1)
     return folder
@@ -85,11 +85,11 @@ def read(path: Path) -> NDArray[np.uint8]:
 
 def compare(ours: Callable[[], float], theirs: Callable[[], float]) -> dict[str, object]:
     values: dict[str, float] = {}
-    contestants = {
+    candidates = {
         "ours": lambda: values.update(ours=ours()),
         "cleanfid": lambda: values.update(cleanfid=theirs()),
     }
-    seconds = interleaved(contestants, REPEATS, process_time)
+    seconds = interleaved(candidates, REPEATS, process_time)
     return {
         "relative_difference": float(f"{abs(values['ours'] / values['cleanfid'] - 1):.2g}"),
         "seconds": {name: [round(each, 2) for each in times] for name, times in seconds.items()},
@@ -98,12 +98,12 @@ def compare(ours: Callable[[], float], theirs: Callable[[], float]) -> dict[str,
 
 
 def main() -> None:
-    alone = distance_alone()
+    distance = compare_distance()
     with tempfile.TemporaryDirectory() as root:
-        folders = folders_and_distance(Path(root))
+        folders = compare_folders(Path(root))
     result = {
         "clock": "process",
-        "distance": alone,
+        "distance": distance,
         "features_and_distance": folders,
         "threads": torch.get_num_threads(),
     }

@@ -1,13 +1,12 @@
-"""What a GPU makes of a Stable Diffusion 1.5 sized training: each option alone and together, beside diffusers' way.
+"""Training speed and memory of Stable Diffusion 1.5 on a GPU: each option alone, all together, and diffusers' loop.
 
     python -m bench.gpu [--tiny]
 
-Random weights, random latents, presets/rtx3090.yaml's batch, half precision, at most 24 GiB of GPU memory. Samples/s,
-their share of the machine's measured matrix-multiply ceiling, and peak memory. --tiny proves on a CPU that all of it
-runs; its figures mean nothing and are not kept.
+Measures samples/s, their share of the GPU's measured matrix-multiply rate, and peak memory, with random weights and
+latents, the batch size and precision of presets/rtx3090.yaml, and at most 24 GiB of GPU memory. --tiny only checks on a
+CPU that everything runs; its result is not saved.
 """
 
-import argparse
 import gc
 import json
 import tempfile
@@ -21,24 +20,20 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
 
-from bench.diffusers_loop import Pictures, train_steps
-from bench.harness import ratio, write_result
-from bench.inputs import write_pictures, write_training_inputs
-from bench.models import NOISE, SCALING_FACTOR, SD15, SMALL, Shape, flops, make_text_encoder, make_unet, make_vae
+from bench.diffusers_baseline import ImageFolder, train_steps
+from bench.harness import make_parser, ratio, write_result
+from bench.inputs import write_imagefolder, write_training_inputs
+from bench.models import SD15, SMALL, Shape, flops, make_trainer
 from bench.train_speed import our_steps
-from finetune.batches import CaptionedLatents
-from finetune.denoiser import Denoiser
-from finetune.kernels import choose_kernels
-from finetune.params import Train, load_params
+from finetune.model.determinism import set_determinism
+from finetune.params import load_params
 from finetune.progress import peak_memory
-from finetune.training import Trainer
 
 PRESET = Path("presets/rtx3090.yaml")
 CAP = 24 * 2**30  # bytes of GPU memory
 IMAGES = 48
-WARM, ROUNDS, STEPS = 10, 5, 20  # steps that do not count, then rounds of so many steps
+WARM_UP, ROUNDS, STEPS = 10, 5, 20  # warm-up steps, then rounds of STEPS steps
 PLAIN: dict[str, Any] = {
     "optimizer": "adamw",
     "channels_last": False,
@@ -52,19 +47,19 @@ ALONE: dict[str, dict[str, Any]] = {
     "fused AdamW": {"optimizer": "adamw-fused"},
     "channels_last": {"channels_last": True},
     "compile": {"compile": True},
-    "average every 10 steps": {"ema_interval": 10},
+    "EMA every 10 steps": {"ema_interval": 10},
     "checkpointing": {"gradient_checkpointing": True},
     "deterministic": {"deterministic": True},
 }
 TOGETHER = {"optimizer": "adamw-fused", "channels_last": True, "compile": True, "ema_interval": 10}
-OPTIONS = ALONE | {"fused, channels_last, compile, average every 10": TOGETHER}
+OPTIONS = ALONE | {"fused, channels_last, compile, EMA every 10": TOGETHER}
 
 
 def ceiling(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    """Multiplications and additions per second of the fastest of five square matrix products."""
+    """Return the operations per second of the fastest of five rounds of square matrix products."""
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     fastest = float("inf")
-    for _ in range(6):  # the first one does not count: it is never the fastest
+    for _ in range(6):  # the first is a warm-up, and never the fastest
         start = _now(device)
         for _ in range(10):
             a @ b
@@ -75,14 +70,17 @@ def ceiling(device: torch.device, dtype: torch.dtype, side: int) -> float:
 def measure(
     steps: Callable[[], Iterator[Any]], device: torch.device, batch_size: int, plan: tuple[int, int, int]
 ) -> dict[str, Any]:
-    """Samples/s and peak memory of a training that `steps` begins; that it does not fit is a result too."""
-    warm, rounds, length = plan
+    """Return samples/s and peak memory, or the reason if it runs out of memory.
+
+    steps: starts a training run and returns its steps. plan: warm-up steps, rounds, steps per round.
+    """
+    warm_up, rounds, length = plan
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []
     try:
         training = steps()
-        list(islice(training, warm))
+        list(islice(training, warm_up))
         for _ in range(rounds):
             start = _now(device)
             list(islice(training, length))
@@ -98,11 +96,11 @@ def measure(
 def compare(
     folder: Path, shape: Shape, side: int, options: dict[str, dict[str, Any]], plan: tuple[int, int, int]
 ) -> dict[str, Any]:
-    """The result, as it is written."""
+    """Return the result file's content. side: pixels. plan: see `measure`."""
     preset = load_params(PRESET).train.model_copy(update={"epochs": 10_000})
     on_gpu = torch.cuda.is_available()
-    half = {"mixed_precision": preset.mixed_precision if on_gpu else "no", "cpu": not on_gpu}
-    device = Accelerator(**half).device
+    settings = {"mixed_precision": preset.mixed_precision if on_gpu else "no", "cpu": not on_gpu}
+    device = Accelerator(**settings).device
     if on_gpu:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, CAP / total))
@@ -110,31 +108,30 @@ def compare(
     moments = (abs(rng.normal(size=(2, 8, side // 8, side // 8))).astype(np.float16) for _ in range(IMAGES))
     ids = rng.integers(shape.vocabulary, size=(IMAGES, 77)).tolist()
     data = write_training_inputs(folder / "ours", moments, ids)
-    write_pictures(folder / "pictures", IMAGES)
+    write_imagefolder(folder / "images", IMAGES)
 
     def ours(changes: dict[str, Any]) -> Iterator[float]:
         params = preset.model_copy(update=PLAIN | changes)
-        choose_kernels(params.deterministic)
-        return our_steps(make_trainer(Accelerator(**half), shape, data, params))
+        set_determinism(params.deterministic)
+        return our_steps(make_trainer(Accelerator(**settings), shape, data, params))
 
-    def theirs() -> Iterator[float]:
-        parts = make_unet(shape), make_vae(shape), make_text_encoder(shape)
-        choose_kernels(deterministic=False)
-        pictures = Pictures(folder / "pictures", ids, side)
-        return train_steps(Accelerator(**half), *parts, DDPMScheduler(**NOISE), pictures, preset.batch_size, workers=4)
+    def baseline() -> Iterator[float]:
+        set_determinism(deterministic=False)
+        images = ImageFolder(folder / "images", ids, side)
+        return train_steps(Accelerator(**settings), shape, images, preset.batch_size, workers=4)
 
-    contestants: dict[str, Callable[[], Iterator[Any]]] = {
+    candidates: dict[str, Callable[[], Iterator[Any]]] = {
         name: partial(ours, changes) for name, changes in options.items()
     }
-    contestants["preset rtx3090"] = partial(ours, {name: getattr(preset, name) for name in PLAIN})
-    contestants["diffusers' way, 4 workers"] = theirs
-    top = ceiling(device, torch.float16 if on_gpu else torch.float32, 8192 if on_gpu else 512)
+    candidates["preset rtx3090"] = partial(ours, {name: getattr(preset, name) for name in PLAIN})
+    candidates["diffusers' loop, 4 workers"] = baseline
+    peak = ceiling(device, torch.float16 if on_gpu else torch.float32, 8192 if on_gpu else 512)
     work = flops(shape, side)
     results = {}
-    for name, steps in contestants.items():
+    for name, steps in candidates.items():
         results[name] = measure(steps, device, preset.batch_size, plan)
         if speed := results[name]["samples_per_second"]:
-            results[name]["share_of_ceiling"] = round(speed["median"] * (work["unet_step"] + work["text"]) / top, 3)
+            results[name]["share_of_ceiling"] = round(speed["median"] * (work["unet_step"] + work["text"]) / peak, 3)
         print(json.dumps({name: results[name]}), flush=True)
         gc.collect()
         torch.cuda.empty_cache()
@@ -142,39 +139,32 @@ def compare(
     return {
         "batch_size": preset.batch_size,
         "side": side,
-        "precision": half["mixed_precision"],
+        "precision": settings["mixed_precision"],
         "memory_cap_gib": CAP / 2**30 if on_gpu else None,
-        "ceiling_tflop_per_second": round(top / 1e12, 2),
+        "ceiling_tflop_per_second": round(peak / 1e12, 2),
         "gflop_per_image": {part: round(count / 1e9, 2) for part, count in work.items()},
         "results": results,
     }
 
 
-def make_trainer(accelerator: Accelerator, shape: Shape, data: CaptionedLatents, params: Train) -> Trainer:
-    torch.manual_seed(0)
-    text_encoder = make_text_encoder(shape).requires_grad_(False)
-    denoiser = Denoiser(make_unet(shape), text_encoder, params)
-    return Trainer(accelerator, denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR)
-
-
 def _now(device: torch.device) -> float:
-    """Seconds, once the GPU has done what it was asked."""
+    """Return seconds, after waiting for the GPU to finish."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--tiny", action="store_true")
     tiny = parser.parse_args().tiny
     if not tiny and not torch.cuda.is_available():
-        parser.exit(1, "error: no GPU; `python -m bench.gpu --tiny` shows on a CPU that all of it runs\n")
+        parser.exit(1, "error: no GPU; `python -m bench.gpu --tiny` checks on a CPU that everything runs\n")
     with tempfile.TemporaryDirectory() as folder:
         if tiny:
             print(json.dumps(compare(Path(folder), SMALL, 64, OPTIONS, (1, 1, 1)), indent=2))
         else:
-            result = compare(Path(folder), SD15, 512, OPTIONS, (WARM, ROUNDS, STEPS))
+            result = compare(Path(folder), SD15, 512, OPTIONS, (WARM_UP, ROUNDS, STEPS))
             write_result("gpu", ["accelerate", "diffusers", "torch"], result)
 
 

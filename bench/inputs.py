@@ -1,6 +1,8 @@
-"""What a training reads, made for a benchmark: pictures with captions, tokens, latents."""
+"""Inputs for benchmarks: an imagefolder of synthetic scenes, tokens and latents for training, and real photos."""
 
+import io
 import json
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,20 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
-from finetune.batches import CaptionedLatents
-from finetune.scenes import captions, draw, make_scene
+from finetune.datasets.scenes import captions, draw, make_scene
+from finetune.training.batches import CaptionedLatents
 
 DATASET = "bench"
+EPOCH = 3000  # files; a short epoch would measure how long a data loader takes to restart its workers
+MIN_SIDE = 256  # pixels, as in params.yaml
 
 
-EPOCH = 3000  # files of a folder of pictures, links to a few: a data loader that begins anew waits for its workers
+def write_imagefolder(folder: Path, count: int) -> list[str]:
+    """Write `count` scenes as JPEGs and hard links to them up to EPOCH files, with a metadata.jsonl of captions.
 
-
-def write_pictures(folder: Path, count: int) -> list[str]:
-    """`count` drawn scenes, again and again, as JPEG files beside a metadata.jsonl: Hugging Face's imagefolder.
-
-    Returns a caption of each of the `count` pictures, which come first.
+    Returns the captions of the `count` scenes.
     """
     folder.mkdir(parents=True)
     scenes = [make_scene(seed, "plain") for seed in range(count)]
@@ -40,9 +42,9 @@ def write_pictures(folder: Path, count: int) -> list[str]:
 def write_training_inputs(
     folder: Path, moments: Iterable[NDArray[np.float16]], ids: list[list[int]]
 ) -> CaptionedLatents:
-    """Latents and tokens as their stages leave them, of images that are all trained on.
+    """Write tokens and latents as the stages do, with every image in the training split.
 
-    moments: [2, 8, h, w] of each image and its mirror image. ids: 77 token ids of each image's caption.
+    moments: [2, 8, h, w] for each image and its mirror image. ids: 77 token ids for each image's caption.
     """
     tokens, latents = folder / "tokens", folder / "latents"
     tokens.mkdir(parents=True)
@@ -54,3 +56,17 @@ def write_training_inputs(
     rows = [{"dataset": DATASET, "id": str(i), "split": "train", "first": i, "captions": 1} for i in range(len(ids))]
     pq.write_table(pa.Table.from_pylist(rows), tokens / "images.parquet")
     return CaptionedLatents(tokens, {DATASET: latents})
+
+
+def read_photos(folder: Path) -> list[bytes]:
+    """Return every JPEG of at least MIN_SIDE pixels in the zip archives of `folder`'s subfolders."""
+    found = []
+    for archive in sorted(folder.glob("*/*.zip")):
+        with zipfile.ZipFile(archive) as members:
+            for name in members.namelist():
+                if name.endswith(".jpg") and not name.startswith("__MACOSX/"):
+                    content = members.read(name)
+                    with Image.open(io.BytesIO(content)) as image:
+                        if min(image.size) >= MIN_SIDE:
+                            found.append(content)
+    return found

@@ -1,14 +1,20 @@
-"""Stable Diffusion models of random weights: the real one's shape, or one that a CPU trains with its shares of work."""
+"""Stable Diffusion models with random weights: at full size, or small enough to train on a CPU."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-SCALING_FACTOR = 0.18215  # of SD15's latents; any other would do here
+from finetune.params import Train
+from finetune.training.batches import CaptionedLatents
+from finetune.training.denoiser import Denoiser
+from finetune.training.trainer import Trainer
+
+SCALING_FACTOR = 0.18215  # SD 1.5's; the value has no effect on speed
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 
 
@@ -19,7 +25,7 @@ class Shape:
     unet_heads: int
     vae_channels: tuple[int, ...]
     vae_layers: int
-    groups: int  # of the normalizations
+    groups: int  # of GroupNorm
     text_width: int
     text_layers: int
     text_heads: int
@@ -27,20 +33,20 @@ class Shape:
 
 
 SD15 = Shape((320, 640, 1280, 1280), 2, 8, (128, 256, 512, 512), 2, 32, 768, 12, 12, 49408)
-# at 192 x 192 pixels the autoencoder, the text encoder and attention have the shares of the work that they have in SD15
-# at 512 x 512; one head, since the real ones are 40 to 160 wide and a CPU's attention is very slow for narrow ones
+# At 192x192 pixels, VAE, text encoder and attention take the same shares of the FLOPs as in SD15 at 512x512. One head,
+# because CPU attention is very slow for heads narrower than SD15's 40 to 160 channels.
 SMALL = Shape((48, 96, 192, 192), 1, 1, (24, 48, 64, 64), 1, 8, 64, 3, 2, 1000)
 SMALL_SIDE = 192  # pixels
 
 
 def make_unet(shape: Shape) -> UNet2DConditionModel:
-    """With Stable Diffusion 1.5's blocks: attention to the text in all but the last."""
+    """Build a UNet with Stable Diffusion 1.5's block types."""
     return UNet2DConditionModel(
         sample_size=64,
         block_out_channels=shape.unet_channels,
         layers_per_block=shape.unet_layers,
         cross_attention_dim=shape.text_width,
-        attention_head_dim=shape.unet_heads,  # how many, in diffusers' naming of old
+        attention_head_dim=shape.unet_heads,  # number of heads: diffusers kept a historical misnomer
         norm_num_groups=shape.groups,
     )
 
@@ -72,7 +78,7 @@ def make_text_encoder(shape: Shape) -> CLIPTextModel:
 
 
 def write_model(shape: Shape, folder: Path) -> None:
-    """All but the tokenizer, in diffusers layout."""
+    """Write the model without a tokenizer, in diffusers layout."""
     torch.manual_seed(0)
     make_unet(shape).save_pretrained(folder / "unet")
     make_vae(shape).save_pretrained(folder / "vae")
@@ -80,8 +86,15 @@ def write_model(shape: Shape, folder: Path) -> None:
     DDPMScheduler(**NOISE).save_pretrained(folder / "scheduler")
 
 
+def make_trainer(accelerator: Accelerator, shape: Shape, data: CaptionedLatents, params: Train) -> Trainer:
+    torch.manual_seed(0)
+    text_encoder = make_text_encoder(shape).requires_grad_(False)
+    denoiser = Denoiser(make_unet(shape), text_encoder, params)
+    return Trainer(accelerator, denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR)
+
+
 def flops(shape: Shape, side: int) -> dict[str, int]:
-    """Of one image of side x side pixels: counted by tracing the networks without weights."""
+    """Count the operations for one image of side x side pixels by tracing the networks on the meta device."""
     latent = side // 8
     with torch.device("meta"):
         unet, vae, text_encoder = make_unet(shape), make_vae(shape), make_text_encoder(shape)
@@ -92,15 +105,15 @@ def flops(shape: Shape, side: int) -> dict[str, int]:
             torch.zeros(1, 77).long(),
         )
         timestep = torch.zeros(1).long()
-    counted = {}
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as step:
         unet(latents, timestep, text).sample.sum().backward()
-    counted["unet_step"] = counter.get_total_flops()
-    counted["unet_attention"] = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as encode:
         vae.encode(pixels)
-    counted["vae_encode"] = counter.get_total_flops()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as encode_text:
         text_encoder(ids)
-    counted["text"] = counter.get_total_flops()
-    return counted
+    return {
+        "unet_step": step.get_total_flops(),
+        "unet_attention": step.get_flop_counts()["Global"][torch.ops.aten.bmm],
+        "vae_encode": encode.get_total_flops(),
+        "text": encode_text.get_total_flops(),
+    }

@@ -1,15 +1,13 @@
-"""How long DVC takes to see that nothing changed: tar shards against a file for each picture.
+"""How long DVC takes to find that nothing changed: tar shards compared with one file per image.
 
-    python -m bench.noop_speed FOLDER --prepare  # minutes of disk, which need no quiet machine
+    python -m bench.noop_speed FOLDER --prepare  # writes the repositories, which takes minutes
     python -m bench.noop_speed FOLDER
 
-The pictures, captions and latents of a training, in the stages that make and read them here. The other side keeps a
-file of each for every picture, as trainers that read a folder of pictures do, and DVC knows them by the same stages.
-DVC asks a file for its size and times and reads none, so that files of a few bytes will do. What DVC takes before it
-looks at any output, and whatever that is, comes off where each output is one file.
+The repositories hold the images, captions and latents of a training run as outputs of the same stages: in shards, or in
+one file per image, as trainers that read an image folder keep them. DVC only checks sizes and times of unchanged files,
+so files of a few bytes suffice. A third repository with one file per output shows DVC's fixed cost.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -19,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.harness import interleaved, ratio, write_result
-from finetune.shards import shard_name, write_shard
+from bench.harness import interleaved, make_parser, ratio, write_result
+from finetune.data.shards import shard_name, write_shard
 
 DVC = Path(sys.executable).with_name("dvc")
 PIPELINE = """\
@@ -41,8 +39,8 @@ stages:
     deps: [captions, latents]
 """
 SUFFIXES = {"images": "jpg", "captions": "txt", "latents": "npz"}
-PICTURES = 126_000
-SHARDS = 272  # COCO's and Flickr8k's in presets/rtx3090.yaml
+IMAGES = 126_000
+SHARDS = 272  # of COCO and Flickr8k in presets/rtx3090.yaml
 REPEATS = 3
 
 
@@ -55,30 +53,30 @@ def member(kind: str, number: int) -> tuple[str, bytes]:
     return f"{number:012d}.{SUFFIXES[kind]}", f"{kind} {number}".encode()
 
 
-def write_loose(repository: Path, pictures: int) -> None:
+def write_loose(repository: Path, images: int) -> None:
     for kind in SUFFIXES:
-        for name, content in map(partial(member, kind), range(pictures)):
+        for name, content in map(partial(member, kind), range(images)):
             (repository / kind / name).write_bytes(content)
 
 
-def write_shards(repository: Path, pictures: int) -> None:
-    """Captions stay in one table, as here."""
+def write_shards(repository: Path, images: int) -> None:
+    """Write images and latents in shards, and captions in one file, as the pipeline does."""
     for kind in ("images", "latents"):
         for shard in range(SHARDS):
-            numbers = range(shard * pictures // SHARDS, (shard + 1) * pictures // SHARDS)
+            numbers = range(shard * images // SHARDS, (shard + 1) * images // SHARDS)
             write_shard(repository / kind / shard_name(shard), map(partial(member, kind), numbers))
-    (repository / "captions" / "captions.txt").write_text("\n".join(map(str, range(pictures))))
+    (repository / "captions" / "captions.txt").write_text("\n".join(map(str, range(images))))
 
 
-CONTESTANTS: dict[str, Callable[[Path], None]] = {
-    "loose": partial(write_loose, pictures=PICTURES),
-    "one file": partial(write_loose, pictures=1),
-    "shards": partial(write_shards, pictures=PICTURES),
+REPOSITORIES: dict[str, Callable[[Path], None]] = {
+    "loose": partial(write_loose, images=IMAGES),
+    "one file": partial(write_loose, images=1),
+    "shards": partial(write_shards, images=IMAGES),
 }
 
 
 def commit(repository: Path, fill: Callable[[Path], None]) -> None:
-    """A repository whose outputs DVC knows."""
+    """Create a repository and commit its outputs to DVC."""
     for kind in SUFFIXES:
         (repository / kind).mkdir(parents=True)
     subprocess.run(["git", "init", "--quiet"], cwd=repository, check=True)
@@ -90,27 +88,27 @@ def commit(repository: Path, fill: Callable[[Path], None]) -> None:
 
 
 def compare(folder: Path, command: str) -> dict[str, Any]:
-    seconds = interleaved({name: partial(dvc, folder / name, command) for name in CONTESTANTS}, REPEATS)
-    start = median(seconds["one file"])
+    seconds = interleaved({name: partial(dvc, folder / name, command) for name in REPOSITORIES}, REPEATS)
+    fixed = median(seconds["one file"])
     return {
         "seconds": {name: round(median(taken), 3) for name, taken in seconds.items()},
-        "times_as_fast": ratio(seconds["loose"], seconds["shards"]),
-        "seconds_above_one_file": {name: round(median(seconds[name]) - start, 3) for name in ("loose", "shards")},
-        "at_most_times_as_fast": ratio(seconds["loose"], seconds["one file"]),
+        "speedup": ratio(seconds["loose"], seconds["shards"]),
+        "seconds_above_one_file": {name: round(median(seconds[name]) - fixed, 3) for name in ("loose", "shards")},
+        "max_speedup": ratio(seconds["loose"], seconds["one file"]),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--prepare", action="store_true", help="only make the repositories")
+    parser.add_argument("--prepare", action="store_true", help="only write the repositories")
     arguments = parser.parse_args()
     if arguments.prepare:
-        for name, fill in CONTESTANTS.items():
+        for name, fill in REPOSITORIES.items():
             commit(arguments.folder / name, fill)
         return
     result = {command: compare(arguments.folder, command) for command in ("repro", "status")}
-    write_result("noop_speed", ["dvc", "dvc-data"], {"pictures": PICTURES, "shards": SHARDS, **result})
+    write_result("noop_speed", ["dvc", "dvc-data"], {"images": IMAGES, "shards": SHARDS, **result})
 
 
 if __name__ == "__main__":

@@ -1,161 +1,117 @@
-"""Training samples/s over diffusers' text-to-image example: the same model, pictures, batch and threads.
+"""Training speed over diffusers' text-to-image example, with the same model, images, batch size and threads.
 
     python -m bench.train_speed [--script train_text_to_image.py]
 
-The script is diffusers' own examples/text_to_image/train_text_to_image.py of the installed version, which needs
-`pip install datasets tensorboard` and is not kept here; without it the peer is bench/diffusers_loop.py.
+The script is examples/text_to_image/train_text_to_image.py of the installed diffusers version. It is not included here
+and needs `pip install datasets tensorboard`. Without it, the baseline is the loop in bench/diffusers_baseline.py.
 """
 
-import argparse
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
 from PIL import Image
 
-from bench.diffusers_loop import Pictures, train_steps
-from bench.harness import interleaved, ratio, write_result
-from bench.inputs import write_pictures, write_training_inputs
-from bench.models import NOISE, SCALING_FACTOR, SMALL, SMALL_SIDE, flops, write_model
-from finetune.allocator import keep_freed_memory
-from finetune.checksums import sha256_of
-from finetune.denoiser import Denoiser
-from finetune.latents import encode_moments
-from finetune.models import load_text_encoder, load_unet, load_vae
-from finetune.params import Train, load_params
-from finetune.threads import one_thread_each
-from finetune.tokenizer import load_tokenizer
-from finetune.training import History, Trainer
+from bench.diffusers_baseline import ImageFolder, script_steps, train_steps
+from bench.harness import interleaved, make_parser, ratio, write_result
+from bench.inputs import write_imagefolder, write_training_inputs
+from bench.models import SMALL, SMALL_SIDE, flops, make_trainer, make_vae, write_model
+from finetune.artifacts import sha256_file
+from finetune.data.latents import encode_moments
+from finetune.model.determinism import map_single_threaded
+from finetune.model.tokenizer import load_tokenizer
+from finetune.params import load_params
+from finetune.process import keep_freed_memory
+from finetune.training.trainer import History, Trainer
 
-STEPS = 10  # of each contestant in a round; fewer would be served from what the peer's data workers read ahead
-REST = 1.0  # seconds in which the peer's data workers read as far ahead as they do
-EPOCHS = 3  # of a cold run
+STEPS = 10  # per candidate and round; with fewer, the baseline's prefetched batches would hide its data loading
+REST = 1.0  # seconds, for the baseline's data workers to fill their prefetch queues
+EPOCHS = 3  # of a cold run, which includes encoding the latents
 CPU = {"mixed_precision": "no", "cpu": True}
 
 
-def train_params(preset: Path, **changes: Any) -> Train:
-    return load_params(preset).train.model_copy(update=changes)
-
-
 def our_steps(trainer: Trainer) -> Iterator[float]:
-    """Train to the end of the schedule, with a row of the curve every ten steps; the seconds of each step."""
+    """Train to the end of the schedule, log every ten steps, and yield the seconds of each step."""
     history = History()
     for step in range(trainer.schedule.steps):
         trainer.step(step, history)
         if (step + 1) % 10 == 0:
-            trainer.row(step + 1)
+            trainer.pop_metrics(step + 1)
         yield trainer.seconds[-1]
 
 
-def script_steps(script: Path, model: Path, pictures: Path, out: Path, batch_size: int, workers: int) -> Iterator[int]:
-    """The example's training in the same terms as ours, in a process of its own: each has its own way with memory."""
-    options = {
-        "pretrained_model_name_or_path": model,
-        "train_data_dir": pictures,
-        "cache_dir": out / "cache",
-        "caption_column": "text",
-        "resolution": SMALL_SIDE,
-        "train_batch_size": batch_size,
-        "max_train_steps": 100_000,
-        "learning_rate": 1e-5,
-        "lr_scheduler": "cosine",
-        "lr_warmup_steps": 0,
-        "mixed_precision": "no",
-        "seed": 0,
-        "checkpointing_steps": 1_000_000,
-        "dataloader_num_workers": workers,
-        "output_dir": out,
-    }
-    flags = ["--center_crop", "--random_flip", "--use_ema", *(f"--{name}={value}" for name, value in options.items())]
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.held_script", script, *flags],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-    ) as process:  # fmt: skip
-        assert process.stdin
-        assert process.stdout
-        try:
-            for step in count():
-                if not process.stdout.readline():
-                    raise RuntimeError(f"{script} ended at step {step}")
-                yield step
-                process.stdin.write("\n")
-        finally:
-            process.kill()
-
-
-def prepare(pictures: Path, count: int, model: Path) -> Iterator[Any]:
-    """What our stages do once to every picture: decode, resize, encode it and its mirror image."""
-    vae = load_vae(model / "vae").to(memory_format=torch.channels_last)
+def prepare(images: Path, count: int) -> Iterator[Any]:
+    """Do what our stages do once per image: decode, resize, and encode the image and its mirror image."""
+    vae = make_vae(SMALL).eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def encode(file: Path) -> Any:
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.LANCZOS))
         return encode_moments(vae, pixels)
 
-    return one_thread_each(encode, sorted(pictures.glob("*.jpg"))[:count], torch.device("cpu"))
+    return map_single_threaded(encode, sorted(images.glob("*.jpg"))[:count], torch.device("cpu"))
 
 
 def compare(folder: Path, script: Path | None, rounds: int, steps: int) -> dict[str, Any]:
-    """The result, as it is written."""
-    params = train_params(Path("presets/rtx3090.yaml"), epochs=10_000)
-    images = steps * params.batch_size
-    model, pictures = folder / "model", folder / "pictures"
-    write_model(SMALL, model)
+    """Return the result file's content."""
+    params = load_params(Path("presets/rtx3090.yaml")).train.model_copy(update={"epochs": 10_000})
+    total = steps * params.batch_size
+    model, images = folder / "model", folder / "images"
     tokenizer = load_tokenizer(Path("sample/base/tokenizer"))
-    tokenizer.save_pretrained(model / "tokenizer")
-    texts = write_pictures(pictures, images)
+    texts = write_imagefolder(images, total)
     ids = tokenizer(texts, padding="max_length", max_length=77, truncation=True).input_ids
-    data = write_training_inputs(folder / "ours", prepare(pictures, images, model), ids)
+    data = write_training_inputs(folder / "ours", prepare(images, total), ids)
+    if script:
+        write_model(SMALL, model)
+        tokenizer.save_pretrained(model / "tokenizer")
 
-    def ours(params: Train) -> Iterator[object]:
-        denoiser = Denoiser(load_unet(model / "unet"), load_text_encoder(model / "text_encoder"), params)
-        return our_steps(Trainer(Accelerator(**CPU), denoiser, DDPMScheduler(**NOISE), data, params, SCALING_FACTOR))
+    def ours(**changes: Any) -> Iterator[object]:
+        return our_steps(make_trainer(Accelerator(**CPU), SMALL, data, params.model_copy(update=changes)))
 
-    def peer(workers: int) -> Iterator[object]:
+    def baseline(workers: int) -> Iterator[object]:
         if script:
-            return script_steps(script, model, pictures, folder / f"theirs{workers}", params.batch_size, workers)
-        unet, vae, text = load_unet(model / "unet"), load_vae(model / "vae"), load_text_encoder(model / "text_encoder")
-        loop_data = Pictures(pictures, ids, SMALL_SIDE)
-        return train_steps(
-            Accelerator(**CPU), unet, vae, text, DDPMScheduler(**NOISE), loop_data, params.batch_size, workers
-        )
+            out = folder / f"baseline{workers}"
+            return script_steps(script, model, images, out, SMALL_SIDE, params.batch_size, workers)
+        folder_data = ImageFolder(images, ids, SMALL_SIDE)
+        return train_steps(Accelerator(**CPU), SMALL, folder_data, params.batch_size, workers)
 
-    def take(steps_of: Iterator[object]) -> Callable[[], object]:
-        return lambda: list(islice(steps_of, steps))
+    def take(training: Iterator[object]) -> Callable[[], object]:
+        return lambda: list(islice(training, steps))
 
-    peers = {f"{workers} workers": peer(workers) for workers in (0, 2)}
-    ways = {"ours": ours(params), "ours, compiled": ours(params.model_copy(update={"compile": True}))}
-    contestants = {name: take(steps_of) for name, steps_of in (ways | peers).items()}
-    contestants["prepare"] = lambda: list(prepare(pictures, images, model))
-    seconds = interleaved(contestants, rounds, rest=REST)  # compiling falls into the round that does not count
+    baselines = {f"{workers} workers": baseline(workers) for workers in (0, 2)}
+    variants = {"ours": ours(), "ours, compiled": ours(compile=True)}
+    candidates = {name: take(training) for name, training in (variants | baselines).items()}
+    candidates["prepare"] = lambda: list(prepare(images, total))
+    seconds = interleaved(candidates, rounds, rest=REST)  # compilation happens in the warm-up round
     cold = [EPOCHS * warm + once for warm, once in zip(seconds["ours"], seconds["prepare"], strict=True)]
     work = flops(SMALL, SMALL_SIDE)
     return {
-        "peer": f"train_text_to_image.py, sha256 {sha256_of(script)}" if script else "bench/diffusers_loop.py",
-        "images_per_round": images,
+        "baseline": f"train_text_to_image.py, sha256 {sha256_file(script)}"
+        if script
+        else "bench/diffusers_baseline.py",
+        "images_per_round": total,
         "batch_size": params.batch_size,
         "threads": torch.get_num_threads(),
         "flops_over_unet_step": {
             name: round(work[name] / work["unet_step"], 4) for name in work if name != "unet_step"
         },
-        "samples_per_second": {name: ratio([images] * rounds, taken) for name, taken in seconds.items()},
-        "times_as_fast_warm": {way: {name: ratio(seconds[name], seconds[way]) for name in peers} for way in ways},
-        f"times_as_fast_cold_{EPOCHS}_epochs": {
-            name: ratio([EPOCHS * taken for taken in seconds[name]], cold) for name in peers
+        "samples_per_second": {name: ratio([total] * rounds, taken) for name, taken in seconds.items()},
+        "speedup_warm": {
+            variant: {name: ratio(seconds[name], seconds[variant]) for name in baselines} for variant in variants
+        },
+        f"speedup_cold_{EPOCHS}_epochs": {
+            name: ratio([EPOCHS * taken for taken in seconds[name]], cold) for name in baselines
         },
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--script", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -1,5 +1,5 @@
-from finetune.interrupted import say_it_in_a_line
-from finetune.torchvision_ops import declare_when_needed
+from finetune.process import install_interrupt_handler
+from finetune.torchvision_compat import install_torchvision_shim
 
-say_it_in_a_line()
-declare_when_needed()
+install_interrupt_handler()
+install_torchvision_shim()

@@ -1,13 +1,13 @@
-"""The one exception for what a user can mend."""
+"""The exception for errors that the user can fix."""
 
-LONGEST = 2000  # characters of a line; what a fault quotes may be of any length
+MAX_LENGTH = 2000  # characters per line; a message may quote text of any length
 
 
 class InputError(Exception):
-    """Something given to us is wrong. The message is one line: the file or key, the fault, the remedy.
+    """A user error. The message is one line: `<file or key>: <problem>; <fix>`.
 
-    Several faults that are told at once have a line each, and an argument each. What is quoted can neither break a
-    line nor steer a terminal.
+    Several errors at once are passed as several arguments and printed one per line. Control characters in quoted text
+    are escaped, so they cannot break a line or send commands to a terminal.
     """
 
     def __str__(self) -> str:
@@ -16,5 +16,5 @@ class InputError(Exception):
 
 def _one_line(text: str) -> str:
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    half = LONGEST // 2 - 2
-    return printable if len(printable) <= LONGEST else f"{printable[:half]} .. {printable[-half:]}"
+    half = MAX_LENGTH // 2 - 2
+    return printable if len(printable) <= MAX_LENGTH else f"{printable[:half]} .. {printable[-half:]}"

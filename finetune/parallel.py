@@ -1,4 +1,4 @@
-"""Processes for work on shards, here or on a Ray cluster; results never depend on how many there are and where."""
+"""Process pools on this machine or a Ray cluster. Results do not depend on the number of processes."""
 
 import multiprocessing
 import os
@@ -10,25 +10,25 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
-from finetune.allocator import keep_freed_memory
 from finetune.errors import InputError
+from finetune.process import keep_freed_memory
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 class OrderedMap(Protocol):
-    """Like `map`: results come in the order of the jobs. `work` is a function at the top of its module."""
+    """Like `map`: yields results in the order of the jobs. `work` must be picklable."""
 
     def __call__(self, work: Callable[[Job], Result], jobs: Iterable[Job], /) -> Iterator[Result]: ...
 
 
 @contextmanager
 def worker_pool() -> Iterator[OrderedMap]:
-    """As many processes as WORKERS in the environment says, else one per core; stopped at once on an error.
+    """Yield a map over WORKERS processes, by default one per core. An error stops all of them.
 
-    With RAY_ADDRESS in the environment they are those of that cluster instead (see `cluster_map`).
-    Raises InputError for a WORKERS that is no count and for a worker that the system killed.
+    If RAY_ADDRESS is set, the jobs run on that cluster instead (see `cluster_map`). Raises InputError for an invalid
+    WORKERS and for a worker that the system killed.
     """
     if address := os.environ.get("RAY_ADDRESS"):
         with _cluster_map(address, on_gpu=False) as ordered_map:
@@ -38,7 +38,7 @@ def worker_pool() -> Iterator[OrderedMap]:
     if count == 1:
         yield map
         return
-    # spawn: a forked copy of a process with threads (Arrow's, for one) may lock up
+    # spawn: forking a process that has threads, such as Arrow's, can deadlock
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, context, initializer=_start_worker)
     try:
@@ -55,8 +55,10 @@ def worker_pool() -> Iterator[OrderedMap]:
 
 @contextmanager
 def model_pool() -> Iterator[OrderedMap]:
-    """For work that fills a GPU, of which this process is the only user here; with RAY_ADDRESS, each of the cluster's
-    GPUs has a process, or each of its CPUs where it has no GPU."""
+    """Yield a map in this process, for work that fills a GPU.
+
+    If RAY_ADDRESS is set, the jobs run on the cluster's GPUs, or on its CPUs if it has none.
+    """
     if address := os.environ.get("RAY_ADDRESS"):
         with _cluster_map(address, on_gpu=True) as ordered_map:
             yield ordered_map
@@ -66,14 +68,14 @@ def model_pool() -> Iterator[OrderedMap]:
 
 def _cluster_map(address: str, on_gpu: bool) -> AbstractContextManager[OrderedMap]:
     try:
-        from finetune.ray_cluster import cluster_map  # seconds and 100 MB that nobody else needs
+        from finetune.ray_pool import cluster_map  # importing ray takes seconds and 100 MB
     except ModuleNotFoundError:
         raise InputError("RAY_ADDRESS is set, but ray is not installed; see requirements.lock, or unset it") from None
     return cluster_map(address, on_gpu)
 
 
 def _cores() -> int:
-    """Those that this process may use: fewer than the machine's under taskset, SLURM and in many containers."""
+    """Return the number of cores that taskset, SLURM or the container allows this process to use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -82,12 +84,12 @@ def _cores() -> int:
 def _workers() -> int:
     text = os.environ.get("WORKERS") or str(_cores())
     if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"the environment variable WORKERS is {text!r}; give a count of processes, or unset it")
+        raise InputError(f"the environment variable WORKERS is {text!r}; give a number of processes, or unset it")
     return int(text)
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, end with it even when it is killed, and keep memory as it does (see `run_stage`)."""
+    """Leave Ctrl-C to the parent, exit even if it is killed, and reuse freed memory as `run_stage` does."""
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_after_parent, daemon=True).start()

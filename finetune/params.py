@@ -1,7 +1,7 @@
 """The schema of params.yaml and its only reader.
 
-Every section is checked at once, before a stage spends any time; there are no defaults, so the file is the
-whole record of a run.
+All sections are validated at once, before a stage spends any time. There are no defaults, so the file is the complete
+record of a run.
 """
 
 import re
@@ -16,7 +16,7 @@ from finetune.errors import InputError
 from finetune.paths import PARAMS
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# md5 is for files whose publisher gives nothing better
+# md5 is for files whose publisher lists nothing better
 Checksum = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -26,7 +26,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# all that is raised
+# everything that PyYAML raises for invalid input
 NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
@@ -41,7 +41,7 @@ def _listed(value: Any) -> Any:
 
 
 class Archive(Section):
-    """A file to fetch. Only what is drawn here (`scenes:`) has nothing to be verified against."""
+    """A file to fetch. Only rendered scenes (`scenes:`) have no checksum."""
 
     locations: Annotated[list[Text], Field(alias="location", min_length=1), BeforeValidator(_listed)]
     checksum: Checksum | None
@@ -51,13 +51,15 @@ class Archive(Section):
     def _mirrors_are_addresses(self) -> "Archive":
         others = [location for location in self.locations if not location.startswith(("http://", "https://"))]
         if len(self.locations) > 1 and others:
-            raise ValueError(f"a list of locations is for http(s):// addresses, which {others[0]!r} is not")
+            raise ValueError(f"a list of locations takes http(s):// addresses only, not {others[0]!r}")
         return self
 
     @model_validator(mode="after")
     def _without_a_login(self) -> "Archive":
         if any("@" in urlsplit(location).netloc for location in self.locations):
-            raise ValueError("a location holds a login, which model card and MLflow would show; put it into ~/.netrc")
+            raise ValueError(
+                "a location contains a login, which the model card and MLflow would show; move it to ~/.netrc"
+            )
         return self
 
     @model_validator(mode="after")
@@ -92,7 +94,7 @@ class Base(Section):
 
 
 class Fetch(Section):
-    """What a data set is fetched from is under its name, beside what every run needs."""
+    """The sources of every run, and those of each dataset under its name."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Archive]]
@@ -102,7 +104,7 @@ class Fetch(Section):
 
     @property
     def archives(self) -> dict[str, dict[str, Archive]]:
-        """By data set."""
+        """Archives by dataset and file name."""
         return self.__pydantic_extra__
 
 
@@ -167,7 +169,7 @@ class Fid(Section):
     clip: Name | None
     batch_size: Positive
     floor_splits: Annotated[int, Field(ge=2)]
-    sd_draws: Annotated[int, Field(ge=2)]
+    std_resamples: Annotated[int, Field(ge=2)]
     precision_neighbors: Positive
     density_neighbors: Positive
     seed: Seed
@@ -180,7 +182,7 @@ class Grounding(Section):
 
 
 class Sweep(Section):
-    images: Annotated[int, Field(ge=4)]  # its halves need two
+    images: Annotated[int, Field(ge=4)]  # its half-samples need two
     guidance_scales: Annotated[list[Annotated[float, Field(ge=1, le=50)]], Field(min_length=2)]
 
 
@@ -190,11 +192,11 @@ class Export(Section):
     license: str
     preview_images: Positive
     styles: dict[Text, Text]
-    keywords: list[Annotated[str, Field(pattern=r"^[^,\s]([^,]*[^,\s])?$")]]  # a comma parts them in a prompt
+    keywords: list[Annotated[str, Field(pattern=r"^[^,\s]([^,]*[^,\s])?$")]]  # commas separate keywords in a prompt
 
 
 class Params(Section):
-    """All of params.yaml; a field per stage that has any, named like its module in stages/."""
+    """All of params.yaml: one field per stage that has parameters, named like its module in stages/."""
 
     preset: str
     datasets: Annotated[list[Name], Field(min_length=1)]
@@ -216,11 +218,11 @@ class Params(Section):
                     raise ValueError(f"datasets lists {name}, but there is no {section}.{name}; see docs/own-data.md")
             for name in names:
                 if name not in self.datasets:
-                    raise ValueError(f"{section}.{name} is not a known key, nor a name that datasets lists")
+                    raise ValueError(f"{section}.{name} is not a known key, and datasets does not list it")
         if len(set(self.datasets)) < len(self.datasets):
             raise ValueError("datasets lists a name twice")
         if self.fid.extractor not in self.fetch.extractor:
-            raise ValueError(f"fid.extractor is {self.fid.extractor!r}, which fetch.extractor does not list")
+            raise ValueError(f"fid.extractor is {self.fid.extractor!r}, but fetch.extractor does not list it")
         if self.fid.clip and f"{self.fid.clip}/model.safetensors" not in self.fetch.extractor:
             raise ValueError(
                 f"fid.clip is {self.fid.clip!r}, but fetch.extractor lists no {self.fid.clip}/model.safetensors; "
@@ -230,23 +232,23 @@ class Params(Section):
             neighbors, half = getattr(self.fid, key), -(-self.generate.images // 2)
             if neighbors >= half:
                 raise ValueError(
-                    f"fid.{key} is {neighbors}, but the random halves of {self.generate.images} generate.images have "
-                    f"{half} pictures and so {half - 1} neighbors each; lower it"
+                    f"fid.{key} is {neighbors}, but half-samples of {self.generate.images} generate.images have {half} "
+                    f"images, so {half - 1} neighbors each; lower it"
                 )
         return self
 
 
 def load_params(path: Path = PARAMS) -> Params:
-    """Read and check the whole file.
+    """Read and validate the file.
 
-    Raises InputError that names every wrong key with its value and what is allowed.
+    Raises InputError that lists every wrong key with its value and what is allowed.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+        content = read_yaml(path)
     except FileNotFoundError:
         presets = [] if path.parent == Path() else sorted(file.stem for file in path.parent.glob("*.yaml"))
-        remedy = f"take one of {', '.join(presets)}" if presets else "run in the repository root"
-        raise InputError(f"{path}: no such file; {remedy}") from None
+        hint = f"choose one of {', '.join(presets)}" if presets else "run this in the repository root"
+        raise InputError(f"{path}: no such file; {hint}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except NOT_YAML as error:
@@ -254,42 +256,46 @@ def load_params(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as errors:
-        faults = [_describe(dict(fault)) for fault in errors.errors()]
-        raise InputError(*(f"{path}: {fault}" for fault in faults)) from None
+        raise InputError(*(f"{path}: {_describe(dict(error))}" for error in errors.errors())) from None
 
 
-def dotted(content: dict[str, Any]) -> dict[str, Any]:
-    """Nested keys as DVC names them on its command line, `train.lr` and so on."""
+def read_yaml(path: Path) -> Any:
+    """Raises OSError, and the exceptions in NOT_YAML for invalid content."""
+    return yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+
+
+def flatten(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the leaves by dotted key, as DVC names them: `train.lr` and so on."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
-            flat |= {f"{key}.{name}": leaf for name, leaf in dotted(value).items()}
+            flat |= {f"{key}.{name}": leaf for name, leaf in flatten(value).items()}
         else:
             flat[key] = value
     return flat
 
 
-def _describe(fault: dict[str, Any]) -> str:
-    key = ".".join(map(str, fault["loc"])) or "the file"
-    if fault["type"] == "missing":
+def _describe(error: dict[str, Any]) -> str:
+    key = ".".join(map(str, error["loc"])) or "the file"
+    if error["type"] == "missing":
         return f"{key} is missing; copy it from presets/"
-    if fault["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden":
         return f"{key} is not a known key; see presets/ for those that are"
-    message = fault["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(fault["input"], dict) else f" is {fault['input']!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(error["input"], dict) else f" is {error['input']!r}"
     return f"{key}{shown}: {message[:1].lower()}{message[1:]}"
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """PyYAML follows YAML 1.1, where the `1e-05` that DVC writes is a string; YAML 1.2 makes it a number.
+    """YAML 1.2's floats: for PyYAML, which follows YAML 1.1, the `1e-05` that DVC writes is a string.
 
-    Aliases are refused: a few lines of them stand for more than any memory holds.
+    Aliases are rejected, because a few lines of them can expand beyond any memory.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(None, None, "an alias (*name); write out what it stands for", mark)
+            raise yaml.MarkedYAMLError(None, None, "an alias (*name); replace it with its value", mark)
         return super().compose_node(parent, index)
 
 

@@ -1,5 +1,6 @@
-"""Every artifact's place, relative to the repository root; dvc.yaml says the same and a test compares them."""
+"""Paths of all artifacts, relative to the repository root. A test keeps them equal to dvc.yaml."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from finetune.errors import InputError
 PARAMS = Path("params.yaml")
 
 RAW = Path("data/raw")  # /<dataset>/<archive>
-IMAGES = Path("data/images")  # /<dataset>/{train-00000.tar, ..., index.parquet, drops.json}
+IMAGES = Path("data/images")  # /<dataset>/{train-00000.tar, ..., index.parquet, dropped.json}
 TOKENS = Path("data/tokens")  # {ids.npy, images.parquet, manifest.json}
 LATENTS = Path("data/latents")  # /<dataset>/{00000.npy, ..., manifest.json}
 GENERATED = Path("data/generated")  # /{reconstructed,base,tuned}/{00000.tar, ..., index.parquet}
@@ -24,22 +25,27 @@ TOKENIZE_METRICS = Path("metrics/tokenize.json")
 DATA_CARD = Path("metrics/data")  # {card.md, contact.png, numbers.json}
 TRAIN_METRICS = Path("metrics/train.json")
 TRAIN_CURVES = Path("metrics/train")  # {loss.csv, validation.csv}
-SAMPLES = Path("metrics/samples")  # step-by-step grids of the training
+SAMPLES = Path("metrics/samples")  # sample grids by step
 FID_METRICS = Path("metrics/fid.json")
-LADDER = Path("metrics/ladder.csv")  # the figures of fid.json for a plot
-FID_BY_N = Path("metrics/fid_by_n.csv")  # the distance by number of pictures
+LADDER = Path("metrics/ladder.csv")  # the metrics of fid.json, for a plot
+FID_BY_N = Path("metrics/fid_by_n.csv")  # Frechet distance by number of images
 SWEEP = Path("metrics/sweep.csv")  # KID by guidance scale
 GROUNDING_METRICS = Path("metrics/grounding.json")
-GROUNDING = Path("metrics/grounding.png")  # where the word for a thing looks
+GROUNDING = Path("metrics/grounding.png")  # attention maps of words over their objects
 GRID = Path("metrics/grid.png")  # base | tuned | real, same captions
 
 
-def of_datasets(parent: Path, datasets: Sequence[str]) -> dict[str, Path]:
-    """What `parent` holds for each data set, in their order.
+def dataset_dirs(parent: Path, datasets: Sequence[str]) -> dict[str, Path]:
+    """Return each dataset's folder in `parent`, in the order of `datasets`.
 
-    Raises InputError for anything else in it: DVC takes all of `parent` for the stage's input.
+    Raises InputError for anything else in `parent`, because DVC counts all of it as the stage's input.
     """
     entries = {dataset: parent / dataset for dataset in datasets}
     for stray in sorted(set(parent.glob("[!.]*")) - {*entries.values()}):
-        raise InputError(f"{stray}: of no data set that params.yaml lists; remove it, or list its data set again")
+        raise InputError(f"{stray}: belongs to no dataset that params.yaml lists; remove it, or list its dataset again")
     return entries
+
+
+def repository_root() -> Path:
+    """Return the main repository, also inside the copies that `dvc exp run --temp` and the queue use."""
+    return Path(os.environ.get("DVC_ROOT", "."))

@@ -1,4 +1,4 @@
-"""Where a long run stands: one live line on a terminal, a line now and then elsewhere."""
+"""Progress of a long run: one live line on a terminal, an occasional line in a log."""
 
 import logging
 import resource
@@ -7,15 +7,15 @@ import sys
 import torch
 from tqdm import tqdm
 
-LIVE, LOGGED = 0.1, 30.0  # seconds between two lines
-LIVE_LINE = "{desc} {n_fmt}/{total_fmt} {bar} {remaining} left{postfix}"  # what matters fits 80 columns
-LOGGED_LINE = "{desc} {n_fmt}/{total_fmt}, {elapsed} gone, {remaining} left{postfix}"
+LIVE, LOGGED = 0.1, 30.0  # seconds between two updates
+LIVE_LINE = "{desc} {n_fmt}/{total_fmt} {bar} {remaining} left{postfix}"  # fits in 80 columns
+LOGGED_LINE = "{desc} {n_fmt}/{total_fmt}, {elapsed} elapsed, {remaining} left{postfix}"
 
 log = logging.getLogger(__name__)
 
 
 def progress_bar(description: str, done: int, total: int, shown: bool) -> "tqdm[None]":
-    """In steps. The caller adds loss, learning rate and the like by `set_postfix_str(..., refresh=False)`."""
+    """Return a progress bar that counts steps. Add metrics with `set_postfix_str(..., refresh=False)`."""
     live = sys.stderr.isatty()
     return tqdm(
         desc=description,
@@ -32,14 +32,14 @@ def progress_bar(description: str, done: int, total: int, shown: bool) -> "tqdm[
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most that this process has held, in GiB: of the GPU's memory, or of the machine's."""
+    """Return the peak memory of this process in GiB: GPU memory if `device` is a GPU, else main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # the kernel counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux reports KiB
 
 
 class _LogFile:
-    """Takes what tqdm would draw over its last line and logs it as a line of its own."""
+    """Logs each update that tqdm would write over the previous one."""
 
     def write(self, text: str) -> None:
         if line := text.strip():

@@ -1,13 +1,13 @@
-"""`make report`: metrics/ and params.yaml as one HTML page without any other file; `python -m report` writes it."""
+"""Write metrics/ and params.yaml as one self-contained HTML page: `make report` or `python -m report`."""
 
 import argparse
 from pathlib import Path
 
+from finetune.artifacts import atomic_write, require_writable
 from finetune.errors import InputError
-from finetune.outputs import require_writable, whole_file
 from finetune.params import load_params
 from finetune.stage import run_stage
-from report.page import page
+from report.page import render
 
 
 def main() -> None:
@@ -15,11 +15,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("report.html"))
     out: Path = parser.parse_args().out
     if out.is_dir():
-        raise InputError(f"{out}: is a folder; name a file with --out, such as report.html")
+        raise InputError(f"{out}: is a folder; pass a file name, such as --out report.html")
     require_writable(out)
-    text = page(load_params())
-    with whole_file(out) as partial:
-        partial.write_text(text, encoding="utf-8")
+    html = render(load_params())
+    with atomic_write(out) as partial:
+        partial.write_text(html, encoding="utf-8")
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MB")
 
 

@@ -1,4 +1,4 @@
-"""Charts as SVG text: small, sharp at any size, and the same bytes for the same figures."""
+"""Charts as SVG text. Equal data gives equal bytes."""
 
 import io
 import re
@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLORS = {"floor": "#8a8f98", "reconstructed": "#b9bec6", "base": "#e0912f", "tuned": "#2f6fdb"}
-TINTS = ("#9dbcf0", "#6f9be6", "#2f6fdb", "#173f86")  # of one quantity in four parts
-VARIABLES = {  # of the page, which has others in the dark
+TINTS = ("#9dbcf0", "#6f9be6", "#2f6fdb", "#173f86")  # for the parts of one quantity
+VARIABLES = {  # color -> CSS variable of the page, which differs in dark mode
     "#20242b": "--ink",
     "#5b616b": "--faint",
     "#eceef1": "--grid",
     "#c9ccd1": "--axis",
     "#173f86": "--deep",
 }
-MOST_TICKS = 8  # that a chart has room for
+MAX_TICKS = 8
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#c9ccd1",
     "axes.axisbelow": True,
@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "grid.color": "#eceef1",
-    "svg.fonttype": "none",  # the browser's own letters
+    "svg.fonttype": "none",  # text, rendered with the browser's fonts
     "svg.hashsalt": "report",
     "text.color": "#20242b",
     "xtick.color": "#5b616b",
@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 
 
 def bars(values: Mapping[str, tuple[float, float]]) -> str:
-    """A bar for each rung, with its deviation as an error bar."""
+    """Draw a bar for each image set. values: name -> (value, standard deviation), shown as an error bar."""
 
     def draw(axes: Axes) -> None:
         names = list(values)[::-1]
@@ -57,20 +57,20 @@ def lines(
     series: Mapping[str, Sequence[float]],
     x_label: str,
     y_label: str,
-    deviations: Sequence[float] | None = None,
+    stds: Sequence[float] | None = None,
 ) -> str:
-    """Each of `series` over `x`; `deviations` are of the only one."""
+    """Plot each of `series` over `x`. stds: standard deviations of a single series, shown as a band."""
 
     def draw(axes: Axes) -> None:
         tints = cycle(TINTS)
         for name, y in series.items():
             color = COLORS.get(name) or next(tints)
             axes.plot(x, y, color=color, marker="o", markersize=3.5, linewidth=2, label=name)
-            if deviations is not None:
-                low, high = ([a + sign * d for a, d in zip(y, deviations, strict=True)] for sign in (-1, 1))
+            if stds is not None:
+                low, high = ([a + sign * d for a, d in zip(y, stds, strict=True)] for sign in (-1, 1))
                 axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         axes.set(xlabel=x_label, ylabel=y_label)
-        if len(x) <= MOST_TICKS:
+        if len(x) <= MAX_TICKS:
             axes.set_xticks(x)
         if len(series) > 1:
             axes.legend(frameon=False)
@@ -87,5 +87,5 @@ def _svg(draw: Callable[[Axes], Any], width: float, height: float) -> str:
     svg = text.getvalue()[text.getvalue().index("<svg") :]
     for color, variable in VARIABLES.items():
         svg = svg.replace(color, f"var({variable})")
-    # as wide as its place in the page
+    # without a fixed size, the chart fills its container
     return re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", svg.replace("\n", " "), count=1)

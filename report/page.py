@@ -1,4 +1,4 @@
-"""What the report shows, and the sentences that say what it means."""
+"""Render the report: what it shows, and the text that explains each metric."""
 
 import base64
 import math
@@ -9,38 +9,37 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from finetune import paths
-from finetune.figures import read_json, read_table
+from finetune.artifacts import IMAGE_SETS, read_json, read_table
+from finetune.data.shards import spread
 from finetune.params import Params
-from finetune.shards import spread
 from report.charts import bars, lines
 from report.schema import Fid, Grounding, Train
 
-RUNGS = ("floor", "reconstructed", "base", "tuned")
-RUNG_NOTES = {
-    "floor": "real training images: what a perfect model would score",
-    "reconstructed": "the validation images through the autoencoder alone",
-    "base": "where we began",
-    "tuned": "where we are: the same captions from the same noise",
+DESCRIPTIONS = {
+    "floor": "real training images: the score of a perfect model",
+    "reconstructed": "validation images through the VAE alone",
+    "base": "base model",
+    "tuned": "fine-tuned model: same captions, same noise",
 }
-FIGURES = {  # by the key or its beginning: name, what better is if that is known, what it says
-    "fid": ("FID", "lower", "how far apart the two clouds of features are"),
-    "fid_64": ("64 features", "", "color and texture alone: no FID, and to be compared with none"),
-    "fd": ("Frechet distance", "lower", "how far apart the two clouds of features are; these are not Inception's"),
-    "kid": ("KID", "lower", "how far apart the two clouds of features are; 0 on average for equal sets of any size"),
-    "precision": ("precision", "higher", "drawn pictures that have a real one nearby: are they any good?"),
-    "recall": ("recall", "higher", "real pictures that have a drawn one nearby: is all of it there?"),
-    "density": ("density", "higher", "precision that one odd picture cannot change; about 1 for equal sets"),
-    "coverage": ("coverage", "higher", "recall that one odd picture cannot change; about {equal:.2f} for equal sets"),
-    "cmmd": ("CMMD", "lower", "CLIP's distance between the sets; 0 for equal ones"),
-    "clip": ("CLIPScore", "higher", "whether pictures show what their captions say, by CLIP; 100 at most"),
+METRICS = {  # key or first part of it -> name, which direction is better (if any), description
+    "fid": ("FID", "lower", "distance between the feature distributions"),
+    "fid_64": ("64 early features", "", "color and texture only; not a FID, and not comparable with one"),
+    "fd": ("Frechet distance", "lower", "distance between the feature distributions; not with Inception, so not a FID"),
+    "kid": ("KID", "lower", "distance between the feature distributions; averages 0 for equal ones at any sample size"),
+    "precision": ("precision", "higher", "fraction of generated images near a real one: image quality"),
+    "recall": ("recall", "higher", "fraction of real images near a generated one: diversity"),
+    "density": ("density", "higher", "precision that is robust to outliers; about 1 for equal sets"),
+    "coverage": ("coverage", "higher", "recall that is robust to outliers; about {equal:.2f} for equal sets"),
+    "cmmd": ("CMMD", "lower", "distance between the CLIP embeddings; averages 0 for equal sets"),
+    "clip": ("CLIPScore", "higher", "how well images match their captions, by CLIP; at most 100"),
 }
-SAMPLES = 3  # grids of the training
+SAMPLE_GRIDS = 3
 
 
-def page(params: Params, root: Path = Path()) -> str:
-    """The whole page, pictures and charts included. root: where metrics/ lies.
+def render(params: Params, root: Path = Path()) -> str:
+    """Return the page as HTML, with images and charts included. root: folder of metrics/.
 
-    Raises InputError that names the file which is not as a run leaves it.
+    Raises InputError that names the first invalid file.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -50,91 +49,87 @@ def page(params: Params, root: Path = Path()) -> str:
     train = read_json(root / paths.TRAIN_METRICS, Train)
     grounding = read_json(root / paths.GROUNDING_METRICS, Grounding)
     validation = read_table(root / paths.TRAIN_CURVES / "validation.csv", ["step", "loss"])
-    by_n = read_table(root / paths.FID_BY_N, ["n", *RUNGS])
+    by_n = read_table(root / paths.FID_BY_N, ["n", *IMAGE_SETS])
     sweep = read_table(root / paths.SWEEP, ["guidance_scale", "kid", "sd"], texts=["key"])
-    protocol = fid["protocol"]
-    samples = spread(sorted((root / paths.SAMPLES).glob("*.png")), SAMPLES)
+    samples = spread(sorted((root / paths.SAMPLES).glob("*.png")), SAMPLE_GRIDS)
+    quarters = [name for name in validation if name.startswith("loss_t")]
     return environment.get_template("page.html.jinja").render(
         name=params.export.name,
         fid=fid,
         train=train,
         grounding=grounding,
-        protocol=protocol,
-        rungs={rung: RUNG_NOTES[rung] for rung in RUNGS},
-        figures=_figures(fid, params.fid.density_neighbors),
+        protocol=fid["protocol"],
+        descriptions=DESCRIPTIONS,
+        metrics=_metrics(fid, params.fid.density_neighbors),
         verdict=verdict(fid, train),
-        by_n=_chart(by_n, "n", "pictures on each side", "distance", RUNGS),
-        by_timestep=_chart(validation, "step", "optimizer steps", "held-out loss", _bins(validation)),
+        by_n=_chart(by_n, "n", "images on each side", "distance", IMAGE_SETS),
+        by_timestep=_chart(validation, "step", "optimizer steps", "validation loss", quarters),
         sweep=_sweep(sweep, params.generate.guidance_scale),
         grid=_image(root / paths.GRID),
-        looks=_image(root / paths.GROUNDING) if grounding["images"] else None,
+        attention=_image(root / paths.GROUNDING) if grounding["images"] else None,
         samples=[(path.stem.removeprefix("step_").lstrip("0") or "0", _image(path)) for path in samples],
         sections={name: section for name, section in params.model_dump(mode="json").items() if name != "fetch"},
     )
 
 
 def verdict(fid: dict[str, Any], train: dict[str, Any]) -> dict[str, Any]:
-    """Whether the headline's gain is more than chance, and what the held-out loss adds to it."""
+    """Return the headline metric, whether its gain exceeds two standard deviations, and the validation loss."""
     key = fid["protocol"]["headline"]
-    gain, deviation = fid["gain"][key], fid["gain"][f"{key}_sd"]
-    if gain > 2 * deviation:
-        word, sentence = "better", "The tuned model's pictures are nearer to the real ones than the base model's."
-    elif gain < -2 * deviation:
-        word, sentence = "worse", "The tuned model's pictures are farther from the real ones than the base model's."
+    gain, std = fid["gain"][key], fid["gain"][f"{key}_sd"]
+    if gain > 2 * std:
+        word, sentence = "better", "The fine-tuned model's images are closer to real images than the base model's."
+    elif gain < -2 * std:
+        word, sentence = "worse", "The fine-tuned model's images are farther from real images than the base model's."
     else:
-        word, sentence = "undecided", "Base and tuned model differ by less than two standard deviations: no result."
-    floor, base, tuned = (fid[rung][key] for rung in ("floor", "base", "tuned"))
+        word, sentence = "undecided", "Inconclusive: base and fine-tuned differ by less than two standard deviations."
+    floor, base, tuned = (fid[name][key] for name in ("floor", "base", "tuned"))
     return {
         "word": word,
         "sentence": sentence,
-        "name": _meaning(key)[0],
+        "name": _describe(key)[0],
         "base": base,
         "tuned": tuned,
         "floor": floor,
         "gain": gain,
-        "sd": deviation,
-        "way": round(100 * (base - tuned) / (base - floor)) if base - floor > 1e-9 else None,
+        "sd": std,
+        "percent": round(100 * (base - tuned) / (base - floor)) if base - floor > 1e-9 else None,
         "loss": train["validation_loss"],
         "caption_gain": train["caption_gain"],
     }
 
 
 def number(value: float) -> str:
-    """Four digits that count, without an exponent."""
+    """Format with four significant digits, without an exponent."""
     return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.4f}"
 
 
-def measured(value: float, deviation: float) -> str:
-    """As many places as `deviation` has with two digits that count."""
-    if deviation <= 0:
+def measured(value: float, std: float) -> str:
+    """Format with the decimals that `std` has at two significant digits."""
+    if std <= 0:
         return number(value)
-    return f"{value:.{min(6, max(0, 1 - math.floor(math.log10(deviation))))}f}"
+    return f"{value:.{min(6, max(0, 1 - math.floor(math.log10(std))))}f}"
 
 
-def _meaning(key: str) -> tuple[str, str, str]:
-    return FIGURES.get(key) or FIGURES.get(key.split("_")[0]) or (key, "", "")
+def _describe(key: str) -> tuple[str, str, str]:
+    return METRICS.get(key) or METRICS.get(key.split("_")[0]) or (key, "", "")
 
 
-def _figures(fid: dict[str, Any], neighbors: int) -> list[dict[str, Any]]:
-    """Those with a deviation, the one to quote first."""
+def _metrics(fid: dict[str, Any], neighbors: int) -> list[dict[str, Any]]:
+    """Describe all metrics that have a standard deviation: the headline, then in the order of METRICS, then others."""
     keys = [key for key in fid["base"] if f"{key}_sd" in fid["base"]]
-    order, headline = [*FIGURES.values()], fid["protocol"]["headline"]
-    known = [key for meaning in order for key in keys if _meaning(key) == meaning]
+    headline, order = fid["protocol"]["headline"], [*METRICS.values()]
+    known = [key for description in order for key in keys if _describe(key) == description]
     keys = [headline, *(key for key in known if key != headline), *(key for key in keys if key not in known)]
-    equal = 1 - 2**-neighbors  # coverage of as many pictures drawn from the same distribution
-    return [_figure(key, fid, equal) for key in keys]
+    equal = 1 - 2**-neighbors  # expected coverage of two samples of one distribution
+    return [_metric(key, fid, equal) for key in keys]
 
 
-def _figure(key: str, fid: dict[str, Any], equal: float) -> dict[str, Any]:
-    name, better, meaning = _meaning(key)
-    meaning = meaning.format(equal=equal)
-    having = [rung for rung in RUNGS if {key, f"{key}_sd"} <= fid[rung].keys()]
-    values = {rung: (fid[rung][key], fid[rung][f"{key}_sd"]) for rung in having}
-    return {"name": name, "better": better, "meaning": meaning, "scores": values, "chart": bars(values)}
-
-
-def _bins(columns: dict[str, list[float]]) -> list[str]:
-    return [name for name in columns if name.startswith("loss_t")]
+def _metric(key: str, fid: dict[str, Any], equal: float) -> dict[str, Any]:
+    name, better, description = _describe(key)
+    present = [images for images in IMAGE_SETS if {key, f"{key}_sd"} <= fid[images].keys()]
+    values = {images: (fid[images][key], fid[images][f"{key}_sd"]) for images in present}
+    description = description.format(equal=equal)
+    return {"name": name, "better": better, "description": description, "values": values, "chart": bars(values)}
 
 
 def _chart(columns: dict[str, list[float]], x: str, x_label: str, y_label: str, names: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""What the report reads of metrics/, where a merge or an edit may have left something else."""
+"""Schemas of the files in metrics/ that the report reads. A merge or an edit may have damaged them."""
 
 from pydantic import model_validator
 
-from finetune.figures import Deviation, Ladder, Number, Protocol, Section
+from finetune.artifacts import IMAGE_SETS, EvaluationMetrics, Number, Protocol, Section, StandardDeviation
 
 
 class Comparison(Protocol):
@@ -13,19 +13,19 @@ class Comparison(Protocol):
     rank_deficient: bool
 
 
-class Fid(Ladder):
+class Fid(EvaluationMetrics):
     gain: dict[str, Number]
     protocol: Comparison
 
     @model_validator(mode="after")
     def _consistent(self) -> "Fid":
         key = self.protocol.headline
-        for name in ("floor", "reconstructed", "base", "tuned", "gain"):
-            figures = getattr(self, name)
-            if not {key, f"{key}_sd"} <= figures.keys():
+        for name in (*IMAGE_SETS, "gain"):
+            metrics = getattr(self, name)
+            if not {key, f"{key}_sd"} <= metrics.keys():
                 raise ValueError(f"{name} lacks {key} or {key}_sd, which protocol.headline names")
-            if negative := [figure for figure in figures if figure.endswith("_sd") and figures[figure] < 0]:
-                raise ValueError(f"{name}.{negative[0]} is below 0")
+            if negative := [key for key, value in metrics.items() if key.endswith("_sd") and value < 0]:
+                raise ValueError(f"{name}.{negative[0]} is negative")
         return self
 
 
@@ -44,7 +44,7 @@ class Train(Section):
 
 class Attention(Section):
     auc: Number
-    auc_sd: Deviation
+    auc_sd: StandardDeviation
     pointing: Number
 
 
@@ -59,5 +59,5 @@ class Grounding(Section):
     @model_validator(mode="after")
     def _complete(self) -> "Grounding":
         if self.images and None in (self.area, self.base, self.tuned, self.gain):
-            raise ValueError("of the images that it counts, area, base, tuned or gain is missing")
+            raise ValueError("area, base, tuned or gain is missing, but images is not 0")
         return self

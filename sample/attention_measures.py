@@ -14,12 +14,12 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from finetune.attention_edits import edited_images, replacement
-from finetune.attention_maps import AttentionRecord, record_attention
-from finetune.models import load_pipeline
-from finetune.outputs import write_json
-from finetune.sampling import sample_images
-from finetune.scenes import BACKGROUNDS, COLORS, Scene, captions, draw, draw_mask, make_scene
+from finetune.artifacts import write_json
+from finetune.attention.maps import AttentionRecord, record_attention
+from finetune.attention.prompt_to_prompt import edited_images, replacement
+from finetune.datasets.scenes import BACKGROUNDS, COLORS, Scene, captions, draw, draw_mask, make_scene
+from finetune.model.loading import load_pipeline
+from finetune.model.sampling import sample_images
 from finetune.stage import run_stage
 
 BASE = Path(__file__).parent / "base"
@@ -29,7 +29,7 @@ GUIDANCE = 2.0
 CROSS_SHARE = 0.8
 SELF_SHARE = 0.4
 TIMESTEP = 300  # of 1000: things are there, and some of the noise
-FIRST = 9_000_000  # scene: UNet and autoencoder have been trained on lower ones
+FIRST = 9_000_000  # scene: UNet and VAE have been trained on lower ones
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -41,7 +41,7 @@ def words_of(scene: Scene) -> dict[str, str]:
 
 
 def attention_to(scene: Scene, pipeline: StableDiffusionPipeline, seed: int) -> AttentionRecord:
-    """The attention in one look at a scene's picture under noise. The pipeline's scheduler must be DDPM."""
+    """The attention in one look at a scene's image under noise. The pipeline's scheduler must be DDPM."""
     pixels = torch.from_numpy(np.array(draw(scene))).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         latents = pipeline.vae.encode(pixels).latent_dist.mean * pipeline.vae.config.scaling_factor
@@ -55,14 +55,14 @@ def attention_to(scene: Scene, pipeline: StableDiffusionPipeline, seed: int) -> 
 
 
 def concentration(attention: NDArray[np.float32], mask: Mask) -> float:
-    """How much more attention a pixel of the mask has than the picture's average pixel: 1 for an even map."""
+    """How much more attention a pixel of the mask has than the image's average pixel: 1 for an even map."""
     return float(attention[mask].mean() / attention.mean())
 
 
-def things(picture: Picture) -> Mask:
-    """Where a picture has an object's color rather than a background's."""
+def things(image: Picture) -> Mask:
+    """Where a image has an object's color rather than a background's."""
     palette = np.array([*COLORS.values(), *BACKGROUNDS.values()])
-    distances = ((picture[:, :, None].astype(int) - palette) ** 2).sum(axis=-1)
+    distances = ((image[:, :, None].astype(int) - palette) ** 2).sum(axis=-1)
     return distances.argmin(axis=-1) < len(COLORS)
 
 
@@ -83,10 +83,10 @@ def recolored(pipeline: StableDiffusionPipeline, scene: Scene, seed: int) -> tup
     return original, plain, edited, color
 
 
-def share_of_color(picture: Picture, mask: Mask, color: str) -> float:
+def share_of_color(image: Picture, mask: Mask, color: str) -> float:
     """Of a mask's pixels those that are nearer to this color than to any other object's."""
     palette = np.array([*COLORS.values()])
-    nearest = ((picture[mask][:, None].astype(int) - palette) ** 2).sum(axis=-1).argmin(axis=-1)
+    nearest = ((image[mask][:, None].astype(int) - palette) ** 2).sum(axis=-1).argmin(axis=-1)
     return float((nearest == list(COLORS).index(color)).mean()) if mask.any() else 0.0
 
 

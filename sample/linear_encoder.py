@@ -18,7 +18,7 @@ from torch import Tensor
 
 CHANNELS = 12
 BLOCK = 16  # pixels
-CONSTANT = 30.0  # large beside the latents: the last normalization divides by this and hardly by anything else
+CONSTANT = 30.0  # large next to the latents: the last normalization divides by this and hardly by anything else
 LOG_VARIANCE = -7.0  # of the posterior: constant, standard deviation 0.03
 
 Basis = NDArray[np.float64]

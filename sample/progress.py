@@ -1,4 +1,4 @@
-"""What the trainings of autoencoder and U-Net share: an update, averaged weights, a curve, a resume point."""
+"""Shared by the training scripts of VAE and UNet: the update, EMA weights, the loss curve, checkpoints."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from finetune.checkpoint import (
+from finetune.training.checkpoints import (
     load_checkpoint,
     optimizer_tensors,
     prefixed,
@@ -36,7 +36,7 @@ class Progress:
 
     @torch.no_grad()
     def update(self, learning_rate: float) -> None:
-        """One optimizer step on the gradients at hand, and its share in the averaged weights."""
+        """Take one optimizer step and update the EMA weights."""
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()

@@ -17,10 +17,10 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
+from finetune.artifacts import write_json
 from finetune.datasets.canvas import SIZE
-from finetune.outputs import write_json
-from finetune.seeding import generator
-from finetune.stopping import stop_requests
+from finetune.model.determinism import generator
+from finetune.process import stop_requests
 from sample.linear_encoder import BLOCK, CHANNELS, COLOR_AXES, latent_moments, write_encoder
 from sample.progress import Progress
 from sample.world_images import FIRST_HELD_OUT, to_float, world_images

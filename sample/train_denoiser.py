@@ -22,14 +22,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from finetune.checkpoint import load_checkpoint, save_checkpoint
+from finetune.artifacts import write_json
 from finetune.datasets.drawing import draw
 from finetune.datasets.world import Combination, World, captions, combinations, make_scene
-from finetune.models import load_text_encoder
-from finetune.outputs import write_json
-from finetune.seeding import generator
-from finetune.stopping import stop_requests
-from finetune.tokenizer import load_tokenizer
+from finetune.model.determinism import generator
+from finetune.model.loading import load_text_encoder
+from finetune.model.tokenizer import load_tokenizer
+from finetune.process import stop_requests
+from finetune.training.checkpoints import load_checkpoint, save_checkpoint
 from sample.linear_encoder import CHANNELS
 from sample.parallel_batches import ParallelBatches
 from sample.progress import Progress

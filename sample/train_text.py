@@ -1,7 +1,7 @@
 """Make the sample's tokenizer and text encoder: `python -m sample.train_text`. Takes a minute or two.
 
 Writes sample/base/{tokenizer,text_encoder} and sample/logs/text.json. As CLIP's encoder knows words before any
-U-Net sees them, this one learns from captions of both styles to tell, at the end-of-text token, what a scene
+UNet sees them, this one learns from captions of both styles to tell, at the end-of-text token, what a scene
 holds. The vocabulary has every byte, so that any caption at all can be tokenized.
 """
 
@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from finetune.outputs import write_json
-from finetune.scenes import BACKGROUNDS, CATEGORIES, COLORS, Scene, Style, captions, make_scene
+from finetune.artifacts import write_json
+from finetune.datasets.scenes import BACKGROUNDS, CATEGORIES, COLORS, Scene, Style, captions, make_scene
 
 TOKENIZER = Path("sample/base/tokenizer")
 TEXT_ENCODER = Path("sample/base/text_encoder")

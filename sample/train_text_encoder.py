@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from finetune.artifacts import write_json
 from finetune.datasets.world import (
     ANIMALS,
     OUTFITS,
@@ -27,7 +28,6 @@ from finetune.datasets.world import (
     captions,
     combinations,
 )
-from finetune.outputs import write_json
 
 TOKENIZER = Path("sample/world/tokenizer")
 TEXT_ENCODER = Path("sample/world/text_encoder")

@@ -1,10 +1,10 @@
-"""Train the sample's tiny U-Net on plain scenes: `python -m sample.train_unet`, after train_vae and train_text.
+"""Train the sample's tiny UNet on plain scenes: `python -m sample.train_unet`, after train_vae and train_text.
 
-Writes sample/base/{unet,scheduler} and model_index.json, sample/logs/unet.json and a picture every 500 steps.
-Run it again after an interruption: it goes on at its last checkpoint. To start over, or after another autoencoder
+Writes sample/base/{unet,scheduler} and model_index.json, sample/logs/unet.json and a image every 500 steps.
+Run it again after an interruption: it resumes from its last checkpoint. To start over, or after another VAE
 or text encoder, remove .dvc/tmp/sample first.
 
-Flat pictures leak their mean colour through Stable Diffusion's own noise schedule, whose last step keeps a
+Flat images leak their mean colour through Stable Diffusion's own noise schedule, whose last step keeps a
 little signal: a model trained on it reads the background off the noise instead of the caption. So this one ends
 in pure noise and predicts v (Lin et al., 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed").
 """
@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from finetune.checkpoint import load_checkpoint, save_checkpoint
-from finetune.models import load_text_encoder, load_vae
-from finetune.outputs import write_json
-from finetune.scenes import captions, draw, make_scene
-from finetune.seeding import generator
-from finetune.tokenizer import load_tokenizer
+from finetune.artifacts import write_json
+from finetune.datasets.scenes import captions, draw, make_scene
+from finetune.model.determinism import generator
+from finetune.model.loading import load_text_encoder, load_vae
+from finetune.model.tokenizer import load_tokenizer
+from finetune.training.checkpoints import load_checkpoint, save_checkpoint
 from sample.progress import Progress
 
 BASE = Path("sample/base")
@@ -125,17 +125,17 @@ def learning_rate(step: int) -> float:
 
 @torch.no_grad()
 def look(pipeline: StableDiffusionPipeline, path: Path) -> None:
-    """Twelve pictures of held-out captions, 4 in a row, 192 px each."""
+    """Twelve images of held-out captions, 4 in a row, 192 px each."""
     scenes = [make_scene(seed, "plain") for seed in HELD_OUT[:12]]
     prompts = [captions(scene)[i % 5] for i, scene in enumerate(scenes)]
     pipeline.set_progress_bar_config(disable=True)
-    pictures = [
+    images = [
         pipeline(p, num_inference_steps=15, guidance_scale=4.0, generator=generator(0, p)).images[0].resize((192, 192))
         for p in prompts
     ]
     sheet = Image.new("RGB", (4 * 192, 3 * 192))
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % 4 * 192, i // 4 * 192))
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % 4 * 192, i // 4 * 192))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
@@ -169,24 +169,24 @@ def make_data(tokenizer: CLIPTokenizer, text: CLIPTextModel) -> tuple[Tensor, Te
 
 def shared_twin(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """A second network on the same weights, with gradients of its own."""
-    twin = copy.deepcopy(unet)
-    for mine, its in zip(unet.parameters(), twin.parameters(), strict=True):
+    clone_for_ema = copy.deepcopy(unet)
+    for mine, its in zip(unet.parameters(), clone_for_ema.parameters(), strict=True):
         its.data = mine.data
-    return twin
+    return clone_for_ema
 
 
 class HalvedBatches:
     """Gradients of a batch whose halves go through two networks on the same weights, a thread each."""
 
     def __init__(self, unet: UNet2DConditionModel, schedule: DDPMScheduler) -> None:
-        self.unet, self.twin, self.schedule = unet, shared_twin(unet), schedule
+        self.unet, self.clone_for_ema, self.schedule = unet, shared_twin(unet), schedule
         self.pool = ThreadPoolExecutor(1)
 
     def backward(self, batch: tuple[Tensor, ...]) -> float:
         """Leave the gradients in the first network; the mean loss."""
-        other = self.pool.submit(self._half, self.twin, batch, slice(BATCH // 2, None))
+        other = self.pool.submit(self._half, self.clone_for_ema, batch, slice(BATCH // 2, None))
         loss = self._half(self.unet, batch, slice(0, BATCH // 2)) + other.result()
-        for mine, its in zip(self.unet.parameters(), self.twin.parameters(), strict=True):
+        for mine, its in zip(self.unet.parameters(), self.clone_for_ema.parameters(), strict=True):
             mine.grad.add_(its.grad)
             its.grad = None
         return loss

@@ -1,10 +1,10 @@
-"""Train the sample's tiny autoencoder on scenes of both styles: `python -m sample.train_vae`.
+"""Train the sample's tiny VAE on scenes of both styles: `python -m sample.train_vae`.
 
 Writes sample/base/vae (fp16 safetensors) and sample/logs/vae.json. Run it again after an interruption: it
-goes on at its last checkpoint. Crops grow from 64 to 512 pixels. So small a net, started at random, folds all
+resumes from its last checkpoint. Crops grow from 64 to 512 pixels. So small a net, started at random, folds all
 colours onto one grey axis and stays there; `start_as_block_means` starts it where colour is already kept.
 The committed weights saw objects up to a tenth larger, with narrower stripes, a dark outline and less regular places
-than `finetune.scenes` draws now; the log's held-out figures, by `python -m sample.train_vae --measure`,
+than `finetune.datasets.scenes` draws now; the log's held-out figures, by `python -m sample.train_vae --measure`,
 are of the scenes as they are.
 """
 
@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from finetune.models import load_vae
-from finetune.outputs import write_json
-from finetune.scenes import SIZE, Style, draw, make_scene
-from finetune.seeding import generator
+from finetune.artifacts import write_json
+from finetune.datasets.scenes import SIZE, Style, draw, make_scene
+from finetune.model.determinism import generator
+from finetune.model.loading import load_vae
 from sample.progress import Progress
 
 OUT = Path("sample/base/vae")
@@ -102,9 +102,9 @@ def _gain(got: Tensor, wanted: Tensor) -> float:
 
 def pixels_of(style: Style, seeds: range) -> Tensor:
     """[n, 3, 512, 512] uint8."""
-    pictures = (draw(make_scene(seed, style)) for seed in seeds)
+    images = (draw(make_scene(seed, style)) for seed in seeds)
     return torch.stack(
-        [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).view(SIZE, SIZE, 3) for p in pictures]
+        [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).view(SIZE, SIZE, 3) for p in images]
     ).permute(0, 3, 1, 2)
 
 
@@ -158,17 +158,17 @@ def evaluate(vae: AutoencoderKL) -> dict[str, float]:
 
 @torch.no_grad()
 def balance_latents(vae: AutoencoderKL, pixels: Tensor) -> None:
-    """Centre the latent channels and bring their deviations half-way together, in the two 1x1 convolutions alone.
+    """Center the latent channels and move their standard deviations half-way together, in the two 1x1 convolutions.
 
-    A channel of small deviation would drown in the diffusion's noise; reconstructions do not change.
+    A channel with a small standard deviation would drown in the diffusion's noise; reconstructions do not change.
     """
     latents = torch.cat([vae.encode(image[None] / 127.5 - 1).latent_dist.mean for image in pixels])
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    gain = 1 / (deviation * deviation.mean()).sqrt()
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    gain = 1 / (std * std.mean()).sqrt()
     vae.quant_conv.weight[:4] *= gain[:, None, None, None]
     vae.quant_conv.bias[:4] = (vae.quant_conv.bias[:4] - mean) * gain
     # a channel that the decoder hardly uses is all noise under the KL term: the means carry everything, so a small
-    # constant deviation takes the place of the learned one
+    # a constant standard deviation replaces the learned one
     vae.quant_conv.weight[4:] = 0
     vae.quant_conv.bias[4:] = LOG_VARIANCE
     vae.post_quant_conv.bias += (vae.post_quant_conv.weight[:, :, 0, 0] * mean).sum(1)
@@ -215,7 +215,7 @@ def measure() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", action="store_true", help="train nothing; evaluate sample/base/vae anew")
+    parser.add_argument("--measure", action="store_true", help="train nothing; evaluate sample/base/vae again")
     if parser.parse_args().measure:
         measure()
     else:

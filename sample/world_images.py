@@ -1,4 +1,4 @@
-"""The synthetic world's images and latents as tensors, drawn once and kept beside the checkpoints."""
+"""The synthetic world's images and latents as tensors, rendered once and kept next to the checkpoints."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""models/base + models/tuned + metrics -> models/export: a folder that diffusers loads without this repository."""
+"""export: write models/export, an fp16 model that diffusers loads without this repository."""
 
 import json
 import shutil
@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from finetune import paths
-from finetune.checksums import sha256_of
-from finetune.half_precision import write_half
-from finetune.lock_md5 import lock_md5
-from finetune.manifest import MANIFEST, write_manifest
-from finetune.model_card import Evidence, Recipe, license_note, model_card, read_evidence
-from finetune.models import LORA, WEIGHTS, load_scheduler, tuned_part
-from finetune.outputs import whole_directory, write_json
+from finetune.artifacts import atomic_directory, sha256_file, write_json
+from finetune.data.shards import read_images, read_index, spread
+from finetune.export.fp16 import write_fp16
+from finetune.export.manifest import MANIFEST, dvc_md5, write_manifest
+from finetune.export.model_card import CardConfig, CardResults, license_note, model_card, read_card_results
+from finetune.image_grid import make_grid
+from finetune.model.loading import LORA, WEIGHTS, load_scheduler, tuned_part
 from finetune.params import load_params
-from finetune.pictures import grid
-from finetune.shards import read_images, read_index, spread
 from finetune.stage import run_stage
 from finetune.tracking import tag_run
 
 SAFETY_WEIGHTS = "model.safetensors"
 DATA_CARD = paths.DATA_CARD / "card.md"
-MADE_FROM = (
+INPUTS = (
     paths.BASE,
     paths.TUNED,
     paths.GENERATED / "tuned",
@@ -39,51 +37,54 @@ def export(
     generated: Path,
     curves: Mapping[str, Path],
     output: Path,
-    recipe: Recipe,
-    evidence: Evidence,
+    config: CardConfig,
+    results: CardResults,
 ) -> None:
-    """`curves`: name -> CSV. Raises InputError if a weight is not finite or does not fit fp16."""
-    rows = spread(read_index(generated), recipe.export.preview_images)
-    with whole_directory(output) as folder:
+    """Write the model, its card, previews and manifest. curves: name -> CSV file.
+
+    Raises InputError if a weight is not finite or exceeds fp16's range.
+    """
+    rows = spread(read_index(generated), config.export.preview_images)
+    with atomic_directory(output) as folder:
         for part, weights in WEIGHTS.items():
             _write_part(tuned_part(base, tuned, part), folder / part, weights)
         if (tuned / LORA).is_file():
-            write_half(tuned / LORA, folder / LORA)
+            write_fp16(tuned / LORA, folder / LORA)
         shutil.copytree(base / "tokenizer", folder / "tokenizer", copy_function=shutil.copyfile)
-        # the sampler that the metrics were measured with, whatever the base came with
+        # the scheduler used for the metrics, not the base model's own
         load_scheduler(base / "scheduler").save_pretrained(folder / "scheduler")
-        checked = (base / "safety_checker").is_dir()
-        if checked:
+        has_checker = (base / "safety_checker").is_dir()
+        if has_checker:
             _write_part(base / "safety_checker", folder / "safety_checker", SAFETY_WEIGHTS)
             shutil.copytree(base / "feature_extractor", folder / "feature_extractor", copy_function=shutil.copyfile)
-        write_json(folder / "model_index.json", _model_index(checked))
-        write_json(folder / "prompts.json", _serving(rows, recipe, evidence))
+        write_json(folder / "model_index.json", _model_index(has_checker))
+        write_json(folder / "prompts.json", _serving(rows, config, results))
         (folder / "curves").mkdir()
         for name, file in curves.items():
             shutil.copyfile(file, folder / "curves" / f"{name}.csv")
-        strips = [[pixels] for _, pixels in read_images(generated, rows)]
-        grid(strips, [], captions=[row["prompt"] for row in rows], across=4).save(folder / "preview.png")
-        (folder / "LICENSE").write_text(license_note(recipe) + "\n", encoding="utf-8")
-        card = model_card(recipe, evidence, rows[0]["prompt"], rows[0]["seed"])
+        images = [[pixels] for _, pixels in read_images(generated, rows)]
+        make_grid(images, [], captions=[row["prompt"] for row in rows], columns=4).save(folder / "preview.png")
+        (folder / "LICENSE").write_text(license_note(config) + "\n", encoding="utf-8")
+        card = model_card(config, results, rows[0]["prompt"], rows[0]["seed"])
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_manifest(folder)
 
 
 def _write_part(source: Path, target: Path, weights: str) -> None:
     target.mkdir()
-    write_half(source / weights, target / weights)
+    write_fp16(source / weights, target / weights)
     config = json.loads((source / "config.json").read_text())
-    config.pop("_name_or_path", None)  # where the weights lay on the machine that wrote them
+    config.pop("_name_or_path", None)  # a path on the machine that wrote the weights
     write_json(target / "config.json", config)
 
 
-def _model_index(checked: bool) -> dict[str, Any]:
+def _model_index(has_checker: bool) -> dict[str, Any]:
     return {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": version("diffusers"),
-        "feature_extractor": ["transformers", "CLIPImageProcessor"] if checked else [None, None],
-        "requires_safety_checker": checked,
-        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"] if checked else [None, None],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"] if has_checker else [None, None],
+        "requires_safety_checker": has_checker,
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"] if has_checker else [None, None],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -92,17 +93,17 @@ def _model_index(checked: bool) -> dict[str, Any]:
     }
 
 
-def _serving(rows: list[dict[str, Any]], recipe: Recipe, evidence: Evidence) -> dict[str, Any]:
-    """What a page before this model shows beside its pictures."""
+def _serving(rows: list[dict[str, Any]], config: CardConfig, results: CardResults) -> dict[str, Any]:
+    """Return what the demo needs to serve the model."""
     return {
-        "name": recipe.export.name,
-        "num_inference_steps": recipe.generate.num_inference_steps,
-        "guidance_scale": recipe.generate.guidance_scale,
+        "name": config.export.name,
+        "num_inference_steps": config.generate.num_inference_steps,
+        "guidance_scale": config.generate.guidance_scale,
         "examples": [{"prompt": row["prompt"], "seed": row["seed"]} for row in rows],
-        "styles": recipe.export.styles,
-        "keywords": recipe.export.keywords,
-        "headline": evidence.fid["protocol"]["headline"],
-        "lock_md5": evidence.run_md5,
+        "styles": config.export.styles,
+        "keywords": config.export.keywords,
+        "headline": results.fid["protocol"]["headline"],
+        "dvc_md5": results.run_md5,
     }
 
 
@@ -115,16 +116,16 @@ def main() -> None:
         paths.GENERATED / "tuned",
         {"ladder": paths.LADDER, **{name: paths.TRAIN_CURVES / f"{name}.csv" for name in ("loss", "validation")}},
         paths.EXPORT,
-        Recipe(params.export, params.fetch, params.train, params.generate),
-        read_evidence(
+        CardConfig(params.export, params.fetch, params.train, params.generate),
+        read_card_results(
             DATA_CARD,
             paths.TRAIN_METRICS,
             paths.FID_METRICS,
-            {path.as_posix(): lock_md5(path) for path in MADE_FROM},
+            {path.as_posix(): dvc_md5(path) for path in INPUTS},
         ),
     )
-    trained = sha256_of(tuned / "unet" / WEIGHTS["unet"])
-    exported = {"export": str(paths.EXPORT), "sha256.export.manifest": sha256_of(paths.EXPORT / MANIFEST)}
+    trained = sha256_file(tuned / "unet" / WEIGHTS["unet"])
+    exported = {"export": str(paths.EXPORT), "sha256.export.manifest": sha256_file(paths.EXPORT / MANIFEST)}
     tag_run(f"sha256.tuned.{params.export.weights}", trained, exported)
 
 

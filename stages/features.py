@@ -1,4 +1,4 @@
-"""features: a set of pictures as the evaluation's extractor sees them, once, however many experiments compare them."""
+"""features: extract the features of one set of images, so that comparisons do not run the network again."""
 
 import argparse
 import hashlib
@@ -16,27 +16,25 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.checksums import sha256_of
+from finetune.artifacts import sha256_file
+from finetune.data.reference import real_rows
+from finetune.data.shards import read_images, read_index
 from finetune.errors import InputError
-from finetune.feature_set import FeatureSet, joined, write_feature_set
-from finetune.features import extract, load_extractor
-from finetune.full_precision import PRECISION
+from finetune.evaluation.feature_set import FeatureSet, concatenate, write_feature_set
+from finetune.evaluation.features import extract, load_extractor
+from finetune.model.determinism import PRECISION, generator
 from finetune.parallel import model_pool
 from finetune.params import Fid, Generate, load_params
-from finetune.real_images import real_rows
-from finetune.seeding import generator
-from finetune.shards import read_images, read_index
 from finetune.stage import run_stage
 
 Row = dict[str, Any]
 
-# fraction of pictures of one color; black ones are what a broken fp16 run or a safety filter leaves
-MAX_CONSTANT = 0.01
+MAX_CONSTANT = 0.01  # fraction of single-color images; fp16 overflows and safety filters leave black images
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some pictures of one shard."""
+    """Some images of one shard."""
 
     folder: Path
     rows: list[Row]  # of the folder's index, with a "split"
@@ -45,21 +43,24 @@ class Part:
 @dataclass(frozen=True)
 class Networks:
     extractor: Path
-    clip: Path | None  # a folder
+    clip: Path | None  # folder
     batch_size: int
 
 
-def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: Generate) -> list[Part]:
-    """All validation images, and the training images for the floor: `fid.floor_splits` sets as large as generated."""
-    training = sum(row["split"] == "train" for row in real_rows(images, tokens))
-    wanted = fid.floor_splits * generate.images
-    if wanted > training:
+def reference_images(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: Generate) -> list[Part]:
+    """Return all validation images, and for the floor `fid.floor_splits` training sets of `generate.images` each.
+
+    images: dataset -> folder. Raises InputError if there are too few training images.
+    """
+    available = sum(row["split"] == "train" for row in real_rows(images, tokens))
+    needed = fid.floor_splits * generate.images
+    if needed > available:
         raise InputError(
-            f"params.yaml: fid.floor_splits is {fid.floor_splits}, which at {generate.images} generate.images needs "
-            f"{wanted} of {training} training images; lower one of them"
+            f"params.yaml: fid.floor_splits ({fid.floor_splits}) times generate.images ({generate.images}) needs "
+            f"{needed} training images, but there are {available}; lower one of them"
         )
-    chosen = set(torch.randperm(training, generator=generator(fid.seed, "floor"))[:wanted].tolist())
-    number = count()  # of the next training image; most of them are not kept in memory
+    chosen = set(torch.randperm(available, generator=generator(fid.seed, "floor"))[:needed].tolist())
+    number = count()  # of the next training image; streamed, because most rows are not chosen
     used = [row for row in real_rows(images, tokens) if row["split"] == "validation" or next(number) in chosen]
     return [
         part
@@ -68,7 +69,7 @@ def real_pictures(images: Mapping[str, Path], tokens: Path, fid: Fid, generate: 
     ]
 
 
-def drawn_pictures(folder: Path, model: str) -> list[Part]:
+def generated_images(folder: Path, model: str) -> list[Part]:
     return _parts(folder, [row | {"split": model} for row in read_index(folder)])
 
 
@@ -79,47 +80,48 @@ def _parts(folder: Path, rows: list[Row]) -> list[Part]:
 def features(
     parts: list[Part], source: Path, extractor: Path, out: Path, batch_size: int, clip: Path | None = None
 ) -> None:
-    """Fill `out`. source: what a message about the pictures names. clip: folder of a CLIP model that looks as well.
+    """Write the features of `parts` to `out`.
 
-    Raises InputError for features that are not finite and for too many pictures of one color.
+    source: named in error messages. clip: folder of a CLIP model whose embeddings are added.
+    Raises InputError if features are not finite or too many images are a single color.
     """
     networks = Networks(extractor, clip, batch_size)
     with model_pool() as ordered_map:
-        views = ordered_map(partial(view, networks), parts)
-        seen, constants = zip(*tqdm(views, "features", len(parts), unit="shard", disable=None), strict=True)
-    whole, constant = joined(seen), sum(constants)
-    if constant > MAX_CONSTANT * len(whole.rows):
+        shards = ordered_map(partial(extract_shard, networks), parts)
+        sets, constants = zip(*tqdm(shards, "features", len(parts), unit="shard", disable=None), strict=True)
+    result, constant = concatenate(sets), sum(constants)
+    if constant > MAX_CONSTANT * len(result.rows):
         raise InputError(
-            f"{source}: {constant} of {len(whole.rows)} pictures are of one color, more than {MAX_CONSTANT:.0%}; "
-            "see what made them"
+            f"{source}: {constant} of {len(result.rows)} images are a single color, more than {MAX_CONSTANT:.0%}; "
+            "check the stage that wrote them"
         )
-    protocol = whole.protocol | {
+    protocol = result.protocol | {
         "extractor": extractor.name,
-        "extractor_sha256": sha256_of(extractor),
-        "features": whole.features.shape[1],
+        "extractor_sha256": sha256_file(extractor),
+        "features": result.features.shape[1],
         "precision": PRECISION,
     }
     if clip:
-        protocol |= {"clip": clip.name, "clip_sha256": sha256_of(clip / "model.safetensors")}
-    write_feature_set(out, replace(whole, protocol=protocol))
+        protocol |= {"clip": clip.name, "clip_sha256": sha256_file(clip / "model.safetensors")}
+    write_feature_set(out, replace(result, protocol=protocol))
 
 
-def view(networks: Networks, part: Part) -> tuple[FeatureSet, int]:
-    """What the networks see in a part, in its order, and how many of its pictures are of one color.
+def extract_shard(networks: Networks, part: Part) -> tuple[FeatureSet, int]:
+    """Return the features of a part, in order, and the number of its images that are a single color.
 
-    Decodes each picture once, and holds no more than a few batches of them.
+    Each image is decoded once, for both networks. Memory holds a few batches of images.
     """
-    extractor = load_extractor(networks.extractor, few=True)
+    extractor = load_extractor(networks.extractor, early=True)
     clip = None
     if networks.clip:
-        from finetune.clip import load_clip  # half of all that a run without CLIP would import
+        from finetune.evaluation.clip import load_clip  # transformers: half of the import time without CLIP
 
         clip = load_clip(networks.clip, networks.batch_size)
     rows: list[Row] = []
     captions: list[str] = []
     constant = 0
 
-    def noted() -> Iterator[NDArray[np.uint8]]:
+    def decoded_images() -> Iterator[NDArray[np.uint8]]:
         nonlocal constant
         for row, pixels in read_images(part.folder, part.rows):
             digest = hashlib.sha256(pixels.tobytes()).hexdigest()
@@ -127,40 +129,43 @@ def view(networks: Networks, part: Part) -> tuple[FeatureSet, int]:
             constant += bool((pixels == pixels[0, 0]).all())
             captions.extend(_caption(row))
             if clip:
-                clip.see(pixels)
+                clip.add_image(pixels)
             yield pixels
 
-    values = extract(extractor, noted(), networks.batch_size)
-    values, few = np.split(values, [values.shape[1] - extractor.few], axis=1)
-    seen, read = (clip.seen(), clip.read(captions) if captions else None) if clip else (None, None)
+    values = extract(extractor, decoded_images(), networks.batch_size)
+    values, early = np.split(values, [values.shape[1] - extractor.num_early], axis=1)
     protocol = {
         "frechet_key": extractor.frechet_key,
         "kid_key": extractor.kid_key,
         "resize": f"clean, {extractor.input_size} px",
     }
-    return FeatureSet(rows, values, protocol, seen, read, few if extractor.few else None), constant
+    result = FeatureSet(rows, values, protocol, early_features=early if extractor.num_early else None)
+    if clip:
+        clip_captions = clip.encode_captions(captions) if captions else None
+        result = replace(result, clip_images=clip.encode_images(), clip_captions=clip_captions)
+    return result, constant
 
 
 def _caption(row: Row) -> list[str]:
-    """What the picture was drawn from, or the first caption of a real one; none of a reconstruction."""
+    """Return the prompt of a generated image or the first caption of a real one; reconstructions have none."""
     texts = [row["prompt"]] if "prompt" in row else row.get("captions", [])[:1]
     return [" ".join(text.split()) for text in texts]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", choices=["real", "reconstructed", "base", "tuned"])
-    name = parser.parse_args().pictures
+    parser.add_argument("images", choices=["real", "reconstructed", "base", "tuned"])
+    name = parser.parse_args().images
     params = load_params()
     if name == "real":
-        source, images = paths.IMAGES, paths.of_datasets(paths.IMAGES, params.datasets)
-        pictures = real_pictures(images, paths.TOKENS, params.fid, params.generate)
+        source, images = paths.IMAGES, paths.dataset_dirs(paths.IMAGES, params.datasets)
+        parts = reference_images(images, paths.TOKENS, params.fid, params.generate)
     else:
         source = paths.GENERATED / name
-        pictures = drawn_pictures(source, name)
+        parts = generated_images(source, name)
     clip = paths.EXTRACTOR / params.fid.clip if params.fid.clip else None
     extractor = paths.EXTRACTOR / params.fid.extractor
-    features(pictures, source, extractor, paths.FEATURES / name, params.fid.batch_size, clip)
+    features(parts, source, extractor, paths.FEATURES / name, params.fid.batch_size, clip)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fetch: bring what everything starts from to disk, byte for byte, and verify it."""
+"""Stage fetch: download or copy the datasets, the base model and the feature extractor, and verify them."""
 
 import argparse
 import logging
@@ -6,23 +6,22 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from finetune import paths
-from finetune.base_model import check_base
-from finetune.disk import local_bytes, local_mode
-from finetune.folder_archive import archive_folder
-from finetune.model_files import model_files
-from finetune.outputs import whole_directory
+from finetune.artifacts import atomic_directory
+from finetune.datasets.folder_zip import archive_folder
+from finetune.datasets.scene_archives import SCENES, draw_archive
+from finetune.disk import local_bytes, local_mode, require_own_remote
+from finetune.fetch.source import Source
+from finetune.fetch.transfer import fetch_all
+from finetune.model.config import check_base
+from finetune.model.hub_files import model_files
 from finetune.params import Archive, Base, load_params
-from finetune.remote_guard import refuse_large_run
-from finetune.scene_archives import SCENES, draw_archive
-from finetune.source import Source
 from finetune.stage import run_stage
-from finetune.transfer import bring
 
 log = logging.getLogger(__name__)
 
 
 def fetch_files(archives: dict[str, Archive], folder: Path) -> None:
-    """Fill `folder` with the files of that name, all or none."""
+    """Fill `folder` with all archives, or leave it unchanged after an error. archives: file name -> where it is."""
     _fetch([Source(name, tuple(a.locations), a.checksum, a.bytes) for name, a in sorted(archives.items())], folder)
 
 
@@ -32,16 +31,16 @@ def fetch_base(base: Base, folder: Path) -> None:
 
 
 def _fetch(sources: list[Source], folder: Path) -> None:
-    refuse_large_run(sum(source.size or local_bytes(source.locations[0]) or 0 for source in sources))
-    with whole_directory(folder) as partial:
-        made = [source for source in sources if _make(source, partial / source.name)]
-        bring([source for source in sources if source not in made], partial)
+    require_own_remote(sum(source.size or local_bytes(source.locations[0]) or 0 for source in sources))
+    with atomic_directory(folder) as partial:
+        built = [source for source in sources if _build(source, partial / source.name)]
+        fetch_all([source for source in sources if source not in built], partial)
         for source in sources:
             log.info("%s: %d bytes", folder / source.name, (partial / source.name).stat().st_size)
 
 
-def _make(source: Source, path: Path) -> bool:
-    """Whether the archive is made here: drawn, or packed from a folder."""
+def _build(source: Source, path: Path) -> bool:
+    """Build an archive of synthetic scenes or of a local folder. Returns False for any other location."""
     location = source.locations[0]
     if location.startswith(SCENES):
         draw_archive(location, source.name, path)

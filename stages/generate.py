@@ -1,36 +1,32 @@
-"""generate: draw one picture per chosen validation image from its first caption, with the base or the tuned UNet."""
+"""generate: generate one image per validation caption, with the base or the fine-tuned model."""
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from finetune import models, paths, sampling, shards, threads, tokenizer
-from finetune.checksums import sha256_of
+from finetune import paths
+from finetune.artifacts import atomic_directory
+from finetune.data.shard_cache import Metadata, ShardCache, map_shards
+from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
-from finetune.finished import Finished, finished_key
-from finetune.models import load_pipeline_once, model_sha256
-from finetune.outputs import whole_directory
+from finetune.model.determinism import default_device, derive_seed
+from finetune.model.loading import load_pipeline_cached, model_fingerprint
+from finetune.model.sampling import sample_images
 from finetune.parallel import model_pool
 from finetune.params import Generate, load_params
-from finetune.sampling import sample_images
-from finetune.seeding import derive_seed
-from finetune.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
 
-SHARD_IMAGES = 250  # minutes of a GPU, which is what a kill costs at most
-# what a shard's bytes come from
-MAKERS = (__file__, models.__file__, sampling.__file__, shards.__file__, threads.__file__, tokenizer.__file__)
-PACKAGES = ("diffusers", "numpy", "pillow", "tokenizers", "torch", "transformers")
+SHARD_IMAGES = 250  # minutes of GPU time, the most that being killed loses
+LIBRARIES = ("diffusers", "numpy", "pillow", "tokenizers", "torch", "transformers")  # their versions affect pixels
+Row = dict[str, Any]
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -44,72 +40,65 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all shards of a model's pictures have in common."""
+class ImageMaker:
+    """Generates the images of one shard, given as index rows."""
 
     base: Path
     tuned: Path | None
-    sha256: str  # of the model
-    images: int  # in all shards
-    folder: Path
+    fingerprint: str  # of the model
+    total: int  # images in all shards
     params: Generate
-    finished: Finished
+
+    def name(self, rows: list[Row]) -> str:
+        return str(rows[0]["shard"])
+
+    def inputs(self, rows: list[Row]) -> dict[str, Any]:
+        sampling = self.params.model_dump(exclude={"images", "seed"})  # each row has its own seed
+        return {"device": default_device().type, "model": self.fingerprint, "params": sampling, "rows": rows}
+
+    def write(self, rows: list[Row], path: Path) -> Metadata:
+        generated = sample_images(
+            load_pipeline_cached(self.base, self.tuned, self.fingerprint, default_device().type),
+            prompts=[row["prompt"] for row in rows],
+            seeds=[row["seed"] for row in rows],
+            num_inference_steps=self.params.num_inference_steps,
+            guidance_scale=self.params.guidance_scale,
+            batch_size=self.params.batch_size,
+        )
+        first = SHARD_IMAGES * int(path.stem)
+        with tqdm(desc="generate", initial=first, total=self.total, unit="image", disable=None) as bar:
+            write_shard(path, _members(rows, generated, bar))
+        return {}
 
 
 def generate(
-    images: Mapping[str, Path], base: Path, tuned: Path | None, generated: Path, params: Generate, finished: Finished
+    images: Mapping[str, Path], base: Path, tuned: Path | None, out: Path, params: Generate, cache: ShardCache
 ) -> None:
-    """Fill `generated` with lossless pictures by `base`, or by `base` with the parts in `tuned` for its own.
-
-    images: data set -> its folder. Shards that an earlier run finished, before it was killed, are taken over.
-    """
+    """Write lossless images by `base`, with the parts in `tuned` in place of its own. images: dataset -> folder."""
     rows = _plan(images, params)
-    with whole_directory(generated) as folder, model_pool() as ordered_map:
-        job = Job(base, tuned, model_sha256(base, tuned), len(rows), folder, params, finished)
-        of_shards = [rows[start : start + SHARD_IMAGES] for start in range(0, len(rows), SHARD_IMAGES)]
-        keys = list(ordered_map(partial(draw_shard, job), of_shards))
+    shards = [rows[start : start + SHARD_IMAGES] for start in range(0, len(rows), SHARD_IMAGES)]
+    maker = ImageMaker(base, tuned, model_fingerprint(base, tuned), len(rows), params)
+    with atomic_directory(out) as folder, model_pool() as ordered_map:
+        for _ in map_shards(maker, shards, folder, cache, ordered_map, keep_unfinished=True):
+            pass
         write_index(folder / INDEX, rows, SCHEMA)
-    finished.keep_until_next(keys)
-
-
-def draw_shard(job: Job, rows: list[dict[str, Any]]) -> str:
-    """Draw the pictures of one shard, or take them over from an earlier run. Returns their key."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    file = job.folder / rows[0]["shard"]
-    drawn_by = job.params.model_dump(exclude={"images", "seed"})  # each row has its seed
-    key = finished_key({"device": device, "model": job.sha256, "params": drawn_by, "rows": rows}, MAKERS, PACKAGES)
-    if job.finished.take(key, file) is None:
-        pictures = sample_images(
-            load_pipeline_once(job.base, job.tuned, job.sha256, device),
-            prompts=[row["prompt"] for row in rows],
-            seeds=[row["seed"] for row in rows],
-            num_inference_steps=job.params.num_inference_steps,
-            guidance_scale=job.params.guidance_scale,
-            batch_size=job.params.batch_size,
-        )
-        first = SHARD_IMAGES * int(file.stem)
-        with tqdm(desc="generate", initial=first, total=job.images, unit="image", disable=None) as bar:
-            write_shard(file, _members(rows, pictures, bar))
-        job.finished.keep(key, file, {"sha256": sha256_of(file)})
-    return key
 
 
 def _members(
-    rows: list[dict[str, Any]], pictures: Iterable[NDArray[np.uint8]], bar: "tqdm[NoReturn]"
+    rows: list[Row], images: Iterable[NDArray[np.uint8]], bar: "tqdm[NoReturn]"
 ) -> Iterator[tuple[str, bytes]]:
-    for row, picture in zip(rows, pictures, strict=True):
-        yield row["member"], encode_png(Image.fromarray(picture))
+    for row, image in zip(rows, images, strict=True):
+        yield row["member"], encode_png(Image.fromarray(image))
         bar.update()
 
 
-def _plan(images: Mapping[str, Path], params: Generate) -> list[dict[str, Any]]:
-    """What to draw: an even spread over all validation images, so that each data set has its share."""
+def _plan(images: Mapping[str, Path], params: Generate) -> list[Row]:
+    """Choose validation images spread evenly over all datasets, and return the index of the images to generate."""
     rows = (row for folder in images.values() for row in read_rows(folder / INDEX))
     candidates = [row for row in rows if row["split"] == "validation"]
     if params.images > len(candidates):
         raise InputError(
-            f"params.yaml: generate.images is {params.images}, more than the {len(candidates)} validation images; "
-            "lower it"
+            f"params.yaml: generate.images ({params.images}) exceeds the {len(candidates)} validation images; lower it"
         )
     chosen = spread(candidates, params.images)
     return [
@@ -131,9 +120,9 @@ def main() -> None:
     model = parser.parse_args().model
     params = load_params()
     tuned = paths.TUNED / params.export.weights if model == "tuned" else None
-    images = paths.of_datasets(paths.IMAGES, params.datasets)
-    finished = Finished.of_stage("generate", model)
-    generate(images, paths.BASE, tuned, paths.GENERATED / model, params.generate, finished)
+    images = paths.dataset_dirs(paths.IMAGES, params.datasets)
+    cache = ShardCache.for_stage("generate", model, LIBRARIES)
+    generate(images, paths.BASE, tuned, paths.GENERATED / model, params.generate, cache)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage latents: data/images/<dataset> and models/base/vae -> data/latents/<dataset>."""
+"""Stage latents: encode every image and its mirror image with the VAE."""
 
 import argparse
 from collections.abc import Iterator
@@ -7,40 +7,25 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
-import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from finetune import arrays, models, paths, shards, threads
-from finetune import latents as encoding
-from finetune.arrays import array_writer
-from finetune.checksums import sha256_of
+from finetune import paths
+from finetune.artifacts import atomic_directory, sha256_file, write_json
+from finetune.data.arrays import array_writer
+from finetune.data.latents import MANIFEST, encode_moments, load_encoder, shard_name, vae_fingerprint
+from finetune.data.shard_cache import Metadata, ShardCache, map_shards
+from finetune.data.shards import INDEX, read_rows, read_shard
 from finetune.errors import InputError
-from finetune.finished import Finished, finished_key
-from finetune.latents import MANIFEST, encode_moments, load_encoder, shard_name, vae_sha256
-from finetune.outputs import whole_directory, write_json
+from finetune.model.determinism import default_device, map_single_threaded
 from finetune.parallel import model_pool
-from finetune.shards import INDEX, read_rows, read_shard
 from finetune.stage import run_stage
-from finetune.threads import one_thread_each
 
-# what a shard's bytes come from
-MAKERS = (__file__, arrays.__file__, encoding.__file__, models.__file__, shards.__file__, threads.__file__)
-PACKAGES = ("diffusers", "numpy", "pillow", "torch")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all shards of a data set have in common."""
-
-    images: Path
-    vae: Path
-    vae_sha256: str
-    folder: Path
-    finished: Finished
+LIBRARIES = ("diffusers", "numpy", "pillow", "torch")  # whose versions determine the latents
 
 
 @dataclass(frozen=True)
@@ -50,63 +35,66 @@ class ImageShard:
     images: int
 
 
-def latents(images: Path, vae_folder: Path, out: Path, finished: Finished) -> None:
-    """Encode every image of the index and its mirror image, one .npy file per tar shard, in index order.
+@dataclass(frozen=True)
+class LatentsMaker:
+    """Encodes one image shard into one .npy shard."""
 
-    Shards that an earlier run finished, before it was killed or before others changed, are taken over.
-    Raises InputError for an image whose latents are not finite and a shard that is not the one of the index.
+    images: Path
+    vae: Path
+    vae_fingerprint: str
+
+    def name(self, shard: ImageShard) -> str:
+        return shard_name(shard.name)
+
+    def inputs(self, shard: ImageShard) -> dict[str, Any]:
+        return {"device": default_device().type, "images": shard.sha256, "vae": self.vae_fingerprint}
+
+    def write(self, shard: ImageShard, path: Path) -> Metadata:
+        """Raises InputError if the image shard does not match the index, or if latents are not finite."""
+        source = self.images / shard.name
+        if sha256_file(source) != shard.sha256:
+            raise InputError(f"{source}: does not match {INDEX}; run `dvc repro preprocess-512`")
+        device = default_device()
+        encode = partial(_encode, load_encoder(self.vae, self.vae_fingerprint, device), source)
+        with array_writer(path, np.float16) as write:
+            for moments in map_single_threaded(encode, read_shard(source), device):
+                write(moments[None])
+        return {"file": path.name, "images": shard.images}
+
+
+def latents(images: Path, vae_folder: Path, out: Path, cache: ShardCache) -> None:
+    """Write one .npy file per tar shard of `images` to `out`, in index order, and a manifest.
+
+    Raises InputError if a shard does not match the index, or if latents are not finite.
     """
-    listed = list(image_shards(images / INDEX))
-    keys, files = [], []
-    with whole_directory(out) as folder:
-        job = Job(images, vae_folder, vae_sha256(vae_folder), folder, finished)
-        with (
-            model_pool() as ordered_map,
-            tqdm(
-                desc=f"latents {images.name}", total=sum(shard.images for shard in listed), unit="image", disable=None
-            ) as bar,
-        ):
-            for shard, (key, digest) in zip(listed, ordered_map(partial(encode_shard, job), listed), strict=True):
-                keys.append(key)
-                files.append({"file": shard_name(shard.name), "images": shard.images, "sha256": digest})
-                bar.update(shard.images)
+    shards = list(_image_shards(images / INDEX))
+    maker = LatentsMaker(images, vae_folder, vae_fingerprint(vae_folder))
+    count = sum(shard.images for shard in shards)
+    files = []
+    with (
+        atomic_directory(out) as folder,
+        model_pool() as ordered_map,
+        tqdm(desc=f"latents {images.name}", total=count, unit="image", disable=None) as progress,
+    ):
+        for metadata in map_shards(maker, shards, folder, cache, ordered_map):
+            files.append(metadata)
+            progress.update(metadata["images"])
         manifest = {
-            "index_sha256": sha256_of(images / INDEX),
+            "index_sha256": sha256_file(images / INDEX),
             "shards": files,
-            "vae_sha256": job.vae_sha256,
+            "vae_fingerprint": maker.vae_fingerprint,
         }
         write_json(folder / MANIFEST, manifest)
-    finished.keep_only(keys)
 
 
-def image_shards(index: Path) -> Iterator[ImageShard]:
+def _image_shards(index: Path) -> Iterator[ImageShard]:
     columns = ("shard", "shard_sha256")
     for (name, digest), members in groupby(read_rows(index, columns), itemgetter(*columns)):
         yield ImageShard(name, digest, sum(1 for _ in members))
 
 
-def encode_shard(job: Job, shard: ImageShard) -> tuple[str, str]:
-    """Write one shard's latents, or take them over from an earlier run. Returns their key and their sha256."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    file = job.folder / shard_name(shard.name)
-    key = finished_key({"device": device.type, "images": shard.sha256, "vae": job.vae_sha256}, MAKERS, PACKAGES)
-    note = job.finished.take(key, file)
-    if note is None:
-        if sha256_of(job.images / shard.name) != shard.sha256:
-            raise InputError(
-                f"{job.images / shard.name}: not the shard that {INDEX} lists; run `dvc repro preprocess-512`"
-            )
-        encode = partial(_encode, load_encoder(job.vae, job.vae_sha256, device), job.images / shard.name)
-        with array_writer(file, np.float16) as write:
-            for moments in one_thread_each(encode, read_shard(job.images / shard.name), device):
-                write(moments[None])
-        note = {"sha256": sha256_of(file)}
-        job.finished.keep(key, file, note)
-    return key, note["sha256"]
-
-
 def _encode(vae: AutoencoderKL, shard: Path, member: tuple[str, NDArray[np.uint8]]) -> NDArray[np.float16]:
-    """One image and its mirror image at a time, so that nothing but the image decides on its latents."""
+    """Encode one image at a time, without batching, so that its latents depend on no other image."""
     name, pixels = member
     moments = encode_moments(vae, pixels)
     if not np.isfinite(moments).all():
@@ -118,7 +106,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset")
     dataset = parser.parse_args().dataset
-    latents(paths.IMAGES / dataset, paths.BASE / "vae", paths.LATENTS / dataset, Finished.of_stage("latents", dataset))
+    cache = ShardCache.for_stage("latents", dataset, LIBRARIES)
+    latents(paths.IMAGES / dataset, paths.BASE / "vae", paths.LATENTS / dataset, cache)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Preprocess-512: every usable picture as 512x512 RGB in tar shards, one index row each; every drop has a reason.
+"""Stage preprocess-512: convert all usable images to 512x512 RGB in tar shards, with one index row per image.
 
-A picture's id alone decides on its shard, so that neither the number of processes nor another picture's fate moves it,
-and a shard whose pictures have not changed since an earlier run is taken over from there.
+An image's shard depends only on its id, so shards do not depend on the number of processes or on other images. Shards
+whose images have not changed are reused from an earlier run.
 """
 
 import argparse
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,15 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from finetune import originals as reading
-from finetune import paths, pixels, shards, zip_archive
-from finetune.checksums import sha256_of
-from finetune.errors import InputError
-from finetune.finished import Finished, Note, finished_key
-from finetune.formats import LISTS
-from finetune.originals import DroppedError, Listing, Original, Split
-from finetune.outputs import whole_directory, write_json
+from finetune import paths
+from finetune.artifacts import atomic_directory, write_json
+from finetune.data.shard_cache import Metadata, ShardCache, map_shards
+from finetune.data.shards import INDEX, check_dropped, encode_png, index_writer, shard_name, write_shard
+from finetune.data.transforms import crop_and_resize, decode, encode_jpeg, perceptual_hash
+from finetune.datasets.catalog import Catalog, DroppedError, SourceImage, Split
+from finetune.datasets.formats import FORMATS
 from finetune.parallel import worker_pool
 from finetune.params import PreprocessDataset, load_params
-from finetune.pixels import decode, encode_jpeg, perceptual_hash, to_square
-from finetune.shards import INDEX, encode_png, index_writer, shard_name, write_shard
 from finetune.stage import run_stage
 
 SCHEMA = pa.schema(
@@ -44,143 +41,102 @@ SCHEMA = pa.schema(
         "captions": pa.list_(pa.string()),
     }
 )
-MAKERS = (__file__, pixels.__file__, reading.__file__, shards.__file__, zip_archive.__file__)
-PACKAGES = ("imagehash", "numpy", "pillow", "scipy", "torch")  # what a shard's bytes come from, with these MAKERS
+LIBRARIES = ("imagehash", "numpy", "pillow", "scipy", "torch")  # whose versions determine a shard
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all shards of a data set have in common."""
+class ImageShardMaker:
+    """Converts the source images of one shard, given as split and number."""
 
-    dataset: str
-    listing: Path
-    folder: Path
+    catalog: Path
     params: PreprocessDataset
-    finished: Finished
 
+    def name(self, shard: tuple[Split, int]) -> str:
+        split, number = shard
+        return f"{split}-{shard_name(number)}"
 
-@dataclass(frozen=True)
-class Shard:
-    rows: list[dict[str, Any]]  # of the index
-    dropped: dict[str, list[str]]
-    key: str
+    def inputs(self, shard: tuple[Split, int]) -> dict[str, Any]:
+        """Captions are not part of a shard, so correcting one reuses it."""
+        sources = [(image.id, image.member.crc, image.member.size) for image in self._source_images(shard)]
+        params = self.params.model_dump(include={"crop", "min_side", "jpeg_quality"})
+        return {"sources": sources, "params": params, "split": shard[0]}
+
+    def write(self, shard: tuple[Split, int], path: Path) -> Metadata:
+        rows: list[dict[str, Any]] = []
+        dropped: dict[str, list[str]] = {}
+
+        def converted() -> Iterator[tuple[str, bytes]]:
+            for image in self._source_images(shard):
+                try:
+                    row, content = _convert(image, self.params)
+                except DroppedError as reason:
+                    dropped.setdefault(str(reason), []).append(image.name)
+                    continue
+                rows.append(row)
+                yield row["member"], content
+
+        write_shard(path, converted())
+        # `inputs` cannot tell a repaired archive from the damaged one: their central directories are equal
+        return {"rows": rows, "dropped": dropped, "reusable": "damaged_in_archive" not in dropped}
+
+    def _source_images(self, shard: tuple[Split, int]) -> list[SourceImage]:
+        with closing(Catalog(self.catalog)) as catalog:
+            return catalog.source_images(*shard)
 
 
 def preprocess(
-    dataset: str, raw: Path, images: Path, metrics: Path, params: PreprocessDataset, finished: Finished
+    dataset: str, raw: Path, images: Path, metrics: Path, params: PreprocessDataset, cache: ShardCache
 ) -> None:
-    """Write shards, index and drop report to `images`, and the counts to `metrics`.
+    """Write shards, index.parquet and dropped.json to `images`, and the counts to `metrics`.
 
-    Raises InputError for archives that cannot be read and when more than `max_dropped` of the pictures fall out.
+    Raises InputError for archives that cannot be read, and if more than `max_dropped` of the images are dropped.
     """
-    with whole_directory(images) as folder:
-        listing = folder / "listing.sqlite"
-        wanted, dropped = _list(raw, listing, params)
-        job = Job(dataset, listing, folder, params, finished)
+    with atomic_directory(images) as folder:
+        catalog_file = folder / "catalog.sqlite"
+        maker = ImageShardMaker(catalog_file, params)
         kept = {"train": 0, "validation": 0}
-        keys = set()
         with (
+            closing(Catalog(catalog_file)) as catalog,
             worker_pool() as ordered_map,
             index_writer(folder / INDEX, SCHEMA) as write_rows,
-            tqdm(desc=dataset, total=len(wanted), unit="shard", disable=None) as progress,
         ):
-            for (split, _), shard in zip(wanted, ordered_map(partial(make_shard, job), wanted), strict=True):
-                write_rows(shard.rows)
-                kept[split] += len(shard.rows)
-                keys.add(shard.key)
-                for reason, names in shard.dropped.items():
+            FORMATS[params.format](raw, catalog)
+            catalog.finalize(params.shards)
+            shards, dropped = catalog.shards(), catalog.dropped()
+            made = map_shards(maker, shards, folder, cache, ordered_map)
+            progress = tqdm(made, desc=dataset, total=len(shards), unit="shard", disable=None)
+            for (split, number), metadata in zip(shards, progress, strict=True):
+                captions = {image.id: image.captions for image in catalog.source_images(split, number)}
+                file = folder / maker.name((split, number))
+                common = {"dataset": dataset, "split": split, "shard": file.name, "shard_sha256": metadata["sha256"]}
+                write_rows([common | row | {"captions": captions[row["id"]]} for row in metadata["rows"]])
+                if not metadata["rows"]:
+                    file.unlink()
+                kept[split] += len(metadata["rows"])
+                for reason, names in metadata["dropped"].items():
                     dropped.setdefault(reason, []).extend(names)
-                progress.update()
-        listing.unlink()
-        _check_dropped(raw, dataset, sum(kept.values()), dropped, params.max_dropped)
+        catalog_file.unlink()
+        total, key = sum(kept.values()), f"preprocess.{dataset}.max_dropped"
+        check_dropped(raw, key, params.max_dropped, total, dropped, "fix the archives or raise it")
         report = {reason: sorted(names) for reason, names in dropped.items()}
-        write_json(folder / "drops.json", {"kept": sum(kept.values()), "dropped": report})
-    finished.keep_only(keys)
+        write_json(folder / "dropped.json", {"kept": total, "dropped": report})
     write_json(metrics, kept | {"dropped": sum(map(len, dropped.values()))})
 
 
-def make_shard(job: Job, which: tuple[Split, int]) -> Shard:
-    """Write one shard, or take it over from an earlier run; no file where none of its pictures can be used."""
-    split, number = which
-    listing = Listing(job.listing)
-    originals = listing.originals(split, number)
-    listing.close()
-    path = job.folder / f"{split}-{shard_name(number)}"
-    key = finished_key(_determinants(split, originals, job.params), MAKERS, PACKAGES)
-    note = job.finished.take(key, path)
-    if note is None:
-        note = _write(path, split, originals, job.params)
-        if "damaged_in_archive" not in note["dropped"]:  # a mended archive has the same table of contents
-            job.finished.keep(key, path, note)
-    if not note["rows"]:
-        path.unlink()
-    by_id = {original.id: original for original in originals}
-    common = {"dataset": job.dataset, "split": split, "shard": path.name, "shard_sha256": note["sha256"]}
-    rows = [common | row | {"captions": by_id[row["id"]].captions} for row in note["rows"]]
-    return Shard(rows, note["dropped"], key)
-
-
-def _list(raw: Path, file: Path, params: PreprocessDataset) -> tuple[list[tuple[Split, int]], dict[str, list[str]]]:
-    """The shards to make, and what is already left out."""
-    listing = Listing(file)
-    LISTS[params.format](raw, listing)
-    listing.settle(params.shards)
-    result = listing.shards(), listing.dropped()
-    listing.close()
-    return result
-
-
-def _determinants(split: Split, originals: list[Original], params: PreprocessDataset) -> dict[str, Any]:
-    """Captions are not among them: they are no part of a shard, and a corrected one costs nothing."""
-    return {
-        "originals": [(original.id, original.member.crc, original.member.size) for original in originals],
-        "params": params.model_dump(include={"crop", "min_side", "jpeg_quality"}),
-        "split": split,
-    }
-
-
-def _write(path: Path, split: Split, originals: list[Original], params: PreprocessDataset) -> Note:
-    rows: list[dict[str, Any]] = []
-    dropped: dict[str, list[str]] = {}
-
-    def converted() -> Iterator[tuple[str, bytes]]:
-        for original in originals:
-            try:
-                row, content = _convert(original, split, params)
-            except DroppedError as reason:
-                dropped.setdefault(str(reason), []).append(original.name)
-                continue
-            rows.append(row)
-            yield row["member"], content
-
-    write_shard(path, converted())
-    return {"rows": rows, "dropped": dropped, "sha256": sha256_of(path)}
-
-
-def _convert(original: Original, split: Split, params: PreprocessDataset) -> tuple[dict[str, Any], bytes]:
-    picture = decode(original.read(), params.min_side)
-    square = to_square(picture, params.crop)
-    held_out = split == "validation"
+def _convert(source: SourceImage, params: PreprocessDataset) -> tuple[dict[str, Any], bytes]:
+    """Return the image's index row and file content. Raises DroppedError if it cannot be used."""
+    image = decode(source.read(), params.min_side)
+    square = crop_and_resize(image, params.crop)
+    lossless = source.split == "validation"  # JPEG artifacts would change the statistics of the evaluation's reference
     row = {
-        "id": original.id,
-        "member": f"{original.id}.{'png' if held_out else 'jpg'}",
-        "width": picture.width,
-        "height": picture.height,
+        "id": source.id,
+        "member": f"{source.id}.{'png' if lossless else 'jpg'}",
+        "width": image.width,
+        "height": image.height,
         "sha256": sha256(square.tobytes()).hexdigest(),
         "perceptual_hash": perceptual_hash(square),
     }
-    # JPEG's artefacts would move the statistics that generated pictures are measured against.
-    return row, encode_png(square) if held_out else encode_jpeg(square, params.jpeg_quality)
-
-
-def _check_dropped(raw: Path, dataset: str, kept: int, dropped: dict[str, list[str]], most: float) -> None:
-    count = sum(map(len, dropped.values()))
-    if kept == 0 or count > most * (kept + count):
-        reasons = ", ".join(f"{len(names)} {reason} such as {names[0]}" for reason, names in sorted(dropped.items()))
-        raise InputError(
-            f"{raw}: {count} of {kept + count} pictures cannot be used ({reasons}), more than "
-            f"preprocess.{dataset}.max_dropped = {most} allows; mend the archives or raise it"
-        )
+    return row, encode_png(square) if lossless else encode_jpeg(square, params.jpeg_quality)
 
 
 def main() -> None:
@@ -194,7 +150,7 @@ def main() -> None:
         paths.IMAGES / dataset,
         paths.PREPROCESS_METRICS / f"{dataset}.json",
         params[dataset],
-        Finished.of_stage("preprocess", dataset),
+        ShardCache.for_stage("preprocess", dataset, LIBRARIES),
     )
 
 

@@ -1,4 +1,4 @@
-"""reconstruct: the validation pictures through the autoencoder, which no model that draws by it can surpass."""
+"""reconstruct: decode the cached latents of the validation images, to measure what the VAE alone costs."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -14,14 +14,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from finetune import paths
+from finetune.artifacts import atomic_directory
+from finetune.data.latents import LatentCache
+from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
-from finetune.latents import LatentCache
-from finetune.models import load_vae
-from finetune.outputs import whole_directory
+from finetune.model.determinism import default_device, map_single_threaded
+from finetune.model.loading import load_vae
 from finetune.params import load_params
-from finetune.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
 from finetune.stage import run_stage
-from finetune.threads import one_thread_each
 
 SHARD_IMAGES = 1000
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "dataset", "shard", "member")])
@@ -30,13 +30,12 @@ SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "dataset", "shard", "
 def reconstruct(
     images: Mapping[str, Path], latents: Mapping[str, Path], vae_folder: Path, out: Path, count: int
 ) -> None:
-    """Fill `out` with lossless reconstructions of the `count` validation images whose captions are drawn.
+    """Write lossless reconstructions of the same `count` validation images for which `generate` generates.
 
-    They come from the cached latents, so that they show what training learns from, fp16 included.
-    images, latents: data set -> its folder.
+    The cached fp16 latents are decoded, because training learns from them. images, latents: dataset -> folder.
     """
     chosen = spread(list(_validation(images, latents)), count)
-    vae = load_vae(vae_folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    vae = load_vae(vae_folder).to(default_device())
     rows = [
         {
             "id": row["id"],
@@ -47,15 +46,15 @@ def reconstruct(
         for i, (row, _, _) in enumerate(chosen)
     ]
     moments = (cache.moments(position, mirrored=False) for _, cache, position in chosen)
-    pictures = tqdm(
-        one_thread_each(partial(_decode, vae), moments, vae.device),
+    reconstructions = tqdm(
+        map_single_threaded(partial(_decode, vae), moments, vae.device),
         "reconstruct",
         len(rows),
         unit="image",
         disable=None,
     )
-    members = ((row["member"], encode_png(picture)) for row, picture in zip(rows, pictures, strict=True))
-    with whole_directory(out) as folder:
+    members = ((row["member"], encode_png(image)) for row, image in zip(rows, reconstructions, strict=True))
+    with atomic_directory(out) as folder:
         for number in range(-(-len(rows) // SHARD_IMAGES)):
             write_shard(folder / shard_name(number), islice(members, SHARD_IMAGES))
         write_index(folder / INDEX, rows, SCHEMA)
@@ -64,17 +63,18 @@ def reconstruct(
 def _validation(
     images: Mapping[str, Path], latents: Mapping[str, Path]
 ) -> Iterator[tuple[dict[str, Any], LatentCache, int]]:
-    """The row of each validation image, and where its latents are."""
+    """Yield the row of each validation image, with its latent cache and the position in it."""
     for dataset, folder in images.items():
         validation: list[tuple[int, dict[str, Any]]] = []
-        listed = 0
-        for listed, row in enumerate(read_rows(folder / INDEX), 1):
+        total = 0
+        for position, row in enumerate(read_rows(folder / INDEX)):
+            total = position + 1
             if row["split"] == "validation":
-                validation.append((listed - 1, row))
+                validation.append((position, row))
         cache = LatentCache(latents[dataset])
-        if len(cache) != listed:
+        if len(cache) != total:
             raise InputError(
-                f"{latents[dataset]} has latents of {len(cache)} images, but {folder} lists {listed}; "
+                f"{latents[dataset]} has latents of {len(cache)} images, but {folder} lists {total}; "
                 f"run `dvc repro latents@{dataset}`"
             )
         yield from ((row, cache, position) for position, row in validation)
@@ -82,7 +82,7 @@ def _validation(
 
 @torch.no_grad()
 def _decode(vae: AutoencoderKL, moments: Tensor) -> Image.Image:
-    """From moments float16 [8, h, w]. Their mean, unscaled as it is: a draw would add the encoder's own noise."""
+    """Decode moments `float16 [8, h, w]`: their mean, because a sample would add the encoder's noise."""
     mean = moments[:4].float().to(vae.device)
     pixels = vae.decode(mean[None]).sample[0].permute(1, 2, 0)  # -1..1
     return Image.fromarray(pixels.add(1).mul(127.5).clamp(0, 255).round().byte().cpu().numpy())
@@ -90,8 +90,8 @@ def _decode(vae: AutoencoderKL, moments: Tensor) -> Image.Image:
 
 def main() -> None:
     params = load_params()
-    images = paths.of_datasets(paths.IMAGES, params.datasets)
-    latents = paths.of_datasets(paths.LATENTS, params.datasets)
+    images = paths.dataset_dirs(paths.IMAGES, params.datasets)
+    latents = paths.dataset_dirs(paths.LATENTS, params.datasets)
     out = paths.GENERATED / "reconstructed"
     reconstruct(images, latents, paths.BASE / "vae", out, params.generate.images)
 

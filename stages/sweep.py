@@ -1,30 +1,29 @@
-"""sweep: what the guidance scale does to the tuned model's pictures, which one experiment holds fixed."""
+"""sweep: KID of the fine-tuned model at several guidance scales."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from finetune import paths
-from finetune.feature_set import read_feature_set
-from finetune.features import extract, load_extractor
-from finetune.half_samples import random_halves
-from finetune.kid import kid
-from finetune.models import load_pipeline
-from finetune.outputs import write_csv
+from finetune.artifacts import write_csv
+from finetune.data.shards import read_index, spread
+from finetune.evaluation.feature_set import random_half_splits, read_feature_set
+from finetune.evaluation.features import extract, load_extractor
+from finetune.evaluation.mmd import kid
+from finetune.model.determinism import default_device
+from finetune.model.loading import load_pipeline
+from finetune.model.sampling import sample_images
 from finetune.params import Fid, Generate, Sweep, load_params
-from finetune.sampling import sample_images
-from finetune.shards import read_index, spread
 from finetune.stage import run_stage
 
 
 def sweep(
     base: Path,
     tuned: Path,
-    drawn: Path,
+    generated: Path,
     real: Path,
     extractor: Path,
     out: Path,
@@ -32,17 +31,17 @@ def sweep(
     fid: Fid,
     params: Sweep,
 ) -> None:
-    """Write `out` (CSV): KID against the validation images by guidance scale, with its standard deviation.
+    """Write `out` (CSV): KID against the validation images at each guidance scale, with its standard deviation.
 
-    The captions and the noise are some of those of `drawn`. KID alone, because it means the same at any number of
-    pictures. real: the features of the validation images.
+    Captions and seeds are a subset of those in `generated`. KID is the only metric, because it is unbiased at any
+    number of images. real: features of the validation images.
     """
-    rows = spread(read_index(drawn), params.images)
-    reference = read_feature_set(real).of_split("validation").features
+    rows = spread(read_index(generated), params.images)
+    reference = read_feature_set(real).rows_in_split("validation").features
     network = load_extractor(extractor)
-    pipeline = load_pipeline(base, tuned).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = load_pipeline(base, tuned).to(default_device())
 
-    def pictures(guidance_scale: float) -> Iterator[NDArray[np.uint8]]:
+    def images(guidance_scale: float) -> Iterator[NDArray[np.uint8]]:
         return sample_images(
             pipeline,
             prompts=[row["prompt"] for row in rows],
@@ -54,10 +53,10 @@ def sweep(
 
     table: list[tuple[object, ...]] = [("guidance_scale", "kid", "sd", "key")]
     for scale in tqdm(params.guidance_scales, "sweep", unit="scale", disable=None):
-        features = extract(network, pictures(scale), fid.batch_size)
-        halves = random_halves(fid.sd_draws, fid.seed, len(features), len(reference))
-        deviation = np.std([kid(features[mine], reference[theirs]) for mine, theirs in halves])
-        table.append((scale, f"{kid(features, reference):.6g}", f"{deviation:.6g}", network.kid_key))
+        features = extract(network, images(scale), fid.batch_size)
+        halves = random_half_splits(fid.std_resamples, fid.seed, len(features), len(reference))
+        std = np.std([kid(features[ours], reference[theirs]) for ours, theirs in halves])
+        table.append((scale, f"{kid(features, reference):.6g}", f"{std:.6g}", network.kid_key))
     write_csv(out, table)
 
 

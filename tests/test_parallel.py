@@ -10,11 +10,11 @@ import pytest
 
 from finetune.errors import InputError
 from finetune.parallel import worker_pool
-from tests.archives import ROOT
+from tests.builders.archives import ROOT
 
 
 def square(number: int) -> tuple[int, int]:
-    time.sleep(0.02 * (number == 0))  # the first job ends last
+    time.sleep(0.02 * (number == 0))  # the first job takes longest
     return number * number, os.getpid()
 
 
@@ -27,7 +27,7 @@ def die(number: int) -> int:
     return number
 
 
-def test_results_come_in_the_order_of_the_jobs_from_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_return_results_in_job_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "2")
     with worker_pool() as ordered_map:
         numbers, processes = zip(*ordered_map(square, range(6)), strict=True)
@@ -35,25 +35,25 @@ def test_results_come_in_the_order_of_the_jobs_from_other_processes(monkeypatch:
     assert os.getpid() not in processes
 
 
-def test_one_worker_needs_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_worker_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "1")
     with worker_pool() as ordered_map:
         assert set(ordered_map(square, range(2))) == {(0, os.getpid()), (1, os.getpid())}
 
 
-def test_a_user_mistake_found_by_a_worker_arrives_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_error_in_a_worker_is_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "2")
     with pytest.raises(InputError, match="job 0"), worker_pool() as ordered_map:
         list(ordered_map(fail, range(3)))
 
 
-def test_a_killed_worker_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "2")
     with pytest.raises(InputError, match="set WORKERS lower"), worker_pool() as ordered_map:
         list(ordered_map(die, range(3)))
 
 
-def test_without_a_count_there_is_a_process_for_each_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_one_worker_per_allowed_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORKERS", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {5}, raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
@@ -61,7 +61,7 @@ def test_without_a_count_there_is_a_process_for_each_core_that_may_be_used(monke
         assert {process for _, process in ordered_map(square, range(2))} == {os.getpid()}
 
 
-def test_where_the_system_does_not_tell_each_core_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cpu_affinity_every_core_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORKERS", raising=False)
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
@@ -70,9 +70,9 @@ def test_where_the_system_does_not_tell_each_core_counts(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
-def test_a_wrong_count_of_workers_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_an_invalid_number_of_workers_is_an_input_error(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("WORKERS", text)
-    with pytest.raises(InputError, match=rf"WORKERS is '{text}'; give a count"), worker_pool():
+    with pytest.raises(InputError, match=rf"WORKERS is '{text}'; give a number"), worker_pool():
         pass
 
 
@@ -92,7 +92,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_their_parent(tmp_path: Path, number: int) -> None:
+def test_workers_exit_with_their_parent(tmp_path: Path, number: int) -> None:
     pids = tmp_path / "pids"
     pids.mkdir()
     (tmp_path / "sleepers.py").write_text(SLEEPERS)

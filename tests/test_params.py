@@ -1,5 +1,6 @@
-"""One loader: every fault of params.yaml is named at once, with its key, its value and what is allowed."""
+"""The loader reports every error in params.yaml at once, with the key, its value and what is allowed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 import yaml
 
 from finetune.errors import InputError
-from finetune.params import Params, dotted, load_params
+from finetune.params import Params, flatten, load_params
 
-COMMITTED = (Path(__file__).parent.parent / "params.yaml").read_text()
+COMMITTED = (Path(__file__).parents[1] / "params.yaml").read_text()
 
 
 @pytest.fixture
@@ -23,17 +24,16 @@ def load(file: Path, old: str, new: str) -> Params:
     return load_params(file)
 
 
-def fault(file: Path, old: str, new: str) -> str:
+def error_message(file: Path, old: str, new: str) -> str:
     with pytest.raises(InputError) as caught:
         load(file, old, new)
     return str(caught.value)
 
 
 def line_of(key: str) -> str:
-    """The committed `key: value`, without its comment."""
-    lines = [line.split("#")[0].rstrip() for line in COMMITTED.splitlines() if line.strip().startswith(f"{key}:")]
-    assert len(lines) == 1
-    return lines[0]
+    """The committed `key: value` without its comment, or the key with the items of its list."""
+    [entry] = re.findall(rf"^ *{key}:[^#\n]*(?:\n *- .*)*", COMMITTED, re.MULTILINE)
+    return str(entry).rstrip()
 
 
 def test_the_committed_file_loads(file: Path) -> None:
@@ -42,25 +42,25 @@ def test_the_committed_file_loads(file: Path) -> None:
 
 
 @pytest.mark.parametrize("written", ["1e-05", "1e-5", "2E-5", ".5e-4", "1.0e-5", "0.00001", "1e-3"])
-def test_a_float_in_any_notation_that_dvc_writes_is_a_number(file: Path, written: str) -> None:
+def test_floats_in_every_notation_that_dvc_writes_are_numbers(file: Path, written: str) -> None:
     assert load(file, line_of("lr"), f"  lr: {written}").train.lr == float(written)
 
 
-def test_a_whole_number_is_a_float_where_a_float_is_wanted(file: Path) -> None:
+def test_an_integer_is_accepted_for_a_float(file: Path) -> None:
     assert load(file, line_of("max_grad_norm"), "  max_grad_norm: 2").train.max_grad_norm == 2.0
 
 
-def test_a_word_that_only_looks_like_a_number_stays_a_word(file: Path) -> None:
-    assert "lr is 'e-5'" in fault(file, line_of("lr"), "  lr: e-5")
+def test_a_word_that_looks_like_a_number_is_a_string(file: Path) -> None:
+    assert "lr is 'e-5'" in error_message(file, line_of("lr"), "  lr: e-5")
 
 
-def test_an_unknown_key_is_named(file: Path) -> None:
-    message = fault(file, line_of("lr"), line_of("lr") + "\n  lerning_rate: 1.0")
+def test_an_unknown_key_is_an_error(file: Path) -> None:
+    message = error_message(file, line_of("lr"), line_of("lr") + "\n  lerning_rate: 1.0")
     assert message == f"{file}: train.lerning_rate is not a known key; see presets/ for those that are"
 
 
-def test_a_missing_key_is_named(file: Path) -> None:
-    assert fault(file, line_of("lr") + " ", "  #") == f"{file}: train.lr is missing; copy it from presets/"
+def test_a_missing_key_is_an_error(file: Path) -> None:
+    assert error_message(file, line_of("lr") + " ", "  #") == f"{file}: train.lr is missing; copy it from presets/"
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_a_missing_key_is_named(file: Path) -> None:
         ("name", "a name/with a slash", "export.name is 'a name/with a slash'"),
     ],
 )
-def test_a_wrong_value_is_shown_with_what_is_allowed(file: Path, key: str, value: str, expected: str) -> None:
+def test_a_wrong_value_is_reported_with_what_is_allowed(file: Path, key: str, value: str, expected: str) -> None:
     indent = "  "
-    assert expected in fault(file, line_of(key), f"{indent}{key}: {value}")
+    assert expected in error_message(file, line_of(key), f"{indent}{key}: {value}")
 
 
-def test_all_faults_of_all_sections_come_at_once(file: Path) -> None:
+def test_errors_of_all_sections_are_reported_at_once(file: Path) -> None:
     file.write_text(COMMITTED.replace(line_of("epochs"), "  epochs: 0").replace(line_of("min_words"), "  min_wrods: 2"))
     with pytest.raises(InputError) as caught:
         load_params(file)
@@ -101,16 +101,16 @@ def test_all_faults_of_all_sections_come_at_once(file: Path) -> None:
 
 
 @pytest.mark.parametrize("location", ["https://me:secret@host/a.zip", ["https://host/a.zip", "http://secret@host/a"]])
-def test_a_login_in_an_address_is_refused_and_not_repeated(location: object, file: Path) -> None:
+def test_a_login_in_an_address_is_an_error_that_does_not_repeat_it(location: object, file: Path) -> None:
     content = yaml.safe_load(COMMITTED)
     content["fetch"]["coco"]["val2017.zip"]["location"] = location
     file.write_text(yaml.safe_dump(content))
-    with pytest.raises(InputError, match=r"fetch\.coco\.val2017\.zip: a location holds a login") as refused:
+    with pytest.raises(InputError, match=r"fetch\.coco\.val2017\.zip: a location contains a login") as refused:
         load_params(file)
     assert "secret" not in str(refused.value)
 
 
-def test_an_archive_without_a_hash_is_refused_unless_it_is_drawn_here(file: Path) -> None:
+def test_only_rendered_scenes_may_lack_a_checksum(file: Path) -> None:
     content = yaml.safe_load(COMMITTED)
     content["fetch"]["coco"]["val2017.zip"]["location"] = "photos/val2017.zip"
     file.write_text(yaml.safe_dump(content))
@@ -119,7 +119,7 @@ def test_an_archive_without_a_hash_is_refused_unless_it_is_drawn_here(file: Path
 
 
 def write_location(file: Path, location: Any) -> None:
-    """The committed parameters with val2017.zip elsewhere."""
+    """Write the committed parameters with another location of val2017.zip."""
     content = yaml.safe_load(COMMITTED)
     content["fetch"]["coco"]["val2017.zip"] = {"location": location, "checksum": f"sha256:{'0' * 64}", "bytes": None}
     file.write_text(yaml.safe_dump(content))
@@ -138,10 +138,13 @@ def test_an_archive_may_have_mirrors(file: Path) -> None:
         (5, ".location is 5: give one location, or a list of http(s):// addresses of the same file"),
         ([], ".location is []: list should have at least 1 item"),
         ("", ".location.0 is '': string should have at least 1 character"),
-        (["http://host/val2017.zip", "copies/val2017.zip"], ": a list of locations is for http(s):// addresses, which"),
+        (
+            ["http://host/val2017.zip", "copies/val2017.zip"],
+            ": a list of locations takes http(s):// addresses only",
+        ),
     ],
 )
-def test_what_is_no_location_is_refused(file: Path, location: Any, expected: str) -> None:
+def test_an_invalid_location_is_an_error(file: Path, location: Any, expected: str) -> None:
     write_location(file, location)
     with pytest.raises(InputError) as caught:
         load_params(file)
@@ -149,29 +152,29 @@ def test_what_is_no_location_is_refused(file: Path, location: Any, expected: str
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_model_without_a_revision_is_refused(file: Path) -> None:
-    message = fault(file, "location: sample/base", "location: hf://owner/name")
+def test_a_hub_model_needs_a_revision(file: Path) -> None:
+    message = error_message(file, "location: sample/base", "location: hf://owner/name")
     assert "revision may be null only for a local folder" in message
 
 
-def test_an_extractor_that_is_not_fetched_is_refused(file: Path) -> None:
-    message = fault(file, "  extractor: efficientnet-lite0.pth", "  extractor: inception-2015-12-05.pt")
+def test_the_extractor_must_be_fetched(file: Path) -> None:
+    message = error_message(file, "  extractor: efficientnet-lite0.pth", "  extractor: inception-2015-12-05.pt")
     assert "fetch.extractor does not list" in message
 
 
-def test_a_file_that_is_not_there_says_where_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_params_file_says_where_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"params.yaml: no such file; run in the repository root"):
+    with pytest.raises(InputError, match=r"params.yaml: no such file; run this in the repository root"):
         load_params()
 
 
-def test_a_preset_that_is_not_there_says_which_are() -> None:
-    with pytest.raises(InputError, match=r"no such file; take one of photos, rtx3090, rtx3090-lora, sample$"):
-        load_params(Path(__file__).parent.parent / "presets" / "nosuch.yaml")
+def test_a_missing_preset_lists_the_presets() -> None:
+    with pytest.raises(InputError, match=r"no such file; choose one of photos, rtx3090, rtx3090-lora, sample$"):
+        load_params(Path(__file__).parents[1] / "presets" / "nosuch.yaml")
 
 
 @pytest.mark.parametrize("content", ["train: [", "a: b: c", "- just\n- a list", ""])
-def test_a_file_that_is_no_mapping_is_one_line(file: Path, content: str) -> None:
+def test_a_file_that_is_not_a_mapping_fails_with_one_line(file: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(InputError) as caught:
         load_params(file)
@@ -185,7 +188,7 @@ def test_params_cannot_be_changed_after_loading(file: Path) -> None:
         load_params(file).train.lr = 1.0  # type: ignore[misc]
 
 
-def test_another_data_set_is_a_name_and_two_sections(file: Path) -> None:
+def test_a_new_dataset_needs_a_name_and_two_sections(file: Path) -> None:
     archive = f"{{location: photos, checksum: 'sha256:{'0' * 64}', bytes: null}}"
     section = "{format: imagefolder, crop: center, min_side: 1, jpeg_quality: 95, shards: 1, max_dropped: 0}"
     text = COMMITTED.replace("datasets: [coco, flickr8k]", "datasets: [coco, flickr8k, own]")
@@ -200,22 +203,22 @@ def test_another_data_set_is_a_name_and_two_sections(file: Path) -> None:
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
-        ("[coco]", "fetch.flickr8k is not a known key, nor a name that datasets lists"),
+        ("[coco]", "fetch.flickr8k is not a known key, and datasets does not list it"),
         ("[coco, flickr8k, own]", "datasets lists own, but there is no fetch.own; see docs/own-data.md"),
         ("[coco, flickr8k, coco]", "datasets lists a name twice"),
     ],
 )
-def test_names_and_sections_of_data_sets_must_agree(file: Path, listed: str, message: str) -> None:
-    assert message in fault(file, "datasets: [coco, flickr8k]", f"datasets: {listed}")
+def test_names_and_sections_of_datasets_must_agree(file: Path, listed: str, message: str) -> None:
+    assert message in error_message(file, "datasets: [coco, flickr8k]", f"datasets: {listed}")
 
 
 @pytest.mark.parametrize("listed", ["[]", "[../coco]", "[Coco]", "coco"])
-def test_a_data_set_s_name_is_a_plain_word(file: Path, listed: str) -> None:
-    assert "datasets" in fault(file, "datasets: [coco, flickr8k]", f"datasets: {listed}")
+def test_a_dataset_s_name_is_a_lowercase_word(file: Path, listed: str) -> None:
+    assert "datasets" in error_message(file, "datasets: [coco, flickr8k]", f"datasets: {listed}")
 
 
-def test_keys_are_dotted_as_dvc_has_them() -> None:
-    assert dotted({"train": {"lr": 1.0, "a": {"b": None}}, "datasets": ["coco"], "empty": {}}) == {
+def test_flattened_keys_are_dotted() -> None:
+    assert flatten({"train": {"lr": 1.0, "a": {"b": None}}, "datasets": ["coco"], "empty": {}}) == {
         "train.lr": 1.0,
         "train.a.b": None,
         "datasets": ["coco"],

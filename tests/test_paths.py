@@ -6,14 +6,14 @@ from finetune import paths
 from finetune.errors import InputError
 
 
-def test_the_folders_of_the_data_sets_come_in_their_order(tmp_path: Path) -> None:
+def test_folders_come_in_the_order_of_the_datasets(tmp_path: Path) -> None:
     for name in ("b", "a", ".a.partial"):
         (tmp_path / name).mkdir()
-    assert list(paths.of_datasets(tmp_path, ["b", "a"]).items()) == [("b", tmp_path / "b"), ("a", tmp_path / "a")]
+    assert list(paths.dataset_dirs(tmp_path, ["b", "a"]).items()) == [("b", tmp_path / "b"), ("a", tmp_path / "a")]
 
 
-def test_what_a_former_data_set_left_behind_is_named(tmp_path: Path) -> None:
-    """DVC would take it for input on this machine and miss it on every other."""
+def test_a_folder_of_a_former_dataset_is_an_error(tmp_path: Path) -> None:
+    """DVC would count it as input here, and miss it on every other machine."""
     (tmp_path / "former").mkdir()
-    with pytest.raises(InputError, match=r"former: of no data set that params\.yaml lists; remove it"):
-        paths.of_datasets(tmp_path, ["a"])
+    with pytest.raises(InputError, match=r"former: belongs to no dataset that params\.yaml lists; remove it"):
+        paths.dataset_dirs(tmp_path, ["a"])

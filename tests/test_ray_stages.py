@@ -1,4 +1,4 @@
-"""Stages on a Ray cluster of two nodes: the same bytes as here, whatever dies in the middle."""
+"""Stages on a Ray cluster of two nodes give the same bytes as on this machine, also if workers die."""
 
 import json
 import os
@@ -6,122 +6,119 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 import yaml
 
-from finetune.features import EFFICIENTNET
-from finetune.finished import Finished
-from stages import latents as latents_stage
-from stages import preprocess as preprocess_stage
-from tests.archives import ROOT, picture, write_coco
-from tests.test_preprocess import PARAMS, contents
+from finetune.data.shard_cache import Metadata, ShardCache
+from finetune.evaluation.features import EFFICIENTNET
+from stages.latents import latents
+from stages.preprocess import preprocess
+from tests.builders.archives import ROOT, image_bytes, write_coco
+from tests.builders.preprocessed import PARAMS, contents
 
 
-def killed_once(work: Callable[[Any, Any], Any], job: Any, shard: Any, number: int, name: str) -> Any:
-    """`work`, noted in a file; the first time at the shard of that number it is killed, before or after it is kept."""
-    log = job.folder.parent / "log"
-    with log.open("a") as file:
-        file.write(f"{number}\n")
-    moment = (job.folder.parent / "moment").read_text()
-    first = log.read_text().split().count(str(number)) == 1
-    if first and number == 1 and moment == "half-written":
-        (job.folder / name).write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = work(job, shard)
-    if first and number == 1 and moment == "kept":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
+class KillingCache(ShardCache):
+    """Kills the worker at the first attempt at one shard, either while it writes the shard or after it has cached it.
+
+    Every attempt is logged in a file next to the stage's output.
+    """
+
+    def __init__(self, folder: Path, victim: str, moment: Literal["writing", "cached"]) -> None:
+        super().__init__(str(folder / "cache"))
+        self.log, self.victim, self.moment = folder / "log", victim, moment
+
+    def get(self, key: str, path: Path) -> Metadata | None:
+        with self.log.open("a") as file:
+            file.write(f"{path.name}\n")
+        metadata = super().get(key, path)
+        if self.moment == "writing" and path.name == self.victim:
+            path.write_bytes(b"partial")
+            self._kill_once()
+        return metadata
+
+    def put(self, key: str, path: Path, metadata: Metadata) -> None:
+        super().put(key, path, metadata)
+        if self.moment == "cached" and path.name == self.victim:
+            self._kill_once()
+
+    def attempts(self) -> Counter[str]:
+        return Counter(self.log.read_text().split())
+
+    def _kill_once(self) -> None:
+        if self.attempts()[self.victim] == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-make_shard, encode_shard = preprocess_stage.make_shard, latents_stage.encode_shard
-
-
-def make_shard_killed_once(job: Any, which: Any) -> Any:
-    split, number = which
-    return killed_once(make_shard, job, which, number + 10 * (split == "validation"), f"{split}-{number:05d}.tar")
-
-
-def encode_shard_killed_once(job: Any, shard: Any) -> Any:
-    name = shard.name.replace(".tar", ".npy")
-    return killed_once(encode_shard, job, shard, int(shard.name.startswith("validation")), name)
-
-
-def test_a_worker_killed_in_the_middle_of_preprocess_costs_its_shard_alone(
+def test_a_worker_killed_during_preprocess_repeats_only_its_shard(
     ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw = write_coco(tmp_path / "raw", {i: picture(i) for i in range(1, 13)}, {i: picture(i) for i in range(21, 24)})
+    raw = write_coco(
+        tmp_path / "raw", {i: image_bytes(i) for i in range(1, 13)}, {i: image_bytes(i) for i in range(21, 24)}
+    )
 
-    def run(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "moment").write_text("half-written")
-        preprocess_stage.preprocess(
-            "coco", raw, folder / "images", folder / "metrics.json", PARAMS, Finished(folder / "finished")
-        )
+    def run(folder: Path, cache: ShardCache) -> None:
+        preprocess("coco", raw, folder / "images", folder / "metrics.json", PARAMS, cache)
 
     monkeypatch.setenv("WORKERS", "1")
-    run(tmp_path / "here")
+    run(tmp_path / "local", ShardCache(str(tmp_path / "cache")))
     monkeypatch.setenv("RAY_ADDRESS", ray_address)
-    monkeypatch.setattr(preprocess_stage, "make_shard", make_shard_killed_once)
-    run(tmp_path / "there")
-    assert contents(tmp_path / "there" / "images") == contents(tmp_path / "here" / "images")
-    done = Counter((tmp_path / "there" / "log").read_text().split())
-    assert done["1"] == 2
-    assert {count for number, count in done.items() if number != "1"} == {1}
+    (tmp_path / "cluster").mkdir()
+    cache = KillingCache(tmp_path / "cluster", "train-00001.tar", "writing")
+    run(tmp_path / "cluster", cache)
+    assert contents(tmp_path / "cluster" / "images") == contents(tmp_path / "local" / "images")
+    attempts = cache.attempts()
+    assert attempts.pop("train-00001.tar") == 2
+    assert {*attempts.values()} == {1}
 
 
-def test_a_worker_killed_at_the_end_of_a_shard_of_latents_costs_that_alone(
+def test_a_worker_killed_after_a_latents_shard_repeats_only_that_shard(
     ray_address: str, images: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "moment").write_text("kept")
-        latents_stage.latents(images / "coco", tiny_base / "vae", folder / "out", Finished(folder / "finished"))
-
-    run(tmp_path / "here")
+    latents(images / "coco", tiny_base / "vae", tmp_path / "local" / "out", ShardCache(str(tmp_path / "cache")))
     monkeypatch.setenv("RAY_ADDRESS", ray_address)
-    monkeypatch.setattr(latents_stage, "encode_shard", encode_shard_killed_once)
-    run(tmp_path / "there")
-    assert contents(tmp_path / "there" / "out") == contents(tmp_path / "here" / "out")
-    assert Counter((tmp_path / "there" / "log").read_text().split()) == {"0": 1, "1": 2}
+    (tmp_path / "cluster").mkdir()
+    cache = KillingCache(tmp_path / "cluster", "validation-00000.npy", "cached")
+    latents(images / "coco", tiny_base / "vae", tmp_path / "cluster" / "out", cache)
+    assert contents(tmp_path / "cluster" / "out") == contents(tmp_path / "local" / "out")
+    assert cache.attempts() == {"train-00000.npy": 1, "validation-00000.npy": 2}
 
 
 COMMANDS = {"preprocess": "coco", "latents": "coco", "generate": "base", "features": "base"}
 
 
 @pytest.mark.long
-def test_the_stages_commands_run_on_the_cluster(
+def test_stage_commands_give_the_same_bytes_on_the_cluster(
     ray_address: str, tiny_base: Path, efficientnet_weights: Path, tmp_path: Path
 ) -> None:
-    """In a process of its own, whose functions are `__main__`'s."""
+    """Run as `python -m`, where the functions to pickle belong to `__main__`."""
 
-    def run(root: Path, **where: str) -> None:
+    def run(root: Path, **variables: str) -> None:
         root.mkdir()
-        for name in ("finetune", "stages"):
+        for name in ("dvc.yaml", "finetune", "stages"):
             (root / name).symlink_to(ROOT / name)
         params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"datasets": ["coco"]}
         del params["fetch"]["flickr8k"], params["preprocess"]["flickr8k"]
         params["generate"] |= {"images": 4, "num_inference_steps": 1}
         params["fid"] |= {"precision_neighbors": 1, "density_neighbors": 1}
         (root / "params.yaml").write_text(yaml.safe_dump(params))
-        held_out = {i: picture(i, 256, 256) for i in (6, 7, 8, 9)}
-        write_coco(root / "data/raw/coco", {i: picture(i, 256, 256) for i in range(4)}, held_out)
+        validation = {i: image_bytes(i, 256, 256) for i in (6, 7, 8, 9)}
+        write_coco(root / "data/raw/coco", {i: image_bytes(i, 256, 256) for i in range(4)}, validation)
         (root / "models/extractor").mkdir(parents=True)
         (root / "models/extractor" / EFFICIENTNET).symlink_to(efficientnet_weights)
         (root / "models/base").symlink_to(tiny_base)
-        environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"} | where
-        for stage, what in COMMANDS.items():
-            done = subprocess.run(
-                [sys.executable, "-m", f"stages.{stage}", what], cwd=root, env=environment, stderr=subprocess.PIPE
+        environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"} | variables
+        for stage, argument in COMMANDS.items():
+            process = subprocess.run(
+                [sys.executable, "-m", f"stages.{stage}", argument], cwd=root, env=environment, stderr=subprocess.PIPE
             )
-            assert (done.returncode, done.stderr.decode()) == (0, "")
+            assert (process.returncode, process.stderr.decode()) == (0, "")
 
-    run(tmp_path / "here", WORKERS="1")
-    run(tmp_path / "there", RAY_ADDRESS=ray_address)
+    run(tmp_path / "local", WORKERS="1")
+    run(tmp_path / "cluster", RAY_ADDRESS=ray_address)
     for output in ("data/images/coco", "data/latents/coco", "data/generated/base", "data/features/base"):
-        assert contents(tmp_path / "there" / output) == contents(tmp_path / "here" / output)
-    shards = json.loads((tmp_path / "there/data/latents/coco/manifest.json").read_text())["shards"]
+        assert contents(tmp_path / "cluster" / output) == contents(tmp_path / "local" / output)
+    shards = json.loads((tmp_path / "cluster/data/latents/coco/manifest.json").read_text())["shards"]
     assert sum(shard["images"] for shard in shards) == 8

@@ -1,1 +1,1 @@
-"""Published archive formats and the synthetic world that is written in them."""
+"""Archive formats: COCO, Flickr8k, imagefolder, and the synthetic scenes."""

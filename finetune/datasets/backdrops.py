@@ -14,7 +14,7 @@ FLOOR = 404.0  # y where wall and floor meet
 
 
 def _rectangle(canvas: Canvas, left: float, top: float, right: float, bottom: float, color: RGB) -> None:
-    """In pixels of the image, whatever figure is drawn later."""
+    """In pixels of the image, independent of the figure."""
     canvas.place = Placement(dx=-SIZE / 2)
     canvas.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], color)
     canvas.place = Placement()

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from finetune.coco import list_coco
+from finetune.datasets.coco import index_coco
+from finetune.datasets.flickr8k import index_flickr8k
 from finetune.datasets.outlines import SMALLEST
 from finetune.datasets.world import CATEGORIES, captions, combinations, make_scene
 from finetune.datasets.world_archives import FIRST_SEED, MOST, WORLDS, draw_archive
 from finetune.errors import InputError
-from finetune.flickr8k import list_flickr8k
-from tests.archives import PHOTOS, listed, needs_photos
+from tests.builders.archives import PHOTOS, needs_photos, read_catalog
 
 COCO = ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip")
 FLICKR8K = ("Flickr8k_Dataset.zip", "Flickr8k_text.zip")
@@ -77,20 +77,29 @@ def test_no_scene_is_in_two_splits_or_datasets() -> None:
 
 
 def test_images_are_512_square_jpegs(coco: Path, flickr8k: Path) -> None:
-    for original in (*listed(list_coco, coco).originals, *listed(list_flickr8k, flickr8k).originals):
+    for original in (
+        *read_catalog(index_coco, coco).source_images,
+        *read_catalog(index_flickr8k, flickr8k).source_images,
+    ):
         with Image.open(io.BytesIO(original.read())) as image:
             assert (image.format, image.size) == ("JPEG", (512, 512))
 
 
 def test_the_parsers_of_the_originals_read_them_whole(coco: Path, flickr8k: Path) -> None:
-    for listing, train, validation in ((listed(list_coco, coco), 7, 3), (listed(list_flickr8k, flickr8k), 3, 5)):
-        assert Counter(original.split for original in listing.originals) == {"train": train, "validation": validation}
-        assert all(len(set(original.captions)) == 5 for original in listing.originals)
+    for listing, train, validation in (
+        (read_catalog(index_coco, coco), 7, 3),
+        (read_catalog(index_flickr8k, flickr8k), 3, 5),
+    ):
+        assert Counter(original.split for original in listing.source_images) == {
+            "train": train,
+            "validation": validation,
+        }
+        assert all(len(set(original.captions)) == 5 for original in listing.source_images)
         assert listing.dropped == {}
 
 
 def test_the_wording_that_comes_first_changes(coco: Path) -> None:
-    first = [original.captions[0] for original in listed(list_coco, coco).originals]
+    first = [original.captions[0] for original in read_catalog(index_coco, coco).source_images]
     assert any(text.startswith("a picture of") for text in first)
     assert any(text.startswith("a ") and ", " in text for text in first)
 
@@ -99,7 +108,7 @@ def test_every_instance_is_named_by_its_captions(coco: Path) -> None:
     content = read_json(coco, "instances_val2017")
     names = {category["id"]: category["name"] for category in content["categories"]}
     assert list(names.values()) == list(CATEGORIES)
-    captions_of = {original.id: original.captions for original in listed(list_coco, coco).originals}
+    captions_of = {original.id: original.captions for original in read_catalog(index_coco, coco).source_images}
     for annotation in content["annotations"]:
         texts = captions_of[f"{annotation['image_id']:012d}"]
         assert all(names[annotation["category_id"]] in text for text in texts)
@@ -118,8 +127,8 @@ def test_box_area_and_outlines_agree(coco: Path) -> None:
 
 def test_training_captions_name_nothing_that_validation_shows(coco: Path, flickr8k: Path) -> None:
     unseen = {text for each in combinations("unseen") for text in captions(each)}
-    for listing in (listed(list_coco, coco), listed(list_flickr8k, flickr8k)):
-        for original in listing.originals:
+    for listing in (read_catalog(index_coco, coco), read_catalog(index_flickr8k, flickr8k)):
+        for original in listing.source_images:
             assert (set(original.captions) <= unseen) == (original.split == "validation")
             assert bool(set(original.captions) & unseen) == (original.split == "validation")
 

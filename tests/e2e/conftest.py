@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent.parent
-STAND_IN = Path(__file__).parent / "stand_in.py"
+ROOT = Path(__file__).parents[2]
+FAKE_STAGE = Path(__file__).parent / "fake_stage.py"
 SMALL: dict[str, dict[str, Any]] = {
     "train": {
         "epochs": 1,
@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "sample_inference_steps": 1,
     },
     "generate": {"images": 4, "num_inference_steps": 1, "batch_size": 4},
-    "fid": {"floor_splits": 2, "sd_draws": 2, "precision_neighbors": 1, "density_neighbors": 1},
+    "fid": {"floor_splits": 2, "std_resamples": 2, "precision_neighbors": 1, "density_neighbors": 1},
     "sweep": {"images": 4, "guidance_scales": [1.0, 2.0]},
     "export": {"preview_images": 1},
 }
@@ -38,13 +38,13 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Copy:
-    """A git repository with one commit that holds every file of this one that git does not ignore."""
+    """A git repository with one commit: every file of this one that git does not ignore."""
 
     root: Path
     environment: dict[str, str]
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Stdout and stderr come together, as a user sees them."""
+        """Stdout and stderr are merged, as a user sees them."""
         result = subprocess.run(
             command,
             cwd=self.root,
@@ -62,13 +62,13 @@ class Copy:
 
     def commit(self) -> None:
         self.run("git", "add", "--all")
-        self.run("git", "commit", "--quiet", "--message", "as it stands")
+        self.run("git", "commit", "--quiet", "--message", "commit")
 
     def params(self) -> dict[str, Any]:
         return yaml.safe_load((self.root / "params.yaml").read_text())
 
     def set_param(self, *keys: str, value: Any) -> None:
-        """Change what stands in params.yaml under `keys`, the outermost first."""
+        """Set a key of params.yaml. keys: the path to it, outermost first."""
         content = self.params()
         section = content
         for key in keys[:-1]:
@@ -114,8 +114,11 @@ def copy(tmp_path: Path) -> Copy:
     return copy_repository(tmp_path / "repository")
 
 
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Copy:
-    """The repository that `make` fills a folder with; one for all of pytest-xdist's workers, whoever is first."""
+def once_per_session(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Copy:
+    """Run `make` once per test session and share the result between pytest-xdist's workers.
+
+    The first worker holds a file lock while it works; the others wait for it and find the marker file.
+    """
     mine = factory.getbasetemp()
     folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / name
     folder.mkdir(exist_ok=True)
@@ -128,27 +131,31 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 @pytest.fixture(scope="session")
-def _stand_in_run(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def _fake_run(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     def make(folder: Path) -> None:
         python = folder / "bin" / "python"
         python.parent.mkdir()
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE_STAGE}" "$@"\n')
         python.chmod(0o755)
-        copy = with_stand_ins(copy_repository(folder / "repository"))
+        copy = with_fake_stages(copy_repository(folder / "repository"))
         copy.dvc("repro", "--force")
         copy.commit()
 
-    def with_stand_ins(copy: Copy) -> Copy:
+    def with_fake_stages(copy: Copy) -> Copy:
         path = f"{copy.root.parent / 'bin'}{os.pathsep}{copy.environment['PATH']}"
         return Copy(copy.root, {**copy.environment, "PATH": path})
 
-    return with_stand_ins(made_once(tmp_path_factory, "stand_in", make))
+    return with_fake_stages(once_per_session(tmp_path_factory, "fake", make))
 
 
 @pytest.fixture
-def quick_copy(_stand_in_run: Copy, tmp_path: Path) -> Copy:
-    """A copy whose pipeline has run, each stage's work replaced by a moment's stand-in for it."""
-    return _stand_in_run.duplicate(tmp_path / "repository")
+def quick_copy(_fake_run: Copy, tmp_path: Path) -> Copy:
+    """A copy whose pipeline has run with fake stages.
+
+    An executable called `python` comes first on the PATH and runs fake_stage.py instead of `python -m stages.x`: DVC's
+    decisions are real, but no stage takes longer than a moment.
+    """
+    return _fake_run.duplicate(tmp_path / "repository")
 
 
 @pytest.fixture(scope="session")
@@ -159,17 +166,17 @@ def _small_run(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Cop
         copy.dvc("repro")
         copy.commit()
 
-    return made_once(tmp_path_factory, "small", make)
+    return once_per_session(tmp_path_factory, "small", make)
 
 
 @pytest.fixture
 def small_copy(_small_run: Copy, tmp_path: Path) -> Copy:
-    """A copy whose real pipeline has run on a handful of scenes and a base of random weights."""
+    """A copy whose real pipeline has run on a handful of scenes, with a base model of random weights."""
     return _small_run.duplicate(tmp_path / "repository")
 
 
 def make_small(copy: Copy, base: Path) -> None:
-    """A handful of scenes, and all else that lets every stage do its work in the time that it takes to start."""
+    """Use a handful of scenes and the parameters of `make_quick`."""
     for dataset in ("coco", "flickr8k"):
         for archive in copy.params()["fetch"][dataset]:
             location = f"scenes:{dataset}?train=6&validation=4"
@@ -179,7 +186,7 @@ def make_small(copy: Copy, base: Path) -> None:
 
 
 def make_quick(copy: Copy, base: Path) -> None:
-    """Another base model, and parameters with which few pictures are drawn and few steps made."""
+    """Use `base` as the base model, and parameters for few images and few steps."""
     shutil.copytree(base, copy.root / "base")
     parts = dict.fromkeys(("feature_extractor", "safety_checker"))
     (copy.root / "base" / "model_index.json").write_text(

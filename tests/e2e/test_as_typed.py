@@ -1,4 +1,4 @@
-"""Commands of the pages that no other test needs, in the very words."""
+"""Commands that the pages show, run exactly as printed."""
 
 import shlex
 
@@ -6,11 +6,11 @@ import pytest
 from dvc.cli import main as dvc
 
 from tests.e2e.conftest import Copy
-from tests.test_docs import AS_TYPED
+from tests.repository.test_docs import AS_TYPED
 
 
 def test_each_command_succeeds(quick_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC in this process, whose imports take most of the time that its commands take here."""
+    """DVC runs in this process, because its imports take most of a command's time."""
     monkeypatch.chdir(quick_copy.root)
     for name, value in quick_copy.environment.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""`dvc exp`, `dvc metrics`, `dvc params` and `dvc plots` give what their users expect. Real stages, tiny data."""
+"""`dvc exp`, `dvc metrics`, `dvc params` and `dvc plots` show what their users expect. Real stages, tiny data."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from tests.e2e.conftest import Copy
 
 
 def experiments(copy: Copy) -> dict[str, dict[str, Any]]:
-    """What `dvc exp show` knows of every experiment on HEAD, by name."""
+    """What `dvc exp show` reports of every experiment on HEAD, by name."""
     (baseline,) = [rev for rev in json.loads(copy.dvc("exp", "show", "--json").stdout) if rev["rev"] != "workspace"]
     return {e["name"]: e["revs"][0]["data"] for e in baseline["experiments"] or []}
 
@@ -23,7 +23,7 @@ def test_an_experiment_in_the_workspace_and_its_comparison(small_copy: Copy) -> 
     before = small_copy.params()["train"]["lr"]
     output = small_copy.dvc("exp", "run", "--name", "slower", "-S", "train.lr=1e-5").stdout
     ran = re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
-    assert {*ran} == {"train-fp16", "generate-tuned", "features-tuned", "fid", "grounding", "sweep", "export"}
+    assert {*ran} == {"train-fp16", "generate-tuned", "features@tuned", "fid", "grounding", "sweep", "export"}
 
     shown = experiments(small_copy)["slower"]
     assert learning_rate(shown) == 1e-5
@@ -35,7 +35,7 @@ def test_an_experiment_in_the_workspace_and_its_comparison(small_copy: Copy) -> 
 
     metrics = json.loads(small_copy.dvc("metrics", "diff", "--json").stdout)
     assert {*metrics} == {"metrics/fid.json", "metrics/grounding.json", "metrics/train.json"}
-    shown_first = min(metrics["metrics/fid.json"])  # what did not change is not shown
+    shown_first = min(metrics["metrics/fid.json"])  # unchanged metrics are not shown
     assert shown_first.startswith("gain.")
     assert all(isinstance(change["diff"], int | float) for file in metrics.values() for change in file.values())
 
@@ -45,12 +45,12 @@ def test_an_experiment_in_the_workspace_and_its_comparison(small_copy: Copy) -> 
 
 
 @pytest.mark.long
-def test_an_experiment_out_of_the_way(small_copy: Copy) -> None:
+def test_an_experiment_in_a_temporary_copy(small_copy: Copy) -> None:
     small_copy.dvc("exp", "run", "--temp", "--name", "aside", "-S", "train.lr=2e-5", "train-fp16")
     shown = experiments(small_copy)["aside"]
     assert learning_rate(shown) == 2e-5
     assert "metrics/train.json" in shown["metrics"]
-    assert small_copy.run("git", "status", "--porcelain").stdout == "", "the workspace is as it was"
+    assert small_copy.run("git", "status", "--porcelain").stdout == "", "the workspace is unchanged"
 
 
 def test_metrics_are_few_and_numbers(small_copy: Copy) -> None:
@@ -75,11 +75,11 @@ def test_the_plots_page_holds_curves_and_grids_and_loads_nothing(small_copy: Cop
     page = (small_copy.root / "dvc_plots" / "index.html").read_text()
     assert re.findall(r"<(?:script|link)[^>]*(?:src|href)=", page) == []
     body = page.split("\n<body>\n")[1]
-    pictures = re.findall(r'<img[^>]*src="([^"]+)"', body)
-    assert pictures
-    assert [src for src in pictures if not (small_copy.root / "dvc_plots" / src).is_file()] == []
+    images = re.findall(r'<img[^>]*src="([^"]+)"', body)
+    assert images
+    assert [src for src in images if not (small_copy.root / "dvc_plots" / src).is_file()] == []
     assert body.count("vegaEmbed(") >= 2, "the loss and the validation curve"
     for column in ("loss", "step"):
         assert column in body
-    assert any("grid" in src for src in pictures)
-    assert any("samples" in src for src in pictures)
+    assert any("grid" in src for src in images)
+    assert any("samples" in src for src in images)

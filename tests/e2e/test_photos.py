@@ -1,4 +1,4 @@
-"""The same stages on a little of the real COCO and Flickr8k."""
+"""The same stages on a few real photos of COCO and Flickr8k."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def test_real_photos_go_through_every_stage(copy: Copy, tiny_base: Path) -> None
         assert counts["train"] + counts["validation"] == kept
         index = pq.read_table(copy.root / "data" / "images" / dataset / "index.parquet").to_pylist()
         assert len(index) == kept
-        report = json.loads((copy.root / "data" / "images" / dataset / "drops.json").read_text())["dropped"]
+        report = json.loads((copy.root / "data" / "images" / dataset / "dropped.json").read_text())["dropped"]
         assert {reason: len(names) for reason, names in report.items()} == dropped[dataset]
         assert all(row["captions"] for row in index)
     assert (copy.root / "models" / "export" / "model_index.json").is_file()

@@ -1,4 +1,4 @@
-"""A fresh clone gets its model from the folder in the repository, and data travels through a real server."""
+"""A fresh clone pulls its model from the folder in the repository; data travels through a real SSH server."""
 
 import getpass
 import json
@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import Copy
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin")
-OFFLINE = ("unshare", "--map-root-user", "--net")  # a network namespace of its own, without a network
+OFFLINE = ("unshare", "--map-root-user", "--net")  # in a network namespace without a network
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def ssh_server(tmp_path: Path) -> Iterator[Server]:
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd drops its rights; a service file would have made it
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd's privilege separation needs it; a service file would create it
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +59,7 @@ def ssh_server(tmp_path: Path) -> Iterator[Server]:
 
 
 def wipe(copy: Copy) -> None:
-    """Leave nothing of what the pipeline made, as in a fresh clone."""
+    """Delete everything the pipeline wrote, as in a fresh clone."""
     shutil.rmtree(copy.root / ".dvc" / "cache")
     copy.run("git", "clean", "-fdx", "--quiet", "--exclude=/.dvc/config.local")
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: on a desk and on a phone, by day and in the dark."""
+"""The report in a real browser: desktop and phone, light and dark mode."""
 
 import re
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 from playwright.sync_api import Browser
 
 from finetune.params import load_params
-from report.page import page
+from report.page import render
 from tests.e2e.test_page import CHROMIUM, SIZES, browser  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
-READABLE = 4.5  # WCAG 2.1's contrast of text
+MIN_CONTRAST = 4.5  # WCAG 2.1, for text
 CONTRASTS = """
 () => {
   const channels = color => color.match(/[\\d.]+/g).slice(0, 3).map(Number);
@@ -37,20 +37,20 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: inst
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_and_can_be_read(size: str, scheme: str, browser: Browser, tmp_path: Path) -> None:  # noqa: F811
-    (tmp_path / "report.html").write_text(page(load_params(ROOT / "params.yaml"), ROOT), encoding="utf-8")
+def test_page_fits_the_screen_and_is_readable(size: str, scheme: str, browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "report.html").write_text(render(load_params(ROOT / "params.yaml"), ROOT), encoding="utf-8")
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
-    shown = context.new_page()
-    asked: list[str] = []
-    shown.on("request", lambda request: asked.append(request.url))
-    shown.goto((tmp_path / "report.html").as_uri())
-    assert shown.evaluate("document.documentElement.scrollWidth") == width
-    red, green, blue = re.findall(r"\d+", shown.evaluate("getComputedStyle(document.body).backgroundColor"))
+    tab = context.new_page()
+    requested: list[str] = []
+    tab.on("request", lambda request: requested.append(request.url))
+    tab.goto((tmp_path / "report.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    red, green, blue = re.findall(r"\d+", tab.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (int(red) + int(green) + int(blue) < 3 * 64) == (scheme == "dark")
-    table = shown.locator("section table").first
+    table = tab.locator("section table").first
     assert table.locator("td").nth(1).is_visible()
-    assert [each for each in shown.evaluate(CONTRASTS) if each[0] < READABLE] == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert shown.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert [each for each in tab.evaluate(CONTRASTS) if each[0] < MIN_CONTRAST] == []
+    assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
+    assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     context.close()

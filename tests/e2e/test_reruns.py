@@ -1,4 +1,4 @@
-"""A change reruns the stages that it affects and no other. Real DVC decides; the stages' work is stood in for."""
+"""A change reruns the stages that it affects and no others. DVC is real; the stages are fake."""
 
 import re
 from typing import Any
@@ -9,13 +9,13 @@ import yaml
 from tests.e2e.conftest import Copy
 
 AFTER_FID = {"fid", "export"}
-TUNED = {"generate-tuned", "features-tuned"}
-BASE = {"generate-base", "features-base"}
+TUNED = {"generate-tuned", "features@tuned"}
+BASE = {"generate-base", "features@base"}
 AFTER_TRAINING = {"train-fp16", "grounding", "sweep"} | TUNED | AFTER_FID
 AFTER_TOKENS = {"datacard", "features-real"} | AFTER_TRAINING
 AFTER_IMAGES = {"tokenize"} | BASE | AFTER_TOKENS
 LATENTS = {"latents@coco", "latents@flickr8k"}
-AFTER_LATENTS = {"reconstruct", "features-reconstructed"} | AFTER_TRAINING
+AFTER_LATENTS = {"reconstruct", "features@reconstructed"} | AFTER_TRAINING
 DATASET = {
     dataset: {f"preprocess-512@{dataset}", f"latents@{dataset}"} | AFTER_LATENTS | AFTER_IMAGES
     for dataset in ("coco", "flickr8k")
@@ -63,15 +63,16 @@ def test_a_parameter_reruns_what_it_affects(
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("finetune/kid.py", {"fid", "sweep"}),
+        ("finetune/evaluation/mmd.py", {"fid", "sweep"}),
         (
-            "finetune/features.py",
-            {"features-real", "features-reconstructed", "features-base", "features-tuned", "sweep"},
+            "finetune/evaluation/features.py",
+            {"features-real", "features@reconstructed", "features@base", "features@tuned", "sweep"},
         ),
-        ("finetune/flickr8k.py", {"preprocess-512@coco", "preprocess-512@flickr8k"}),
+        ("finetune/datasets/flickr8k.py", {"preprocess-512@coco", "preprocess-512@flickr8k"}),
         ("stages/latents.py", LATENTS),
+        ("finetune/training/loss.py", {"train-fp16"}),
         ("finetune/paths.py", set()),
-        ("app/page.py", set()),
+        ("app/ui/page.py", set()),
         ("README.md", set()),
     ],
 )
@@ -81,7 +82,7 @@ def test_a_comment_reruns_only_the_stages_that_use_the_file(quick_copy: Copy, fi
     assert reran(quick_copy) == expected
 
 
-def test_another_data_set_reruns_its_own_stages_and_those_that_join_them(quick_copy: Copy) -> None:
+def test_a_new_dataset_reruns_its_own_stages_and_those_that_join_the_datasets(quick_copy: Copy) -> None:
     params = quick_copy.params()
     params["datasets"].append("own")
     for section in ("fetch", "preprocess"):
@@ -104,13 +105,13 @@ def test_going_back_to_earlier_params_runs_nothing(quick_copy: Copy) -> None:
     assert quick_copy.run("git", "status", "--porcelain").stdout == ""
 
 
-def test_stages_are_run_alone_by_force_and_by_hand(quick_copy: Copy) -> None:
+def test_stages_can_be_forced_and_run_alone(quick_copy: Copy) -> None:
     """docs/reruns.md, "By hand"."""
     assert reran_by(quick_copy, "repro", "--force", "--single-item", "fid") == {"fid"}
     assert reran_by(quick_copy, "repro", "--force", "--dry", "fid") > {"fid", "train-fp16", "fetch@coco"}
     quick_copy.set_param("train", "lr", value=1e-5)
     alone = quick_copy.dvc("repro", "--single-item", "fid").stdout
-    assert "Running stage" not in alone, "what comes before it is left alone"
+    assert "Running stage" not in alone, "earlier stages do not run"
     assert reran_by(quick_copy, "repro", "generate-tuned") == {"train-fp16", "generate-tuned"}
     (quick_copy.root / "models/tuned/by_hand").write_text("as accelerate launch leaves it")
     quick_copy.dvc("commit", "--force", "train-fp16")
@@ -119,7 +120,7 @@ def test_stages_are_run_alone_by_force_and_by_hand(quick_copy: Copy) -> None:
 
 
 def test_the_committed_lock_belongs_to_the_committed_tree(copy: Copy) -> None:
-    """In a fresh clone without any data DVC must find nothing to run; its exit code does not tell."""
+    """In a fresh clone without data, DVC finds nothing to run. Its exit code does not say so; its output does."""
     output = copy.dvc("repro", "--dry", "--allow-missing").stdout
     assert re.findall(r"^Running stage '(.+)':", output, re.MULTILINE) == []
     assert "is cached" not in output
@@ -134,7 +135,7 @@ def test_a_preset_and_back_is_clean(quick_copy: Copy) -> None:
     assert quick_copy.run("git", "status", "--porcelain").stdout == ""
 
 
-def test_a_preset_does_not_overwrite_edits_unasked(quick_copy: Copy) -> None:
+def test_a_preset_overwrites_edits_only_with_force(quick_copy: Copy) -> None:
     quick_copy.set_param("train", "lr", value=1e-5)
     edited = (quick_copy.root / "params.yaml").read_text()
     refused = quick_copy.run("make", "preset", "P=rtx3090", check=False)
@@ -146,7 +147,7 @@ def test_a_preset_does_not_overwrite_edits_unasked(quick_copy: Copy) -> None:
     assert (quick_copy.root / "params.yaml").read_text() == preset
 
 
-def test_an_unknown_preset_is_refused_with_those_that_exist(quick_copy: Copy) -> None:
+def test_an_unknown_preset_is_an_error_that_lists_the_known_ones(quick_copy: Copy) -> None:
     refused = quick_copy.run("make", "preset", "P=rtx9090", check=False)
     assert refused.returncode != 0
     assert "no preset 'rtx9090'; known: photos rtx3090-lora rtx3090 sample" in refused.stdout

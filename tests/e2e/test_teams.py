@@ -1,4 +1,4 @@
-"""DVC as teams use it: branches, queues, shared experiments, one cache, clean-up, import. Stages are stood in for."""
+"""DVC as teams use it: branches, queue, shared experiments, shared cache, gc, import. The stages are fake."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ EXPORT = Path("models/export/content")
 
 
 def on_branch(copy: Copy, name: str, lr: float) -> bytes:
-    """Commit a run with that learning rate on a new branch; what it exported."""
+    """Commit a run with this learning rate on a new branch. Returns its export."""
     copy.run("git", "checkout", "--quiet", "-b", name, "main")
     copy.set_param("train", "lr", value=lr)
     copy.dvc("repro")
@@ -37,12 +37,12 @@ def test_branches_go_back_and_forth_without_a_rerun(quick_copy: Copy) -> None:
         assert reran(quick_copy) == set()
 
 
-def test_the_run_cache_restores_what_a_branch_s_lock_does_not_know(quick_copy: Copy) -> None:
+def test_the_run_cache_restores_the_outputs_of_another_branch(quick_copy: Copy) -> None:
     exported = on_branch(quick_copy, "slower", 1e-5)
     quick_copy.run("git", "checkout", "--quiet", "main")
     quick_copy.dvc("checkout")
     quick_copy.set_param("train", "lr", value=1e-5)
-    assert reran(quick_copy) == set(), "that run was made before, on another branch"
+    assert reran(quick_copy) == set(), "the run cache has it from another branch"
     assert (quick_copy.root / EXPORT).read_bytes() == exported
 
 
@@ -95,7 +95,7 @@ def test_two_clones_share_one_cache(quick_copy: Copy, tmp_path: Path) -> None:
     quick_copy.set_param("train", "lr", value=1e-5)
     assert "train-fp16" in reran(quick_copy)
     second.set_param("train", "lr", value=1e-5)
-    assert reran(second) == set(), "the other clone has made that run"
+    assert reran(second) == set(), "the other clone has run it"
 
 
 @pytest.mark.parametrize("scope", ["--workspace", "--all-branches"])
@@ -121,13 +121,13 @@ def test_another_repository_imports_the_export(quick_copy: Copy, tmp_path: Path)
     product.dvc("import", str(quick_copy.root), "models/export", "--out", "model")
     assert (root / "model" / "content").read_bytes() == (quick_copy.root / EXPORT).read_bytes()
     revision = quick_copy.run("git", "rev-parse", "HEAD").stdout.strip()
-    assert revision in (root / "model.dvc").read_text(), "it tells from which commit"
+    assert revision in (root / "model.dvc").read_text(), "it records the commit"
 
 
-def test_what_dvc_notes_of_files_lies_in_a_folder_of_the_user_s_own(quick_copy: Copy, tmp_path: Path) -> None:
-    """Those notes are pickles, and DVC's own place for them is open to everyone."""
+def test_dvc_s_site_cache_can_be_moved_to_the_user_s_home(quick_copy: Copy, tmp_path: Path) -> None:
+    """It holds pickles, and by default it is in a folder that everyone can write to."""
     alone = Copy(quick_copy.root, {**quick_copy.environment, "HOME": str(tmp_path)})
-    del alone.environment["DVC_SITE_CACHE_DIR"]  # of the tests, each of which has its own
+    del alone.environment["DVC_SITE_CACHE_DIR"]  # set by the tests
     alone.dvc("config", "--global", "core.site_cache_dir", str(tmp_path / ".cache" / "dvc"))
     alone.dvc("status")
     assert list((tmp_path / ".cache" / "dvc" / "repo").glob("*/*"))

@@ -1,21 +1,21 @@
-"""A training that is killed inside `dvc repro` goes on from its checkpoint, to the hashes of one that was not."""
+"""Training killed inside `dvc repro` resumes from its checkpoint and produces the same hashes."""
 
 import os
 import signal
 import time
 
-from tests.e2e import crashes
 from tests.e2e.conftest import Copy
+from tests.tools import crashes
 
 STAGE = "train-fp16"
-SECONDS = 600
+TIMEOUT = 600
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint(small_copy: Copy) -> None:
-    expected, outputs = crashes.stages_of(small_copy)[STAGE], crashes.outputs_of(small_copy, STAGE)
+def test_killed_training_resumes_from_its_checkpoint(small_copy: Copy) -> None:
+    expected, outputs = crashes.locked_stages(small_copy)[STAGE], crashes.output_paths(small_copy, STAGE)
     crashes.forget(small_copy, STAGE)
     process = crashes.start(small_copy, STAGE)
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + TIMEOUT
     while not list((small_copy.root / ".dvc/tmp/resume").rglob("step-*")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -24,7 +24,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(small_copy: Copy) -> None
     process.communicate()
     assert not any(path.exists() for path in outputs)
 
-    again = small_copy.dvc("repro", "--single-item", STAGE).stdout
-    assert "going on at step" in again
-    assert crashes.stages_of(small_copy)[STAGE] == expected
-    assert crashes.half_done(small_copy) == []
+    rerun = small_copy.dvc("repro", "--single-item", STAGE).stdout
+    assert "resuming from step" in rerun
+    assert crashes.locked_stages(small_copy)[STAGE] == expected
+    assert crashes.partial_files(small_copy) == []

@@ -1,0 +1,1 @@
+"""Cross-attention maps and Prompt-to-Prompt."""

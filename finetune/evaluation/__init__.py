@@ -1,0 +1,1 @@
+"""Features, distances, sanity checks and grounding."""

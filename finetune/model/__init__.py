@@ -1,0 +1,1 @@
+"""Stable Diffusion as diffusers stores it: loading, configuration, sampling, determinism."""

@@ -1,0 +1,1 @@
+"""Batches, loss, optimizer, training loop, validation and checkpoints."""
