@@ -78,7 +78,7 @@ def _grid(
     columns = [[pixels for _, pixels in read_images(generated / model, chosen[model])] for model in MODELS]
     columns.append([pixels for _, pixels in read_real(images, real)])
     captions = [row["prompt"] for row in chosen["base"]]
-    return make_grid(list(zip(*columns, strict=True)), ["base", "tuned", "real"], captions, columns=2)
+    return make_grid(list(zip(*columns, strict=True)), ["base", "fine-tuned", "real"], captions, columns=2)
 
 
 def main() -> None:

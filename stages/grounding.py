@@ -154,7 +154,7 @@ def _grid(cases: list[Case], maps: dict[str, list[Map]]) -> Image.Image:
         heat = (np.asarray(overlay(image, normalize(maps[model][i]))) for model in ("base", "tuned"))
         rows.append([pixels, *heat])
         captions.append(case.caption)
-    return make_grid(rows, ["image", "base", "tuned"], captions, columns=2)
+    return make_grid(rows, ["image", "base", "fine-tuned"], captions, columns=2)
 
 
 def main() -> None:

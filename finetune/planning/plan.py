@@ -86,7 +86,7 @@ def warnings(planned: Plan, folder: Path) -> Iterator[str]:
     """Yield the error messages with which the run would stop on this machine. folder: on the disk to check."""
     checks = (
         lambda: require_own_remote(max(planned.fetched.values())),
-        lambda: require_free_space(folder, planned.disk),
+        lambda: require_free_space(folder, planned.disk, "the outputs and the cache of this run"),
     )
     for check in checks:
         try:

@@ -75,7 +75,7 @@ def test_diffusers_converts_every_name_back() -> None:
     architecture = Architecture(**PARTS)
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(PARTS["unet"]).state_dict()
-    vae = architecture.autoencoder().state_dict()
+    vae = architecture.make_vae().state_dict()
     ldm = {unet_name(key, PARTS["unet"]): tensor for key, tensor in unet.items()}
     assert convert_ldm_unet_checkpoint(ldm, PARTS["unet"]).keys() == unet.keys()
     ldm = {vae_name(key, PARTS["vae"]): tensor for key, tensor in vae.items()}

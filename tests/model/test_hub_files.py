@@ -99,7 +99,7 @@ def test_pinned_safety_checker_is_fetched_with_its_configuration(tmp_path: Path,
 def test_only_needed_files_are_downloaded_from_the_hub(tmp_path: Path, hub: Site) -> None:
     assert fetch("hf://some/model", tmp_path / "base") == NEEDED
     assert (tmp_path / "base" / WEIGHT).read_bytes() == MODEL[WEIGHT]
-    assert {path for path, _ in hub.asked if "/resolve/" in path} == {url_path(name) for name in NEEDED}
+    assert {path for path, _ in hub.requests if "/resolve/" in path} == {url_path(name) for name in NEEDED}
 
 
 def test_hub_token_is_used(tmp_path: Path, hub: Site) -> None:
@@ -111,7 +111,7 @@ def test_hub_token_is_used(tmp_path: Path, hub: Site) -> None:
 def test_interrupted_download_resumes(tmp_path: Path, hub: Site) -> None:
     hub.faults[url_path(WEIGHT)] = [Fault(cut=CHUNK)]
     assert fetch("hf://some/model", tmp_path / "base") == NEEDED
-    assert [asked for path, asked in hub.asked if path == url_path(WEIGHT)] == [None, f"bytes={CHUNK}-"]
+    assert [byte_range for path, byte_range in hub.requests if path == url_path(WEIGHT)] == [None, f"bytes={CHUNK}-"]
 
 
 def test_wrong_weight_is_named_with_both_hashes(tmp_path: Path, folder: Path, hub: Site) -> None:

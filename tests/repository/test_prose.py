@@ -14,7 +14,7 @@ INSTEAD = {
     r"(fore)?told": "reported, listed, predicted",
     r"mend(s|ed|ing)?": "fix",
     r"greatest": "highest, max",
-    r"(?<!at )the least": "the lowest, min",
+    r"(?<!at )the least(?! recently)": "the lowest, min",
     r"of no account": "has no effect",
     r"(?<!standard )deviations?": "standard deviation",
     r"data sets?": "dataset",

@@ -119,7 +119,7 @@ def test_no_file_contains_a_local_path(tiny_export: Path, tiny_run: TinyRun) -> 
 
 
 @pytest.mark.parametrize(
-    ("value", "problem"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (-70000.0, "reaches 70000")]
+    ("value", "problem"), [(float("nan"), "non-finite"), (float("inf"), "non-finite"), (-70000.0, "reaches 70000")]
 )
 def test_weight_outside_fp16_range_is_named(tiny_run: TinyRun, tmp_path: Path, value: float, problem: str) -> None:
     weights = load_file(tiny_run.tuned / "unet" / WEIGHTS["unet"])
@@ -175,7 +175,7 @@ def test_card_lists_the_hashes_of_its_inputs(tiny_export: Path, tiny_run: TinyRu
     card = (tiny_export / "README.md").read_text()
     for path, md5 in tiny_run.results.inputs.items():
         assert f"| `{path}` | `{md5}` |" in card
-    assert "names the commit that first recorded its evaluation" in card
+    assert "the commit that first recorded its evaluation" in card
     assert f"git log --oneline -S{tiny_run.results.inputs['metrics/fid.json']} -- dvc.lock" in card
 
 

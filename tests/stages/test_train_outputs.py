@@ -203,7 +203,7 @@ def poison_base(root: Path) -> None:
         (cut("data/latents/coco/manifest.json", 0), r"coco/manifest\.json: Invalid JSON"),
         (remove_captions("train"), "global batch of 4, more than the 0 training images"),
         (remove_captions("validation"), "no validation image has a caption"),
-        (poison_base, r"models/base/unet: the weight conv_in\.bias holds values that are not finite"),
+        (poison_base, r"models/base/unet: weight conv_in\.bias has non-finite values"),
     ],
     ids=[
         "vae",
