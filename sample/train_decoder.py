@@ -31,7 +31,7 @@ SEED = 11
 CROPS = ((128, 8, 0.85), (256, 2, 0.97), (512, 1, 1.0))  # pixels, images at once, cumulated probability
 LEARNING_RATE = 2e-3
 EMA_DECAY = 0.998
-NOISE = 0.12  # standard deviation at most, of latents scaled to unit deviation: what the UNet is off by
+NOISE = 0.12  # standard deviation at most, of latents scaled to unit std: what the UNet is off by
 SAVE_EVERY = 200
 
 
@@ -58,7 +58,7 @@ def initialize(vae: AutoencoderKL, images: Tensor) -> None:
     """
     latents = latent_moments(images)
     center, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    gain = 1 / (std * std.mean()).sqrt()  # half-way to unit deviation: what matters more stays further above the noise
+    gain = 1 / (std * std.mean()).sqrt()  # half-way to unit std: what matters more stays further above the noise
     write_encoder(vae, center, gain)
     vae.register_to_config(scaling_factor=round(1 / float((std * gain).square().mean().sqrt()), 5))
     carried, constant, decoder = 8, 3.0, vae.decoder

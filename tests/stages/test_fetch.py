@@ -100,7 +100,9 @@ def test_a_base_model_that_cannot_be_trained_is_an_input_error(tmp_path: Path, t
     (tmp_path / "own" / "model_index.json").write_text("{}")
     (tmp_path / "own" / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "sample"}')
     weights = {path.relative_to(tiny_base).as_posix(): sha256_file(path) for path in tiny_base.rglob("*.safetensors")}
-    with pytest.raises(InputError, match=r"base/scheduler: prediction_type must be epsilon or v_prediction, not 'sample'"):
+    with pytest.raises(
+        InputError, match=r"base/scheduler: prediction_type must be epsilon or v_prediction, not 'sample'"
+    ):
         fetch_base(Base(location=str(tmp_path / "own"), revision=None, sha256=weights), tmp_path / "base")
 
 
