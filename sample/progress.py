@@ -29,7 +29,7 @@ class Progress:
         if checkpoint.exists():
             tensors, state = load_checkpoint(checkpoint)
             model.load_state_dict(unprefixed("model", tensors))
-            self.ema = unprefixed("ema", tensors)
+            self.ema = {name: tensor.to(self.ema[name].device) for name, tensor in unprefixed("ema", tensors).items()}
             restore_optimizer(optimizer, unprefixed("optimizer", tensors))
             self.step, seconds, self.curve = state["step"], state["seconds"], state["curve"]
         self._started = time.monotonic() - seconds
