@@ -1,4 +1,4 @@
-"""Flat shapes with clean edges: what the synthetic world is drawn with.
+"""Flat shapes with clean edges, from which scenes are composed.
 
 Shapes are given in units of a 512x512 image and drawn three times as large. A figure's canvas has its origin on the
 ground below the figure, so that it can be moved, scaled and mirrored as a whole; x = 0 is its middle. Every shape also
@@ -61,7 +61,7 @@ class Canvas:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Shapes drawn inside belong to the part of this name."""
+        """Assign shapes in this block to the named part."""
         if name not in self._names:
             self._names.append(name)
         before, self._part = self._part, self._names.index(name)
@@ -70,7 +70,7 @@ class Canvas:
 
     @contextmanager
     def inside(self, points: Sequence[Point]) -> Iterator[None]:
-        """Shapes drawn inside are cut off at this polygon."""
+        """Clip shapes in this block to the polygon."""
         before, self._stencil = self._stencil, Image.new("1", self._image.size)
         ImageDraw.Draw(self._stencil).polygon(self._pixels(points), fill=1)
         yield

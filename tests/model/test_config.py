@@ -28,7 +28,7 @@ def test_valid_base_returns_its_configurations(base: Path) -> None:
 @pytest.mark.parametrize("change", [{"prediction_type": "v_prediction"}, {"prediction_type": "epsilon"}, {}])
 def test_epsilon_and_v_prediction_are_supported_and_epsilon_is_the_default(change: dict[str, Any], base: Path) -> None:
     (base / SCHEDULER).write_text(json.dumps(change))
-    check_base(base)
+    assert check_base(base)["scheduler"] == change
 
 
 @pytest.mark.parametrize(
