@@ -29,8 +29,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty sibling directory to fill. It replaces `path` at the end, or is deleted after an error."""
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         yield partial
         for file in partial.rglob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes them readable by their owner only
