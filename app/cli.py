@@ -52,7 +52,10 @@ def main() -> None:
             return
         if digest not in (None, model.digest):
             print("note: a different model generated this image; the result will differ", file=sys.stderr)
-        generate_files(model, _make_request(model, options, previous), options.num_images, options.output)
+        request = _make_request(model, options, previous)
+        if note := model.vocabulary_note(request.prompt):
+            print(f"note: {note}", file=sys.stderr)
+        generate_files(model, request, options.num_images, options.output)
     except InputError as error:
         sys.exit(f"error: {error}")
 

@@ -18,13 +18,20 @@ from finetune.errors import InputError
 from finetune.export.manifest import MANIFEST, check_manifest
 from finetune.model.determinism import default_device
 from finetune.model.loading import load_pipeline
+from finetune.model.tokenizer import unknown_words
 
 disable_progress_bar()
 
+MAX_NAMED = 8  # unknown words of a prompt
+
 
 class Example(BaseModel):
+    """A prompt with the images of both models, generated at export: paths below the export's folder."""
+
     prompt: str
     seed: int
+    base: str
+    tuned: str
 
 
 class Serving(BaseModel):
@@ -72,6 +79,12 @@ class Model:
             "width": side,
             "height": side,
         }
+
+    def vocabulary_note(self, prompt: str) -> str:
+        """Name the words of a prompt that a model with a small vocabulary does not know; empty if there are none."""
+        words = unknown_words(self.pipeline.tokenizer, prompt)
+        more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
+        return f"not in this model's vocabulary: {', '.join(words[:MAX_NAMED])}{more}" if words else ""
 
     @property
     def has_base(self) -> bool:

@@ -25,10 +25,10 @@ class Preview:
         chart = F.interpolate(colors, scale_factor=2 * patch).to(vae.device, vae.dtype)
         latents = vae.encode(chart).latent_dist.mode() * vae.config.scaling_factor
         means = F.avg_pool2d(chart, patch)
-        self.weights = torch.linalg.lstsq(_rows(latents), means.float().cpu().flatten(2)[0].T).solution  # [5, 3]
+        self.weights = torch.linalg.lstsq(_rows(latents), means.float().cpu().flatten(2)[0].T).solution  # [c + 1, 3]
 
     def image(self, latents: Tensor) -> Image.Image:
-        """Return an RGB image with one pixel per position of the latents [1, 4, height, width]."""
+        """Return an RGB image with one pixel per position of the latents [1, c, height, width]."""
         colors = (_rows(latents) @ self.weights).reshape(*latents.shape[2:], 3)
         return Image.fromarray(colors.add(1).mul(127.5).clamp(0, 255).byte().numpy())
 
@@ -41,6 +41,6 @@ def data_url(image: Image.Image) -> str:
 
 
 def _rows(latents: Tensor) -> Tensor:
-    """Reshape [1, 4, height, width] to [height * width, 5]. The fifth column is 1, for the bias."""
+    """Reshape [1, c, height, width] to [height * width, c + 1]. The last column is 1, for the bias."""
     rows = latents.float().cpu().flatten(2)[0].T
     return torch.cat([rows, torch.ones(len(rows), 1)], dim=1)

@@ -35,7 +35,7 @@ class Step:
 
     done: int  # from 1
     total: int
-    pred_original_sample: Tensor  # [1, 4, height / 8, width / 8]
+    pred_original_sample: Tensor  # [1, c, h, w], like the latents
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ from PIL import Image
 from bench.harness import ROOT, folder_bytes, make_parser, measure_command, write_result
 from finetune import paths
 from finetune.artifacts import sha256_file
-from finetune.data.shards import INDEX, index_writer, shard_name, write_shard
+from finetune.data.shards import INDEX, encode_lossless, index_writer, shard_name, write_shard
 from finetune.datasets.scene_archives import draw_archive
-from finetune.datasets.scenes import draw, make_scene
+from finetune.datasets.scenes.drawing import draw
+from finetune.datasets.scenes.world import make_scene
 from finetune.evaluation.features import EFFICIENTNET
 from stages.generate import SCHEMA as GENERATED
 from stages.preprocess import SCHEMA as IMAGES
@@ -67,7 +68,7 @@ NETWORK_SIDE = 32  # pixels
 
 @cache
 def _scene(seed: int) -> NDArray[np.int16]:
-    return np.asarray(draw(make_scene(seed, "striped")).resize((SIDE, SIDE)), np.int16)
+    return np.asarray(draw(make_scene(seed, "new")).resize((SIDE, SIDE)), np.int16)
 
 
 def noisy_scene(seed: int) -> bytes:
@@ -123,10 +124,8 @@ def write_noise_images(folder: Path, count: int, stage: NetworkStage) -> None:
 
     def members(numbers: range) -> Iterator[tuple[str, bytes]]:
         for number in numbers:
-            file = io.BytesIO()
             pixels = rng.integers(0, 256, (NETWORK_SIDE, NETWORK_SIDE, 3), np.uint8)
-            Image.fromarray(pixels).save(file, "PNG")
-            yield f"{number:012d}.png", file.getvalue()
+            yield f"{number:012d}.webp", encode_lossless(Image.fromarray(pixels))
 
     with index_writer(folder / INDEX, stage.schema) as write_rows:
         for shard in range(stage.shards):
@@ -140,7 +139,7 @@ def write_noise_images(folder: Path, count: int, stage: NetworkStage) -> None:
 def _row(number: int, shard: str, digest: str) -> dict[str, Any]:
     """Return an index row with the columns of both schemas."""
     caption = f"image number {number} of a benchmark, with a caption of typical length"
-    place = {"dataset": "coco", "shard": shard, "shard_sha256": digest, "member": f"{number:012d}.png"}
+    place = {"dataset": "coco", "shard": shard, "shard_sha256": digest, "member": f"{number:012d}.webp"}
     size = {"width": NETWORK_SIDE, "height": NETWORK_SIDE}
     texts = {"captions": [caption] * 5, "prompt": caption, "seed": number, "split": "train"}
     return {"id": f"{number:012d}", **place, **size, **texts, "sha256": digest, "perceptual_hash": digest}

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.datasets.scenes import captions, draw, make_scene
+from finetune.datasets.scenes.drawing import draw
+from finetune.datasets.scenes.world import captions, make_scene
 from finetune.training.batches import CaptionedLatents
 
 DATASET = "bench"
@@ -27,7 +28,7 @@ def write_imagefolder(folder: Path, count: int) -> list[str]:
     """
     folder.mkdir(parents=True)
     scenes = [make_scene(seed, "plain") for seed in range(count)]
-    texts = [captions(scene)[0] for scene in scenes]
+    texts = [captions(scene.combination)[0] for scene in scenes]
     with (folder / "metadata.jsonl").open("w") as metadata:
         for number in range(max(count, EPOCH)):
             name = f"{number:06d}.jpg"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench.harness import cpu_seconds, folder_bytes, make_parser, write_result
 from finetune.data.shard_cache import ShardCache
-from finetune.data.shards import INDEX, encode_png, read_images, read_index
+from finetune.data.shards import INDEX, encode_lossless, read_images, read_index
 from finetune.data.transforms import encode_jpeg
 from finetune.datasets.scene_archives import draw_archive
 from finetune.params import PreprocessDataset, Tokenize
@@ -73,14 +73,14 @@ def _image_seconds(images: list[NDArray[np.uint8]]) -> dict[str, float]:
     resize = make_resizer("PIL", False, "bicubic", (INCEPTION, INCEPTION))
     return {
         "jpeg": cpu_seconds(lambda: [encode_jpeg(Image.fromarray(each), PREPROCESS.jpeg_quality) for each in images]),
-        "png": cpu_seconds(lambda: [encode_png(Image.fromarray(each)) for each in images]),
+        "lossless": cpu_seconds(lambda: [encode_lossless(Image.fromarray(each)) for each in images]),
         "resize": cpu_seconds(lambda: [resize(each) for each in images]),
     }
 
 
 def _by_split(seconds: dict[str, float], validation: float) -> dict[str, float]:
-    """Split preprocess-512's time: validation images are PNGs, training images JPEGs. validation: share of images."""
-    mean, more = seconds["preprocess-512"], seconds["png"] - seconds["jpeg"]
+    """Split preprocess-512's time: validation images are lossless, training images JPEGs. validation: their share."""
+    mean, more = seconds["preprocess-512"], seconds["lossless"] - seconds["jpeg"]
     return {
         "preprocess train": mean - validation * more,
         "preprocess validation": mean + (1 - validation) * more,

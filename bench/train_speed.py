@@ -52,7 +52,7 @@ def prepare(images: Path, count: int) -> Iterator[Any]:
     def encode(file: Path) -> Any:
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.LANCZOS))
-        return encode_moments(vae, pixels)
+        return encode_moments(vae, pixels, mirror=True)
 
     return map_single_threaded(encode, sorted(images.glob("*.jpg"))[:count], torch.device("cpu"))
 

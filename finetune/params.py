@@ -107,6 +107,15 @@ class Fetch(Section):
         """Archives by dataset and file name."""
         return self.__pydantic_extra__
 
+    @model_validator(mode="after")
+    def _packaged(self) -> "Fetch":
+        """Only the loader of EfficientNet-Lite0 reads a file inside its package."""
+        for source, files in {**self.archives, "extractor": self.extractor}.items():
+            for name, archive in files.items():
+                if archive.locations[0].startswith("package:") and name != "efficientnet-lite0.pth":
+                    raise ValueError(f"{source}.{name} cannot be a package: location; give http(s):// or a path")
+        return self
+
 
 class PreprocessDataset(Section):
     format: Literal["coco", "flickr8k", "imagefolder"]
@@ -164,6 +173,11 @@ class Generate(Section):
     batch_size: Positive
 
 
+class Qualitative(Section):
+    seed: Seed
+    prompts: Annotated[list[Text], Field(min_length=1)]
+
+
 class Fid(Section):
     extractor: Literal["efficientnet-lite0.pth", "inception-2015-12-05.pt", "pt_inception-2015-12-05-6726825d.pth"]
     clip: Name | None
@@ -205,6 +219,7 @@ class Params(Section):
     tokenize: Tokenize
     train: Train
     generate: Generate
+    qualitative: Qualitative
     fid: Fid
     grounding: Grounding
     sweep: Sweep

@@ -13,6 +13,7 @@ IMAGES = Path("data/images")  # /<dataset>/{train-00000.tar, ..., index.parquet,
 TOKENS = Path("data/tokens")  # {ids.npy, images.parquet, manifest.json}
 LATENTS = Path("data/latents")  # /<dataset>/{00000.npy, ..., manifest.json}
 GENERATED = Path("data/generated")  # /{reconstructed,base,tuned}/{00000.tar, ..., index.parquet}
+QUALITATIVE = GENERATED / "qualitative"  # /{examples.json, base-00.webp, tuned-00.webp, ...}
 FEATURES = Path("data/features")  # /{real,reconstructed,base,tuned}/{features.npy, index.parquet, protocol.json}
 
 BASE = Path("models/base")  # diffusers layout
@@ -32,6 +33,8 @@ FID_BY_N = Path("metrics/fid_by_n.csv")  # Frechet distance by number of images
 SWEEP = Path("metrics/sweep.csv")  # KID by guidance scale
 GROUNDING_METRICS = Path("metrics/grounding.json")
 GROUNDING = Path("metrics/grounding.png")  # attention maps of words over their objects
+CAPTION_ACCURACY = Path("metrics/caption_accuracy.json")
+QUALITATIVE_GRID = Path("metrics/qualitative.png")  # base | tuned | real, the prompts in params.yaml
 GRID = Path("metrics/grid.png")  # base | tuned | real, same captions
 
 

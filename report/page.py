@@ -13,7 +13,7 @@ from finetune.artifacts import IMAGE_SETS, read_json, read_table
 from finetune.data.shards import spread
 from finetune.params import Params
 from report.charts import bars, lines
-from report.schema import Fid, Grounding, Train
+from report.schema import CaptionAccuracy, Fid, Grounding, Train
 
 DESCRIPTIONS = {
     "floor": "real training images: the score of a perfect model",
@@ -48,6 +48,7 @@ def render(params: Params, root: Path = Path()) -> str:
     fid = read_json(root / paths.FID_METRICS, Fid)
     train = read_json(root / paths.TRAIN_METRICS, Train)
     grounding = read_json(root / paths.GROUNDING_METRICS, Grounding)
+    accuracy = read_json(root / paths.CAPTION_ACCURACY, CaptionAccuracy)
     validation = read_table(root / paths.TRAIN_CURVES / "validation.csv", ["step", "loss"])
     by_n = read_table(root / paths.FID_BY_N, ["n", *IMAGE_SETS])
     sweep = read_table(root / paths.SWEEP, ["guidance_scale", "kid", "sd"], texts=["key"])
@@ -58,6 +59,7 @@ def render(params: Params, root: Path = Path()) -> str:
         fid=fid,
         train=train,
         grounding=grounding,
+        accuracy=accuracy,
         protocol=fid["protocol"],
         descriptions=DESCRIPTIONS,
         metrics=_metrics(fid, params.fid.density_neighbors),
@@ -66,6 +68,7 @@ def render(params: Params, root: Path = Path()) -> str:
         by_timestep=_chart(validation, "step", "optimizer steps", "validation loss", quarters),
         sweep=_sweep(sweep, params.generate.guidance_scale),
         grid=_image(root / paths.GRID),
+        qualitative=_image(root / paths.QUALITATIVE_GRID),
         attention=_image(root / paths.GROUNDING) if grounding["images"] else None,
         samples=[(path.stem.removeprefix("step_").lstrip("0") or "0", _image(path)) for path in samples],
         sections={name: section for name, section in params.model_dump(mode="json").items() if name != "fetch"},

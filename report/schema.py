@@ -1,8 +1,12 @@
 """Schemas of the files in metrics/ that the report reads. A merge or an edit may have damaged them."""
 
-from pydantic import model_validator
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from finetune.artifacts import IMAGE_SETS, EvaluationMetrics, Number, Protocol, Section, StandardDeviation
+
+Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 class Comparison(Protocol):
@@ -46,6 +50,26 @@ class Attention(Section):
     auc: Number
     auc_sd: StandardDeviation
     pointing: Number
+
+
+class Shares(Section):
+    subject: Share
+    outfit: Share
+    pose: Share
+    background: Share
+    all: Share
+
+
+class CaptionAccuracy(Section):
+    images: int
+    base: Shares | None = None
+    tuned: Shares | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "CaptionAccuracy":
+        if self.images and None in (self.base, self.tuned):
+            raise ValueError("base or tuned is missing, but images is not 0")
+        return self
 
 
 class Grounding(Section):

@@ -1,6 +1,6 @@
 """Make the tokenizer and the text encoder of the sample's world: `python -m sample.train_text_encoder`. Two minutes.
 
-Writes sample/world/{tokenizer,text_encoder} and sample/logs/text_encoder.json. As CLIP's encoder knows words before a
+Writes sample/base/{tokenizer,text_encoder} and sample/logs/text_encoder.json. As CLIP's encoder knows words before a
 UNet sees them, this one learns to say at every word what it names: its output there is one of 22 fixed vectors, for
 lion, business suit, dancing, ... or nothing. So a UNet that has read about lions and about suits can read about a lion
 in a suit, and its attention to a word lies on what the word names. It reads captions of the plain and the new world;
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from finetune.artifacts import write_json
-from finetune.datasets.world import (
+from finetune.datasets.scenes.world import (
     ANIMALS,
     OUTFITS,
     PEOPLE,
@@ -29,8 +29,8 @@ from finetune.datasets.world import (
     combinations,
 )
 
-TOKENIZER = Path("sample/world/tokenizer")
-TEXT_ENCODER = Path("sample/world/text_encoder")
+TOKENIZER = Path("sample/base/tokenizer")
+TEXT_ENCODER = Path("sample/base/text_encoder")
 LOG = Path("sample/logs/text_encoder.json")
 SEED = 12
 CONTEXT = 77

@@ -1,50 +1,52 @@
-"""Train the sample's tiny UNet on plain scenes: `python -m sample.train_unet`, after train_vae and train_text.
+"""Train the UNet of the sample's base model on the plain world: `python -m sample.train_unet --steps N`.
 
-Writes sample/base/{unet,scheduler} and model_index.json, sample/logs/unet.json and a image every 500 steps.
-Run it again after an interruption: it resumes from its last checkpoint. To start over, or after another VAE
-or text encoder, remove .dvc/tmp/sample first.
+After train_text_encoder; needs the VAE's encoder alone, which is never trained, so train_vae may run alongside.
+Writes the EMA weights to sample/base/unet and the curve to sample/logs/unet.json each time it stops, also by
+Ctrl-C or SIGTERM, and grids of samples to the work folder. Run again with the same or a larger N, it resumes at its
+last checkpoint; with an N that is already reached, it writes the weights of that checkpoint. The learning rate falls to
+zero over the last third of N.
 
-Flat images leak their mean colour through Stable Diffusion's own noise schedule, whose last step keeps a
-little signal: a model trained on it reads the background off the noise instead of the caption. So this one ends
-in pure noise and predicts v (Lin et al., 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed").
+Flat images leak their mean color through Stable Diffusion's own noise schedule, whose last step keeps a little signal:
+a model trained on it reads the background off the noise instead of the caption. So this one ends in pure noise and
+predicts v (Lin et al., 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed").
 """
 
-import copy
-from concurrent.futures import ThreadPoolExecutor
+import argparse
 from pathlib import Path
 from statistics import mean
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from finetune.artifacts import write_json
-from finetune.datasets.scenes import captions, draw, make_scene
+from finetune.datasets.scenes.drawing import draw
+from finetune.datasets.scenes.world import Combination, World, captions, combinations, make_scene
 from finetune.model.determinism import generator
-from finetune.model.loading import load_text_encoder, load_vae
+from finetune.model.loading import load_text_encoder
 from finetune.model.tokenizer import load_tokenizer
+from finetune.process import stop_requests
 from finetune.training.checkpoints import load_checkpoint, save_checkpoint
+from sample.linear_encoder import CHANNELS
+from sample.parallel_batches import ParallelBatches
 from sample.progress import Progress
+from sample.train_vae import Encoder, initialize, make_vae
+from sample.world_images import FIRST_HELD_OUT, to_float, world_images
 
 BASE = Path("sample/base")
 LOG = Path("sample/logs/unet.json")
-WORK = Path(".dvc/tmp/sample")
-SEED = 3
-SCENES = 1200
-HELD_OUT = range(1_000_000, 1_000_032)
-STEPS = 3200
-BATCH = 16  # in two halves, a thread each: faster than two threads on one batch
-LEARNING_RATE = 1e-3
+SEED = 13
+SCENES = 1200  # five of each combination, and their mirror images
+BATCH = 16
+LEARNING_RATE = 2e-3
 EMA_DECAY = 0.998
 CAPTION_DROPOUT = 0.1
-# where the noise hides an object's outline, so that the caption must tell it: every other batch is drawn there
-SHAPE_TIMESTEPS = (400, 950)
-NOTE_EVERY = 50
-SAVE_EVERY = 250
-LOOK_EVERY = 500
+WORDINGS = 5
+NOTE_EVERY, SAVE_EVERY = 50, 100
 NOISE_SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -57,14 +59,17 @@ NOISE_SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+Batch = tuple[Tensor, ...]  # latents, noise, timesteps, text [b, 77, 64]
 
 
 def make_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(16, 32, 64, 96),
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        sample_size=32,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        block_out_channels=(32, 64, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=64,
         attention_head_dim=4,
@@ -72,80 +77,85 @@ def make_unet() -> UNet2DConditionModel:
     )
 
 
+class Data:
+    """Latents of scenes and of their mirror images, and the embedding of every caption of their world."""
+
+    def __init__(self, world: World, seeds: range, work: Path, encoder: Encoder) -> None:
+        tokenizer, text_encoder = load_tokenizer(BASE / "tokenizer"), load_text_encoder(BASE / "text_encoder")
+        known = combinations(world)
+        scenes = [make_scene(seed, world) for seed in seeds]
+        self.row = [known.index(scene.combination) for scene in scenes]
+        # Undressed animals all face left: shown both sides, so small a model blends them into an animal with two heads.
+        self.faces_left = torch.tensor([scene.combination.outfit is None for scene in scenes])
+        self.mirror = torch.tensor([scene.place.mirrored for scene in scenes]).long()
+        texts = [text for each in known for text in captions(each)]
+        self.text = embed(text_encoder, tokenizer, [*texts, ""])  # the last one is the empty caption
+        path = work / f"latents-{world}-{seeds.start}-{len(seeds)}.safetensors"
+        if not path.exists():
+            save_checkpoint(path, {"latents": encode(world, seeds, encoder)}, {})
+        self.latents = load_checkpoint(path)[0]["latents"]
+
+    def batch(self, step: int, size: int = BATCH) -> Batch:
+        """A function of the step alone."""
+        rng = generator(SEED, "denoiser", step)
+        index = torch.randint(len(self.row), (size,), generator=rng)
+        mirrored = torch.randint(2, (size,), generator=rng)
+        mirrored = torch.where(self.faces_left[index], self.mirror[index], mirrored)
+        wording = torch.randint(WORDINGS, (size,), generator=rng)
+        rows = torch.tensor(self.row)[index] * WORDINGS + wording
+        rows = torch.where(torch.rand(size, generator=rng) < CAPTION_DROPOUT, len(self.text) - 1, rows)
+        noise = torch.randn((size, *self.latents.shape[2:]), generator=rng)
+        # one timestep from each sixteenth of the range: less noise in the gradient than independent draws
+        strata = torch.randperm(size, generator=rng) + torch.rand(size, generator=rng)
+        return self.latents[index, mirrored], noise, (strata / size * 1000).long(), self.text[rows]
+
+
 @torch.no_grad()
-def encode_scenes(seeds: range, path: Path) -> Tensor:
-    """Scaled posterior means `[n, 4, 64, 64]` of plain scenes, kept in a file."""
-    if path.exists():
-        return load_checkpoint(path)[0]["latents"]
-    vae = load_vae(BASE / "vae")
+def encode(world: World, seeds: range, encoder: Encoder) -> Tensor:
+    """[n, 2, 12, 32, 32]: of each scene and its mirror image."""
 
-    def encode(seed: int) -> Tensor:
-        pixels = torch.frombuffer(bytearray(draw(make_scene(seed, "plain")).tobytes()), dtype=torch.uint8)
-        images = pixels.view(1, 512, 512, 3).permute(0, 3, 1, 2) / 127.5 - 1  # channels last in memory
-        return vae.encode(images).latent_dist.mean * vae.config.scaling_factor
+    def both(seed: int) -> Tensor:
+        pixels = torch.frombuffer(bytearray(draw(make_scene(seed, world)).tobytes()), dtype=torch.uint8)
+        image = pixels.view(1, 512, 512, 3)
+        return encoder(to_float(torch.cat([image, image.flip(2)])))
 
-    vae.to(memory_format=torch.channels_last)
-    with ThreadPoolExecutor(2) as pool:
-        latents = torch.cat(list(pool.map(encode, seeds)))
-    save_checkpoint(path, {"latents": latents}, {})
-    return latents
+    return torch.stack([both(seed) for seed in seeds])
 
 
 @torch.no_grad()
 def embed(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """[n, 77, 64]."""
     ids = tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
-    return text_encoder(ids).last_hidden_state
+    return torch.cat([text_encoder(part).last_hidden_state for part in ids.split(64)])
 
 
-def batch_at(step: int, latents: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Clean latents, noise, timesteps, text `[b, 77, 64]` of a step; `embeddings` ends in the empty caption."""
-    rng = generator(SEED, "unet", step)
-    index = torch.randint(len(latents), (BATCH,), generator=rng)
-    wording = torch.randint(5, (BATCH,), generator=rng)
-    row = torch.where(torch.rand(BATCH, generator=rng) < CAPTION_DROPOUT, len(embeddings) - 1, index * 5 + wording)
-    noise = torch.randn((BATCH, *latents.shape[1:]), generator=rng)
-    low, high = SHAPE_TIMESTEPS if step % 2 else (0, 1000)
-    # one timestep from each sixteenth of the range: less noise in the gradient than independent draws
-    strata = torch.randperm(BATCH, generator=rng) + torch.rand(BATCH, generator=rng)
-    timesteps = (low + strata / BATCH * (high - low)).long()
-    return latents[index], noise, timesteps, embeddings[row]
-
-
-def loss_of(unet: UNet2DConditionModel, schedule: DDPMScheduler, batch: tuple[Tensor, ...]) -> Tensor:
+def loss_of(unet: UNet2DConditionModel, schedule: DDPMScheduler, batch: Batch) -> Tensor:
     clean, noise, timesteps, text = batch
     noisy = schedule.add_noise(clean, noise, timesteps)
     return F.mse_loss(unet(noisy, timesteps, text).sample, schedule.get_velocity(clean, noise, timesteps))
 
 
-def learning_rate(step: int) -> float:
-    """Warm-up, plateau, linear decay over the second half."""
-    return LEARNING_RATE * min(1.0, (step + 1) / 100, (STEPS - step) / (0.5 * STEPS) + 0.01)
+def learning_rate(step: int, steps: int) -> float:
+    return LEARNING_RATE * min(1.0, (step + 1) / 100, max(0.0, (steps - step) / (0.34 * steps)) + 0.01)
 
 
-@torch.no_grad()
-def look(pipeline: StableDiffusionPipeline, path: Path) -> None:
-    """Twelve images of held-out captions, 4 in a row, 192 px each."""
-    scenes = [make_scene(seed, "plain") for seed in HELD_OUT[:12]]
-    prompts = [captions(scene)[i % 5] for i, scene in enumerate(scenes)]
-    pipeline.set_progress_bar_config(disable=True)
-    images = [
-        pipeline(p, num_inference_steps=15, guidance_scale=4.0, generator=generator(0, p)).images[0].resize((192, 192))
-        for p in prompts
-    ]
-    sheet = Image.new("RGB", (4 * 192, 3 * 192))
-    for i, image in enumerate(images):
-        sheet.paste(image, (i % 4 * 192, i // 4 * 192))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-    path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
+def frozen_vae(work: Path) -> AutoencoderKL:
+    """The VAE as far as its decoder has been trained."""
+    images = world_images(work / "images.npy", {"plain": range(480), "new": range(416)})
+    vae = make_vae()
+    initialize(vae, to_float(images[::20]))
+    checkpoint = work / "vae.safetensors"
+    if checkpoint.exists():
+        tensors = load_checkpoint(checkpoint)[0]
+        vae.decoder.load_state_dict({k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")})
+    return vae.eval().requires_grad_(False)
 
 
-def make_pipeline(unet: UNet2DConditionModel, tokenizer: CLIPTokenizer, text: CLIPTextModel) -> StableDiffusionPipeline:
+def make_pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
-        vae=load_vae(BASE / "vae"),
-        text_encoder=text,
-        tokenizer=tokenizer,
+        vae=vae,
+        text_encoder=load_text_encoder(BASE / "text_encoder"),
+        tokenizer=load_tokenizer(BASE / "tokenizer"),
         unet=unet,
         scheduler=DDIMScheduler.from_config(NOISE_SCHEDULE),
         safety_checker=None,
@@ -154,82 +164,94 @@ def make_pipeline(unet: UNet2DConditionModel, tokenizer: CLIPTokenizer, text: CL
     )
 
 
-def make_data(tokenizer: CLIPTokenizer, text: CLIPTextModel) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Latents `[n, 4, 64, 64]`, caption embeddings (5 per scene and the empty one), and the held-out batch."""
-    latents = encode_scenes(range(SCENES), WORK / "latents.safetensors")
-    held_out = encode_scenes(HELD_OUT, WORK / "held_out.safetensors")
-    texts = [caption for seed in range(SCENES) for caption in captions(make_scene(seed, "plain"))]
-    embeddings = [embed(text, tokenizer, texts[i : i + 500]) for i in range(0, len(texts), 500)]
-    held_out_texts = [captions(make_scene(seed, "plain"))[0] for seed in HELD_OUT]
-    noise = torch.randn(held_out.shape, generator=generator(SEED, "held-out"))
-    timesteps = torch.arange(len(held_out)) * 1000 // len(held_out)
-    batch = (held_out, noise, timesteps, embed(text, tokenizer, held_out_texts))
-    return latents, torch.cat([*embeddings, embed(text, tokenizer, [""])]), batch
+@torch.no_grad()
+def sample_grid(pipeline: StableDiffusionPipeline, asked: list[Combination], path: Path, side: int = 256) -> None:
+    """One image per combination, four in a row."""
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = [captions(each)[0] for each in asked]
+    noise = [generator(SEED, "grid", i) for i in range(len(prompts))]
+    images = pipeline(prompts, num_inference_steps=15, guidance_scale=3.0, generator=noise).images
+    grid = Image.new("RGB", (4 * side, -(-len(images) // 4) * side))
+    for i, image in enumerate(images):
+        grid.paste(image.resize((side, side), Image.Resampling.LANCZOS), (i % 4 * side, i // 4 * side))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid.save(path)
+    path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
 
 
-def shared_twin(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A second network on the same weights, with gradients of its own."""
-    clone_for_ema = copy.deepcopy(unet)
-    for mine, its in zip(unet.parameters(), clone_for_ema.parameters(), strict=True):
-        its.data = mine.data
-    return clone_for_ema
+def grid_combinations() -> list[Combination]:
+    """Ten of the plain world, and last the two that the base has never seen."""
+    plain = combinations("plain")
+    asked = [plain[i * 11 % 48] for i in range(5)] + [plain[48 + i * 41 % 192] for i in range(5)]
+    lion = Combination("lion", "business suit", "standing", "blue wall")
+    return [*asked, lion, Combination("cat", "red dress", "dancing", "meadow")]
 
 
-class HalvedBatches:
-    """Gradients of a batch whose halves go through two networks on the same weights, a thread each."""
+def train(unet: UNet2DConditionModel, data: Data, held_out: Batch, arguments: argparse.Namespace) -> None:
+    """Until the last step or a signal; the checkpoint holds what is exported."""
+    schedule = DDPMScheduler.from_config(NOISE_SCHEDULE)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    progress = Progress(unet, optimizer, EMA_DECAY, arguments.work / "unet.safetensors")
+    unet.set_attn_processor(AttnProcessor())  # on a CPU, the backward pass of torch's fused attention is slower
 
-    def __init__(self, unet: UNet2DConditionModel, schedule: DDPMScheduler) -> None:
-        self.unet, self.clone_for_ema, self.schedule = unet, shared_twin(unet), schedule
-        self.pool = ThreadPoolExecutor(1)
+    def loss(model: UNet2DConditionModel, batch: Batch) -> Tensor:
+        with torch.autocast(unet.device.type, torch.bfloat16, enabled=arguments.bf16):
+            return loss_of(model, schedule, batch)
 
-    def backward(self, batch: tuple[Tensor, ...]) -> float:
-        """Leave the gradients in the first network; the mean loss."""
-        other = self.pool.submit(self._half, self.clone_for_ema, batch, slice(BATCH // 2, None))
-        loss = self._half(self.unet, batch, slice(0, BATCH // 2)) + other.result()
-        for mine, its in zip(self.unet.parameters(), self.clone_for_ema.parameters(), strict=True):
-            mine.grad.add_(its.grad)
-            its.grad = None
-        return loss
+    batches = ParallelBatches(unet, loss, arguments.threads)
+    smooth = make_unet().eval().requires_grad_(False)
+    losses: list[float] = []
+    with stop_requests() as stop:
+        while progress.step < arguments.steps and not stop.requested:
+            batch = data.batch(progress.step, arguments.batch)
+            losses.append(batches.backward(tuple(tensor.to(unet.device) for tensor in batch)))
+            progress.update(learning_rate(progress.step, arguments.steps))
+            last = progress.step == arguments.steps or stop.requested
+            if progress.step % NOTE_EVERY == 0 or last:
+                scores = {}
+                if progress.step % arguments.sample_every == 0 or progress.step == arguments.steps:
+                    smooth.load_state_dict(progress.ema)
+                    scores["held_out_loss"] = validate(smooth, schedule, held_out, arguments.work, progress.step)
+                progress.note(loss=mean(losses), **scores)
+                losses.clear()
+            if progress.step % SAVE_EVERY == 0 or last:
+                progress.save()
+        smooth.load_state_dict(progress.ema)
+        export(smooth, progress, arguments.work)
 
-    def _half(self, model: UNet2DConditionModel, batch: tuple[Tensor, ...], part: slice) -> float:
-        loss = loss_of(model, self.schedule, tuple(tensor[part] for tensor in batch)) / 2
-        loss.backward()
-        return loss.item()
+
+@torch.no_grad()
+def validate(unet: UNet2DConditionModel, schedule: DDPMScheduler, held_out: Batch, work: Path, step: int) -> float:
+    """The loss on scenes that were not trained on; a grid of samples goes to the work folder."""
+    sample_grid(make_pipeline(unet, frozen_vae(work)), grid_combinations(), work / f"unet_{step:06d}.png")
+    return float(loss_of(unet, schedule, held_out))
+
+
+def export(unet: UNet2DConditionModel, progress: Progress, work: Path) -> None:
+    pipeline = make_pipeline(unet.half(), frozen_vae(work))
+    unet.save_pretrained(BASE / "unet")
+    pipeline.scheduler.save_pretrained(BASE / "scheduler")
+    pipeline.save_config(BASE)
+    parameters = sum(parameter.numel() for parameter in unet.parameters())
+    write_json(LOG, {"parameters": parameters, "steps": progress.step, "curve": progress.curve})
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--work", type=Path, default=Path(".dvc/tmp/sample"), help="folder of checkpoints and latents")
+    parser.add_argument("--threads", type=int, default=2, help="parts of a batch that are computed at the same time")
+    parser.add_argument("--sample-every", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="for a GPU, or a CPU with AMX")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    tokenizer, text_encoder = load_tokenizer(BASE / "tokenizer"), load_text_encoder(BASE / "text_encoder")
-    latents, embeddings, held_out = make_data(tokenizer, text_encoder)
-    schedule = DDPMScheduler.from_config(NOISE_SCHEDULE)
-    unet = make_unet()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    progress = Progress(unet, optimizer, EMA_DECAY, WORK / "unet.safetensors")
-    halves = HalvedBatches(unet, schedule)
-    smooth = copy.deepcopy(unet).eval().requires_grad_(False)
-    pipeline = make_pipeline(smooth, tokenizer, text_encoder)
-
-    losses: list[float] = []
-    while progress.step < STEPS:
-        losses.append(halves.backward(batch_at(progress.step, latents, embeddings)))
-        progress.update(learning_rate(progress.step))
-        if progress.step % LOOK_EVERY == 0 or progress.step == STEPS:
-            smooth.load_state_dict(progress.ema)
-            with torch.no_grad():
-                progress.note(loss=mean(losses), held_out_loss=float(loss_of(smooth, schedule, held_out)))
-            look(pipeline, LOG.with_name(f"unet_{progress.step:05d}.png"))
-            losses.clear()
-        elif progress.step % NOTE_EVERY == 0:
-            progress.note(loss=mean(losses))
-            losses.clear()
-        if progress.step % SAVE_EVERY == 0 or progress.step == STEPS:
-            progress.save()
-    smooth.load_state_dict(progress.ema)
-    smooth.half().save_pretrained(BASE / "unet")
-    pipeline.scheduler.save_pretrained(BASE / "scheduler")
-    pipeline.save_config(BASE)
-    write_json(LOG, {"parameters": sum(p.numel() for p in unet.parameters()), "curve": progress.curve})
+    encoder = Encoder(frozen_vae(arguments.work))
+    data = Data("plain", range(SCENES), arguments.work, encoder)
+    held_out = Data("plain", range(FIRST_HELD_OUT, FIRST_HELD_OUT + 32), arguments.work, encoder).batch(0, 64)
+    train(make_unet().to(arguments.device, memory_format=torch.channels_last), data, held_out, arguments)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from finetune.datasets.canvas import SIZE
-from finetune.datasets.drawing import draw
-from finetune.datasets.world import World, make_scene
+from finetune.datasets.scenes.canvas import SIZE
+from finetune.datasets.scenes.drawing import draw
+from finetune.datasets.scenes.world import World, make_scene
 from sample.linear_encoder import latent_moments
 
 FIRST_HELD_OUT = 1_000_000  # seeds from here on are for measuring

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune import paths
-from finetune.artifacts import atomic_directory, sha256_file, write_json
+from finetune.artifacts import atomic_directory, read_json, sha256_file, write_json
 from finetune.data.shards import read_images, read_index, spread
-from finetune.export.fp16 import write_fp16
 from finetune.export.manifest import MANIFEST, dvc_md5, write_manifest
 from finetune.export.model_card import CardConfig, CardResults, license_note, model_card, read_card_results
 from finetune.image_grid import make_grid
+from finetune.model.fp16 import write_fp16
 from finetune.model.loading import LORA, WEIGHTS, load_scheduler, tuned_part
 from finetune.params import load_params
 from finetune.stage import run_stage
@@ -25,6 +25,7 @@ INPUTS = (
     paths.BASE,
     paths.TUNED,
     paths.GENERATED / "tuned",
+    paths.QUALITATIVE,
     DATA_CARD,
     paths.TRAIN_METRICS,
     paths.FID_METRICS,
@@ -35,13 +36,15 @@ def export(
     base: Path,
     tuned: Path,
     generated: Path,
+    qualitative: Path,
     curves: Mapping[str, Path],
     output: Path,
     config: CardConfig,
     results: CardResults,
 ) -> None:
-    """Write the model, its card, previews and manifest. curves: name -> CSV file.
+    """Write the model, its card, previews, the demo's examples and manifest. curves: name -> CSV file.
 
+    qualitative: images of both models for the prompts in params.yaml.
     Raises InputError if a weight is not finite or exceeds fp16's range.
     """
     rows = spread(read_index(generated), config.export.preview_images)
@@ -58,7 +61,7 @@ def export(
             _write_part(base / "safety_checker", folder / "safety_checker", SAFETY_WEIGHTS)
             shutil.copytree(base / "feature_extractor", folder / "feature_extractor", copy_function=shutil.copyfile)
         write_json(folder / "model_index.json", _model_index(has_checker))
-        write_json(folder / "prompts.json", _serving(rows, config, results))
+        write_json(folder / "prompts.json", _serving(_examples(qualitative, folder), config, results))
         (folder / "curves").mkdir()
         for name, file in curves.items():
             shutil.copyfile(file, folder / "curves" / f"{name}.csv")
@@ -68,6 +71,14 @@ def export(
         card = model_card(config, results, rows[0]["prompt"], rows[0]["seed"])
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_manifest(folder)
+
+
+def _examples(qualitative: Path, folder: Path) -> list[dict[str, Any]]:
+    """Copy both models' images of each prompt to `folder`, and return what the demo shows with them."""
+    shutil.copytree(qualitative, folder / "examples", copy_function=shutil.copyfile)
+    (folder / "examples" / "examples.json").unlink()
+    examples = read_json(qualitative / "examples.json", list[dict[str, Any]])
+    return [each | {model: f"examples/{each[model]}" for model in ("base", "tuned")} for each in examples]
 
 
 def _write_part(source: Path, target: Path, weights: str) -> None:
@@ -93,13 +104,13 @@ def _model_index(has_checker: bool) -> dict[str, Any]:
     }
 
 
-def _serving(rows: list[dict[str, Any]], config: CardConfig, results: CardResults) -> dict[str, Any]:
+def _serving(examples: list[dict[str, Any]], config: CardConfig, results: CardResults) -> dict[str, Any]:
     """Return what the demo needs to serve the model."""
     return {
         "name": config.export.name,
         "num_inference_steps": config.generate.num_inference_steps,
         "guidance_scale": config.generate.guidance_scale,
-        "examples": [{"prompt": row["prompt"], "seed": row["seed"]} for row in rows],
+        "examples": examples,
         "styles": config.export.styles,
         "keywords": config.export.keywords,
         "headline": results.fid["protocol"]["headline"],
@@ -114,6 +125,7 @@ def main() -> None:
         paths.BASE,
         tuned,
         paths.GENERATED / "tuned",
+        paths.QUALITATIVE,
         {"ladder": paths.LADDER, **{name: paths.TRAIN_CURVES / f"{name}.csv" for name in ("loss", "validation")}},
         paths.EXPORT,
         CardConfig(params.export, params.fetch, params.train, params.generate),

@@ -23,6 +23,7 @@ from finetune.errors import InputError
 from finetune.evaluation.feature_set import FeatureSet, concatenate, write_feature_set
 from finetune.evaluation.features import extract, load_extractor
 from finetune.model.determinism import PRECISION, generator
+from finetune.packaged import resolve
 from finetune.parallel import model_pool
 from finetune.params import Fid, Generate, load_params
 from finetune.stage import run_stage
@@ -97,7 +98,7 @@ def features(
         )
     protocol = result.protocol | {
         "extractor": extractor.name,
-        "extractor_sha256": sha256_file(extractor),
+        "extractor_sha256": sha256_file(resolve(extractor)),
         "features": result.features.shape[1],
         "precision": PRECISION,
     }

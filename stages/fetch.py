@@ -14,6 +14,7 @@ from finetune.fetch.source import Source
 from finetune.fetch.transfer import fetch_all
 from finetune.model.config import check_base
 from finetune.model.hub_files import model_files
+from finetune.packaged import PACKAGE, packaged_file, write_reference
 from finetune.params import Archive, Base, load_params
 from finetune.stage import run_stage
 
@@ -35,13 +36,20 @@ def _fetch(sources: list[Source], folder: Path) -> None:
     with atomic_directory(folder) as partial:
         built = [source for source in sources if _build(source, partial / source.name)]
         fetch_all([source for source in sources if source not in built], partial)
-        for source in sources:
-            log.info("%s: %d bytes", folder / source.name, (partial / source.name).stat().st_size)
+        for file in sorted(file for file in partial.rglob("*") if file.is_file()):
+            log.info("%s: %d bytes", folder / file.relative_to(partial), file.stat().st_size)
 
 
 def _build(source: Source, path: Path) -> bool:
-    """Build an archive of synthetic scenes or of a local folder. Returns False for any other location."""
+    """Build an archive of synthetic scenes or of a local folder, or a reference to a file of an installed package.
+
+    Returns False for any other location.
+    """
     location = source.locations[0]
+    if location.startswith(PACKAGE):
+        source.check(location, packaged_file(location))
+        write_reference(location, path)
+        return True
     if location.startswith(SCENES):
         draw_archive(location, source.name, path)
     elif S_ISDIR(local_mode(location)):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from finetune import paths
 from finetune.artifacts import atomic_directory
 from finetune.data.shard_cache import Metadata, ShardCache, map_shards
-from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
+from finetune.data.shards import INDEX, encode_lossless, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
 from finetune.model.determinism import default_device, derive_seed
 from finetune.model.loading import load_pipeline_cached, model_fingerprint
@@ -88,7 +88,7 @@ def _members(
     rows: list[Row], images: Iterable[NDArray[np.uint8]], bar: "tqdm[NoReturn]"
 ) -> Iterator[tuple[str, bytes]]:
     for row, image in zip(rows, images, strict=True):
-        yield row["member"], encode_png(Image.fromarray(image))
+        yield row["member"], encode_lossless(Image.fromarray(image))
         bar.update()
 
 
@@ -106,7 +106,7 @@ def _plan(images: Mapping[str, Path], params: Generate) -> list[Row]:
             "id": row["id"],
             "dataset": row["dataset"],
             "shard": shard_name(i // SHARD_IMAGES),
-            "member": f"{row['dataset']}-{row['id']}.png",
+            "member": f"{row['dataset']}-{row['id']}.webp",
             "prompt": " ".join(row["captions"][0].split()),
             "seed": derive_seed(params.seed, row["id"]),
         }

@@ -37,7 +37,7 @@ class Case:
 
     folder: Path  # images of its dataset
     row: Row
-    moments: Tensor  # float16 [8, h, w]
+    moments: Tensor  # float16 [2c, h, w]
     caption: str
     tokens: list[int]
     positions: list[int]  # of the object's word in `tokens`
@@ -120,7 +120,8 @@ def _find(tokenizer: Any, captions: list[str], name: str) -> tuple[str, list[int
 
 @torch.no_grad()
 def _attention_map(model: StableDiffusionPipeline, case: Case, params: Grounding) -> Map:
-    latents = case.moments[None, :4].float() * model.vae.config.scaling_factor
+    mean, _ = case.moments[None].float().chunk(2, dim=1)
+    latents = mean * model.vae.config.scaling_factor
     noise = torch.randn(latents.shape, generator=generator(params.seed, "grounding", case.row["id"]))
     noisy = model.scheduler.add_noise(latents, noise, torch.tensor([params.timestep]))
     text = model.text_encoder(torch.tensor([case.tokens], device=model.unet.device)).last_hidden_state

@@ -1,4 +1,4 @@
-"""Stage latents: encode every image and its mirror image with the VAE."""
+"""Stage latents: encode every image, and the mirror image of training images, with the VAE."""
 
 import argparse
 from collections.abc import Iterator
@@ -32,6 +32,7 @@ LIBRARIES = ("diffusers", "numpy", "pillow", "torch")  # whose versions determin
 class ImageShard:
     name: str
     sha256: str
+    split: str
     images: int
 
 
@@ -47,7 +48,12 @@ class LatentsMaker:
         return shard_name(shard.name)
 
     def inputs(self, shard: ImageShard) -> dict[str, Any]:
-        return {"device": default_device().type, "images": shard.sha256, "vae": self.vae_fingerprint}
+        return {
+            "device": default_device().type,
+            "images": shard.sha256,
+            "split": shard.split,
+            "vae": self.vae_fingerprint,
+        }
 
     def write(self, shard: ImageShard, path: Path) -> Metadata:
         """Raises InputError if the image shard does not match the index, or if latents are not finite."""
@@ -55,7 +61,8 @@ class LatentsMaker:
         if sha256_file(source) != shard.sha256:
             raise InputError(f"{source}: does not match {INDEX}; run `dvc repro preprocess-512`")
         device = default_device()
-        encode = partial(_encode, load_encoder(self.vae, self.vae_fingerprint, device), source)
+        vae = load_encoder(self.vae, self.vae_fingerprint, device)
+        encode = partial(_encode, vae, source, shard.split == "train")
         with array_writer(path, np.float16) as write:
             for moments in map_single_threaded(encode, read_shard(source), device):
                 write(moments[None])
@@ -88,15 +95,17 @@ def latents(images: Path, vae_folder: Path, out: Path, cache: ShardCache) -> Non
 
 
 def _image_shards(index: Path) -> Iterator[ImageShard]:
-    columns = ("shard", "shard_sha256")
-    for (name, digest), members in groupby(read_rows(index, columns), itemgetter(*columns)):
-        yield ImageShard(name, digest, sum(1 for _ in members))
+    columns = ("shard", "shard_sha256", "split")
+    for (name, digest, split), members in groupby(read_rows(index, columns), itemgetter(*columns)):
+        yield ImageShard(name, digest, split, sum(1 for _ in members))
 
 
-def _encode(vae: AutoencoderKL, shard: Path, member: tuple[str, NDArray[np.uint8]]) -> NDArray[np.float16]:
+def _encode(
+    vae: AutoencoderKL, shard: Path, mirror: bool, member: tuple[str, NDArray[np.uint8]]
+) -> NDArray[np.float16]:
     """Encode one image at a time, without batching, so that its latents depend on no other image."""
     name, pixels = member
-    moments = encode_moments(vae, pixels)
+    moments = encode_moments(vae, pixels, mirror)
     if not np.isfinite(moments).all():
         raise InputError(f"{shard}: the latents of {PurePath(name).stem} are not finite; check the image and the VAE")
     return moments

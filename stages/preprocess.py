@@ -18,7 +18,7 @@ from tqdm import tqdm
 from finetune import paths
 from finetune.artifacts import atomic_directory, write_json
 from finetune.data.shard_cache import Metadata, ShardCache, map_shards
-from finetune.data.shards import INDEX, check_dropped, encode_png, index_writer, shard_name, write_shard
+from finetune.data.shards import INDEX, check_dropped, encode_lossless, index_writer, shard_name, write_shard
 from finetune.data.transforms import crop_and_resize, decode, encode_jpeg, perceptual_hash
 from finetune.datasets.catalog import Catalog, DroppedError, SourceImage, Split
 from finetune.datasets.formats import FORMATS
@@ -130,13 +130,13 @@ def _convert(source: SourceImage, params: PreprocessDataset) -> tuple[dict[str, 
     lossless = source.split == "validation"  # JPEG artifacts would change the statistics of the evaluation's reference
     row = {
         "id": source.id,
-        "member": f"{source.id}.{'png' if lossless else 'jpg'}",
+        "member": f"{source.id}.{'webp' if lossless else 'jpg'}",
         "width": image.width,
         "height": image.height,
         "sha256": sha256(square.tobytes()).hexdigest(),
         "perceptual_hash": perceptual_hash(square),
     }
-    return row, encode_png(square) if lossless else encode_jpeg(square, params.jpeg_quality)
+    return row, encode_lossless(square) if lossless else encode_jpeg(square, params.jpeg_quality)
 
 
 def main() -> None:

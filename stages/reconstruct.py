@@ -16,7 +16,7 @@ from tqdm import tqdm
 from finetune import paths
 from finetune.artifacts import atomic_directory
 from finetune.data.latents import LatentCache
-from finetune.data.shards import INDEX, encode_png, read_rows, shard_name, spread, write_index, write_shard
+from finetune.data.shards import INDEX, encode_lossless, read_rows, shard_name, spread, write_index, write_shard
 from finetune.errors import InputError
 from finetune.model.determinism import default_device, map_single_threaded
 from finetune.model.loading import load_vae
@@ -41,7 +41,7 @@ def reconstruct(
             "id": row["id"],
             "dataset": row["dataset"],
             "shard": shard_name(i // SHARD_IMAGES),
-            "member": f"{row['dataset']}-{row['id']}.png",
+            "member": f"{row['dataset']}-{row['id']}.webp",
         }
         for i, (row, _, _) in enumerate(chosen)
     ]
@@ -53,7 +53,7 @@ def reconstruct(
         unit="image",
         disable=None,
     )
-    members = ((row["member"], encode_png(image)) for row, image in zip(rows, reconstructions, strict=True))
+    members = ((row["member"], encode_lossless(image)) for row, image in zip(rows, reconstructions, strict=True))
     with atomic_directory(out) as folder:
         for number in range(-(-len(rows) // SHARD_IMAGES)):
             write_shard(folder / shard_name(number), islice(members, SHARD_IMAGES))
@@ -82,8 +82,8 @@ def _validation(
 
 @torch.no_grad()
 def _decode(vae: AutoencoderKL, moments: Tensor) -> Image.Image:
-    """Decode moments `float16 [8, h, w]`: their mean, because a sample would add the encoder's noise."""
-    mean = moments[:4].float().to(vae.device)
+    """Decode moments `float16 [2c, h, w]`: their mean, because a sample would add the encoder's noise."""
+    mean, _ = moments.float().to(vae.device).chunk(2)
     pixels = vae.decode(mean[None]).sample[0].permute(1, 2, 0)  # -1..1
     return Image.fromarray(pixels.add(1).mul(127.5).clamp(0, 255).round().byte().cpu().numpy())
 

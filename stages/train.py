@@ -39,9 +39,11 @@ def train(
 ) -> None:
     """Fine-tune the model, or resume an interrupted call with the same parameters and inputs.
 
-    Writes all outputs at the end: the last and best EMA weights in fp32, curves, sample grids and metrics. With several
+    Writes all outputs at the end: the last and best EMA weights in fp16, curves, sample grids and metrics. With several
     processes, only the main one writes. latents: dataset -> folder. experiment: all of params.yaml by dotted key, for
     the MLflow record only.
+
+    Raises InputError if a weight does not fit fp16. No output is written then, and the fp32 checkpoint is kept.
     """
     require_writable(tuned, metrics, curves, samples)
     set_determinism(params.deterministic)

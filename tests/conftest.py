@@ -29,6 +29,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_base_16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model whose VAE shrinks images by 16 to 12 channels, like the sample's."""
+    folder = tmp_path_factory.mktemp("tiny_base_16")
+    write_tiny_model(folder, latent_channels=12, vae_channels=(8, 8, 8, 16, 16))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A `TinyRun`: what a pipeline run of the tiny model leaves for export."""
     from tests.builders.tiny_export import make_tiny_run  # seconds that other tests need not wait

@@ -162,6 +162,12 @@ def test_the_extractor_must_be_fetched(file: Path) -> None:
     assert "fetch.extractor does not list" in message
 
 
+def test_a_package_may_hold_the_extractor_only(file: Path) -> None:
+    write_location(file, "package:photos/val2017.zip")
+    with pytest.raises(InputError, match=r"fetch: coco\.val2017\.zip cannot be a package: location; give http"):
+        load_params(file)
+
+
 def test_a_missing_params_file_says_where_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"params.yaml: no such file; run this in the repository root"):

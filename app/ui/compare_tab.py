@@ -1,5 +1,6 @@
 """The Compare tab: the base and the fine-tuned model with the same initial noise."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -7,11 +8,10 @@ import gradio as gr
 from app.jobs import Job, Result
 from app.request import Request
 from app.ui.form import Form
-from app.ui.runner import JobFactory, JobRunner, make_buttons, make_slider, update_slider
+from app.ui.runner import QUIET, JobFactory, JobRunner, make_buttons, make_slider, update_slider
 from app.ui.session import AppContext
 from finetune.errors import InputError
 
-HINT = "Compare the images of the base and the fine-tuned model for the same prompt, seed and settings."
 NO_BASE = (
     "Comparing needs the base model in `{folder}`; the export holds the fine-tuned model only. "
     "Run `dvc repro fetch-base`, then restart the page."
@@ -35,9 +35,34 @@ class ComparisonJobs(JobFactory):
 
 
 def make_compare_tab(form: Form, context: AppContext) -> None:
-    if not context.model.has_base:
-        gr.Markdown(NO_BASE.format(folder=context.model.base_folder))
-        return
-    buttons = make_buttons("Compare base and fine-tuned")
-    runner = JobRunner(context, buttons, "compare-view", HINT, make_slider("Base | Fine-tuned", "compared"))
-    runner.bind_cancel([runner.bind(buttons[0].click, form.settings, ComparisonJobs)])
+    """Show the first example at once: the export holds both models' images of its examples."""
+    model, prompt, seed = context.model, form.settings[0], form.settings[2]
+    examples = model.serving["examples"]
+
+    def pair(example: dict[str, Any]) -> tuple[Path, Path]:
+        return model.folder / example["base"], model.folder / example["tuned"]
+
+    def show_example(selected: gr.SelectData) -> list[Any]:
+        example = examples[selected.index]
+        return [gr.HTML(visible=False), gr.ImageSlider(pair(example), visible=True), example["prompt"], example["seed"]]
+
+    slider = make_slider("Base | Fine-tuned", "compared", pair(examples[0]))
+    if model.has_base:
+        buttons = make_buttons("Compare base and fine-tuned")
+        runner = JobRunner(context, buttons, "compare-view", "", slider)
+        runner.bind_cancel([runner.bind(buttons[0].click, form.settings, ComparisonJobs)])
+        view = runner.outputs[0]
+    else:
+        view = gr.HTML(visible=False)
+        gr.Markdown(NO_BASE.format(folder=model.base_folder))
+    thumbnails = gr.Gallery(
+        [(model.folder / example["tuned"], example["prompt"]) for example in examples],
+        label="Examples, generated when the model was exported",
+        columns=4,
+        height="auto",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id="examples",
+    )
+    thumbnails.select(show_example, None, [view, slider, prompt, seed], **QUIET)

@@ -5,6 +5,7 @@ Style and keyword presets only edit the prompt. Their state is read back from it
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -67,6 +68,7 @@ def make_form(model: Model) -> Form:
         submit_btn=False,
         elem_id="prompt",
     )
+    _make_vocabulary_note(prompt, model)
     _make_presets(prompt, model)
     with gr.Row():
         button = gr.Button("Generate", variant="primary", scale=3, min_width=140)
@@ -103,6 +105,21 @@ def _make_settings(defaults: Mapping[str, Any], seed: gr.Number) -> list[gr.comp
         with gr.Row():
             width, height = (slider(each.lower(), each, SIDES, SIDE_STEP, precision=0) for each in ("Width", "Height"))
     return [negative_prompt, seed, steps, guidance, scheduler, width, height]
+
+
+def _make_vocabulary_note(prompt: gr.Textbox, model: Model) -> None:
+    """Name the words of the prompt that the model does not know, while the user types."""
+    view = gr.HTML(visible=False, elem_id="vocabulary-note")
+
+    def update(text: str | None) -> gr.HTML:
+        note = model.vocabulary_note((text or "")[:MAX_PROMPT])
+        return gr.HTML(render_vocabulary_note(note), visible=bool(note))
+
+    prompt.change(update, prompt, view, trigger_mode="always_last", **QUIET)
+
+
+def render_vocabulary_note(note: str) -> str:
+    return f'<p class="hint" role="status">{escape(note.capitalize())}. See the examples for what it knows.</p>'
 
 
 def _make_presets(prompt: gr.Textbox, model: Model) -> None:

@@ -7,6 +7,7 @@ again, so `${...}` in a prompt would run as code.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -40,7 +41,8 @@ class JobFactory(ABC):
 class JobRunner:
     """Shows either the progress view or the results. Only the running job can be canceled.
 
-    `buttons` are those that start jobs, then the cancel button. `name` is the view's HTML id, `hint` its first text.
+    `buttons` are those that start jobs, then the cancel button. `name` is the view's HTML id. `hint` is its first text;
+    with an empty one, the view is hidden until a job runs.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class JobRunner:
     ) -> None:
         self.context = context
         self.buttons = buttons
-        self.outputs = [gr.HTML(render_message(hint), elem_id=name), *results]
+        self.outputs = [gr.HTML(render_message(hint), visible=bool(hint), elem_id=name), *results]
 
     def bind(
         self, trigger: Callable[..., Any], inputs: list[gr.components.Component], factory: type[JobFactory]
@@ -151,10 +153,16 @@ def make_gallery(label: str, name: str, **options: Any) -> gr.Gallery:
     )
 
 
-def make_slider(label: str, name: str) -> gr.ImageSlider:
-    """A slider between two overlaid images."""
+def make_slider(label: str, name: str, value: tuple[Path, Path] | None = None) -> gr.ImageSlider:
+    """A slider between two overlaid images, hidden until it has them."""
     return gr.ImageSlider(
-        label=label, format="png", interactive=False, visible=False, buttons=["fullscreen"], elem_id=name
+        value,
+        label=label,
+        format="png",
+        interactive=False,
+        visible=value is not None,
+        buttons=["fullscreen"],
+        elem_id=name,
     )
 
 

@@ -103,7 +103,7 @@ def word_map(
 ) -> Map:
     """Return the share of attention to the tokens at `positions` in one forward pass, `[h, w]`.
 
-    noisy_latents: `[1, 4, h, w]`. text: output of the text encoder, `[1, 77, d]`.
+    noisy_latents: `[1, c, h, w]`. text: output of the text encoder, `[1, 77, d]`.
     """
     height, width = noisy_latents.shape[2:]
     attention = AttentionSums((height, width))

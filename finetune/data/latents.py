@@ -1,4 +1,4 @@
-"""Cache the VAE posterior of every image and its mirror image; sample from it at every training step.
+"""Cache the VAE posterior of every image, and of the mirror image of training images; sample from it in training.
 
 Only this module applies the scaling factor (0.18215 for Stable Diffusion 1.x).
 """
@@ -38,23 +38,23 @@ def load_encoder(vae: Path, digest: str, device: torch.device) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def encode_moments(vae: AutoencoderKL, image: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """Return mean and standard deviation of the unscaled posterior q(z | x) of an image and its mirror image.
+def encode_moments(vae: AutoencoderKL, image: NDArray[np.uint8], mirror: bool) -> NDArray[np.float16]:
+    """Return mean and standard deviation of the unscaled posterior q(z | x) of an image.
 
-    image: uint8 `[height, width, 3]`. Returns float16 `[2, 8, height / 8, width / 8]`: axis 0 is (image, mirror
-    image), axis 1 is 4 means and 4 standard deviations. The mirror image is encoded too, because the encoder does not
-    commute with flipping.
+    image: uint8 `[height, width, 3]`. mirror: encode its mirror image too, because the encoder does not commute with
+    flipping. Returns float16 `[1 or 2, 2c, h, w]`: axis 0 is (image, mirror image), axis 1 has the c means, then the c
+    standard deviations. For Stable Diffusion 1.x, c is 4, h is height / 8 and w is width / 8.
     """
-    views = torch.from_numpy(np.stack([image, image[:, ::-1]])).to(vae.device)
+    views = torch.from_numpy(np.stack([image, image[:, ::-1]] if mirror else [image])).to(vae.device)
     pixels = views.permute(0, 3, 1, 2).float() / 127.5 - 1  # channels last in memory
     posterior = vae.encode(pixels).latent_dist
     return torch.cat([posterior.mean, posterior.std], dim=1).half().cpu().numpy()
 
 
 def sample_latents(moments: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
-    """Return `(mean + std * noise) * scaling_factor` in fp32, `[n, 4, h, w]`.
+    """Return `(mean + std * noise) * scaling_factor` in fp32, `[n, c, h, w]`.
 
-    moments: `[n, 8, h, w]` from `encode_moments`. noise: standard normal, `[n, 4, h, w]`.
+    moments: `[n, 2c, h, w]` from `encode_moments`. noise: standard normal, `[n, c, h, w]`.
     """
     mean, std = moments.float().chunk(2, dim=1)
     return (mean + std * noise) * scaling_factor
@@ -73,7 +73,10 @@ class LatentCache:
         return int(self._starts[-1])
 
     def moments(self, index: int, mirrored: bool) -> Tensor:
-        """Return float16 `[8, h, w]` for an image or its mirror image."""
+        """Return float16 `[2c, h, w]` for an image or its mirror image.
+
+        Raises IndexError for the mirror image of a validation image, because only training uses mirror images.
+        """
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return torch.from_numpy(self._shards[shard][index - self._starts[shard], int(mirrored)].copy())
 

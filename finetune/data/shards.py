@@ -48,9 +48,11 @@ def read_shard(path: Path, names: Container[str] | None = None) -> Iterator[tupl
                     yield info.name, np.asarray(image.convert("RGB"))
 
 
-def encode_png(image: Image.Image) -> bytes:
+def encode_lossless(image: Image.Image) -> bytes:
+    """Encode as lossless WebP, a quarter to a third smaller than PNG."""
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # higher levels take many times as long and hardly shrink photos
+    # the default effort (method 4, quality 80) takes four times as long for files that are 3 to 9% smaller
+    image.save(file, "WEBP", lossless=True, exact=True, method=1, quality=0)
     return file.getvalue()
 
 

@@ -1,10 +1,9 @@
-"""Write synthetic scenes as COCO 2017 and Flickr8k archives, so that the sample uses the real parsers.
+"""The synthetic world written as genuine COCO 2017 and Flickr8k archives: the sample goes through the real parsers.
 
-A location such as `scenes:coco?train=144&validation=48` sets the number of scenes per split. The same location gives
-the same bytes on every machine.
+A location `scenes:coco?train=144&validation=48` names how many scenes each split has; the same location gives
+the same bytes everywhere. Training scenes are of the new world, validation scenes of the unseen one.
 """
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -15,22 +14,30 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
-from finetune.datasets.scenes import CATEGORIES, SIZE, Scene, captions, draw, draw_mask, make_scene, outline
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.datasets.outlines import outlines
+from finetune.datasets.scenes.canvas import SIZE
+from finetune.datasets.scenes.drawing import draw, masks
+from finetune.datasets.scenes.world import ANIMALS, CATEGORIES, PEOPLE, Scene, World, captions, make_scene
 from finetune.errors import InputError
 
 Split = Literal["train", "validation"]
 
-# Ranges that overlap neither each other nor the seeds of the sample's base model (sample/).
+# Far from each other and from the seeds that the sample's base model is trained and measured on (sample/). Multiples of
+# the number of combinations, so that a dataset shows each of them before it shows one again.
 FIRST_SEED: dict[tuple[str, Split], int] = {
-    ("coco", "train"): 2_000_000,
-    ("coco", "validation"): 3_000_000,
-    ("flickr8k", "train"): 4_000_000,
-    ("flickr8k", "validation"): 5_000_000,
+    ("coco", "train"): 2_080_000,
+    ("coco", "validation"): 4_000_000,
+    ("flickr8k", "train"): 6_240_000,
+    ("flickr8k", "validation"): 8_000_000,
 }
-MAX_SCENES = 1_000_000  # per split
+WORLDS: dict[Split, World] = {"train": "new", "validation": "unseen"}
+MOST = 1_000_000  # scenes per split
 SCENES = "scenes:"
-JPEG_QUALITY = 95
-COCO_SPLITS: dict[str, Split] = {"train2017": "train", "val2017": "validation"}
+JPEG_QUALITY = 90
+HALVES: dict[str, Split] = {"train2017": "train", "val2017": "validation"}
 COCO_FRAME = {
     "info": {
         "description": "Drawn scenes in the form of the COCO 2017 Dataset",
@@ -49,29 +56,32 @@ Seeds = dict[Split, range]
 Member = tuple[str, bytes]
 
 
-def scene_image(seed: int) -> bytes:
-    """Return the seed's scene as JPEG."""
+def scene_jpeg(seed: int) -> bytes:
+    """JPEG."""
     file = io.BytesIO()
     draw(_scene(seed)).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
     return file.getvalue()
 
 
-def draw_archive(location: str, name: str, path: Path, image: Callable[[int], bytes] = scene_image) -> None:
-    """Write the archive `name` of the dataset at `location`. image: returns a seed's JPEG.
+def draw_archive(location: str, name: str, path: Path, image: Callable[[int], bytes] = scene_jpeg) -> None:
+    """Write the archive `name` of the dataset that `location` describes, with the `image` of each seed.
 
-    Raises InputError for an invalid location or name.
+    Raises InputError for a location or a name that stands for nothing.
     """
     dataset, seeds = scene_seeds(location)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for member, content in _members(dataset, name, seeds, image):
             info = zipfile.ZipInfo(member, date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system = 3  # Unix, for equal bytes on every system
+            info.create_system = 3  # Unix, also where the archive is not written on one
             info.external_attr = (0o40755 if member.endswith("/") else 0o100644) << 16
             archive.writestr(info, content)
 
 
 def scene_seeds(location: str) -> tuple[str, Seeds]:
-    """Return the dataset and the seeds of each split's scenes. Raises InputError for an invalid location."""
+    """The dataset and, by split, one seed per scene.
+
+    Raises InputError for a location that stands for nothing.
+    """
     path, _, query = location.removeprefix(SCENES).partition("?")
     counts = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
     if path not in ("coco", "flickr8k") or counts.keys() != {"train", "validation"}:
@@ -79,8 +89,8 @@ def scene_seeds(location: str) -> tuple[str, Seeds]:
     seeds: Seeds = {}
     for (dataset, split), first in FIRST_SEED.items():
         if dataset == path:
-            if not re.fullmatch("[0-9]{1,9}", counts[split]) or not 1 <= int(counts[split]) <= MAX_SCENES:
-                raise InputError(f"{location}: {split} is {counts[split]!r}; give a count from 1 to {MAX_SCENES}")
+            if not re.fullmatch("[0-9]{1,9}", counts[split]) or not 1 <= int(counts[split]) <= MOST:
+                raise InputError(f"{location}: {split} is {counts[split]!r}; give a count from 1 to {MOST}")
             seeds[split] = range(first, first + int(counts[split]))
     return path, seeds
 
@@ -88,14 +98,14 @@ def scene_seeds(location: str) -> tuple[str, Seeds]:
 def _members(dataset: str, name: str, seeds: Seeds, image: Callable[[int], bytes]) -> Iterator[Member]:
     match dataset, name:
         case "coco", "train2017.zip" | "val2017.zip":
-            folder = name.removesuffix(".zip")
-            yield f"{folder}/", b""
-            for seed in seeds[COCO_SPLITS[folder]]:
-                yield f"{folder}/{_coco_name(seed)}", image(seed)
+            half = name.removesuffix(".zip")
+            yield f"{half}/", b""
+            for seed in seeds[HALVES[half]]:
+                yield f"{half}/{_coco_name(seed)}", image(seed)
         case "coco", "annotations_trainval2017.zip":
-            for part, split in COCO_SPLITS.items():
-                yield f"annotations/captions_{part}.json", _json(_coco_captions(seeds[split]))
-                yield f"annotations/instances_{part}.json", _json(_coco_instances(seeds[split]))
+            for half, split in HALVES.items():
+                yield f"annotations/captions_{half}.json", _json(_coco_captions(seeds[split]))
+                yield f"annotations/instances_{half}.json", _json(_coco_instances(seeds[split]))
         case "flickr8k", "Flickr8k_Dataset.zip":
             yield "Flicker8k_Dataset/", b""  # spelled as in the original
             for seed in (*seeds["train"], *seeds["validation"]):
@@ -103,16 +113,18 @@ def _members(dataset: str, name: str, seeds: Seeds, image: Callable[[int], bytes
         case "flickr8k", "Flickr8k_text.zip":
             yield from _flickr_texts(seeds)
         case _:
-            raise InputError(f"fetch.{dataset}: the synthetic dataset has no archive {name}; see presets/sample.yaml")
+            raise InputError(f"fetch.{dataset}: no archive of scenes is called {name}; see presets/sample.yaml")
 
 
 def _scene(seed: int) -> Scene:
-    return make_scene(seed, "striped")
+    """The scene of a seed, which lies in the range of its split."""
+    split = max((first, split) for (_, split), first in FIRST_SEED.items() if first <= seed)[1]
+    return make_scene(seed, WORLDS[split])
 
 
 def _captions(seed: int) -> list[str]:
-    """Return all captions, rotated by seed so that the first one varies."""
-    wordings = captions(_scene(seed))
+    """All wordings; which one comes first changes from scene to scene."""
+    wordings = captions(_scene(seed).combination)
     first = seed % len(wordings)
     return wordings[first:] + wordings[:first]
 
@@ -148,31 +160,33 @@ def _coco_captions(seeds: range) -> dict[str, Any]:
 
 
 def _coco_instances(seeds: range) -> dict[str, Any]:
-    objects = [(seed, dataclasses.replace(_scene(seed), centers=(c,))) for seed in seeds for c in _scene(seed).centers]
+    parts = [(seed, name, mask) for seed in seeds for name, mask in masks(_scene(seed)).items()]
+    categories = [{"supercategory": _supercategory(n), "id": i, "name": n} for i, n in enumerate(CATEGORIES, 1)]
     return {
         **COCO_FRAME,
         "images": _coco_images(seeds),
-        "annotations": [{"id": i, "image_id": seed, **_instance(thing)} for i, (seed, thing) in enumerate(objects, 1)],
-        "categories": [{"supercategory": "shape", "id": i, "name": shape} for i, shape in enumerate(CATEGORIES, 1)],
+        "annotations": [
+            {"id": i, "image_id": seed, **_instance(name, mask)} for i, (seed, name, mask) in enumerate(parts, 1)
+        ],
+        "categories": categories,
     }
 
 
-def _instance(thing: Scene) -> dict[str, Any]:
-    """Return outline, box `[x, y, width, height]` and area, in pixels, of a scene with one object."""
-    [center] = thing.centers
-    polygon = [(_clip(x), _clip(y)) for x, y in outline(thing.shape, center, thing.radius)]
-    xs, ys = zip(*polygon, strict=True)
+def _supercategory(name: str) -> str:
+    return "animal" if name in ANIMALS else "person" if name in PEOPLE else "clothing"
+
+
+def _instance(name: str, mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Outlines, box `[x, y, width, height]` and area, in pixels, of what is visible."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
     return {
-        "category_id": CATEGORIES.index(thing.shape) + 1,
-        "segmentation": [[coordinate for point in polygon for coordinate in point]],
-        "bbox": [min(xs), min(ys), round(max(xs) - min(xs), 2), round(max(ys) - min(ys), 2)],
-        "area": float(draw_mask(thing).histogram()[255]),
+        "category_id": CATEGORIES.index(name) + 1,
+        "segmentation": [[coordinate for corner in outline for coordinate in corner] for outline in outlines(mask)],
+        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        "area": float(mask.sum()),
         "iscrowd": 0,
     }
-
-
-def _clip(coordinate: float) -> float:
-    return round(min(max(coordinate, 0.0), float(SIZE)), 2)
 
 
 def _flickr_name(seed: int) -> str:
@@ -180,13 +194,13 @@ def _flickr_name(seed: int) -> str:
 
 
 def _flickr_texts(seeds: Seeds) -> Iterator[Member]:
-    train, validation = seeds["train"], seeds["validation"]
-    middle = len(validation) // 2
-    texts = [(seed, number, text) for seed in (*train, *validation) for number, text in enumerate(_captions(seed))]
+    train, held_out = seeds["train"], seeds["validation"]
+    middle = len(held_out) // 2
+    texts = [(seed, number, text) for seed in (*train, *held_out) for number, text in enumerate(_captions(seed))]
     yield "Flickr8k.token.txt", _lines(f"{_flickr_name(seed)}#{number}\t{text}" for seed, number, text in texts)
     yield "Flickr_8k.trainImages.txt", _lines(map(_flickr_name, train))
-    yield "Flickr_8k.devImages.txt", _lines(map(_flickr_name, validation[:middle]))
-    yield "Flickr_8k.testImages.txt", _lines(map(_flickr_name, validation[middle:]))
+    yield "Flickr_8k.devImages.txt", _lines(map(_flickr_name, held_out[:middle]))
+    yield "Flickr_8k.testImages.txt", _lines(map(_flickr_name, held_out[middle:]))
 
 
 def _lines(lines: Iterable[str]) -> bytes:

@@ -20,6 +20,7 @@ from finetune.artifacts import sha256_file
 from finetune.errors import InputError
 from finetune.evaluation import efficientnet_lite
 from finetune.model.determinism import default_device, full_precision, map_single_threaded
+from finetune.packaged import resolve
 
 EFFICIENTNET = "efficientnet-lite0.pth"
 TORCHSCRIPT = "inception-2015-12-05.pt"  # clean-fid's
@@ -48,16 +49,18 @@ class Extractor:
 def load_extractor(path: Path, early: bool = False) -> Extractor:
     """Load EfficientNet-Lite0 or Inception (two published files), chosen by file name, once per process.
 
+    path: the weights; for EfficientNet-Lite0, `<path>.json` may refer to a file of an installed package instead.
     early: append the mean of each of the 64 channels of Inception's early layers to the features. TorchScript does
     not expose them, so this has an effect on Inception's state dict only.
 
     Raises InputError for any other file, or if Inception's hash is not the published one. There is no fallback: it
     would report a different quantity under the same key.
     """
-    if not path.is_file():
+    file = resolve(path)
+    if not file.is_file():
         raise InputError(f"{path}: no such file; run `dvc repro fetch-extractor`")
     if path.name == EFFICIENTNET:
-        network = efficientnet_lite.load_efficientnet_lite(path)
+        network = efficientnet_lite.load_efficientnet_lite(file)
         return Extractor(
             "fd_effnetlite0", "kid_effnetlite0", efficientnet_lite.INPUT_SIZE, network.to(default_device())
         )

@@ -1,1 +1,1 @@
-"""The exported model: fp16 folder, manifest, model card, single file, ONNX."""
+"""The exported model: manifest, model card, single file, ONNX."""

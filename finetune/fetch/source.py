@@ -18,7 +18,7 @@ class UnavailableError(InputError):
 
 @dataclass(frozen=True)
 class Source:
-    """`locations` is a path, `package:<import name>/<file inside>`, or http(s) addresses in the order to try them."""
+    """`locations` is a path, a `scenes:` or `package:` location, or http(s) addresses in the order to try them."""
 
     name: str  # path below the destination folder
     locations: tuple[str, ...]

@@ -1,15 +1,11 @@
 """Copy or download files into a folder in parallel, and verify them."""
 
-import importlib.resources
 import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
-from typing import IO
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -24,7 +20,6 @@ from finetune.paths import repository_root
 MAX_DOWNLOADS = 4  # in parallel
 CHUNK = 1 << 20  # bytes
 HTTP = ("http://", "https://")
-PACKAGE = "package:"
 
 
 def fetch_all(sources: list[Source], folder: Path, retries: Retry = RETRIES) -> None:
@@ -46,47 +41,20 @@ def fetch_all(sources: list[Source], folder: Path, retries: Retry = RETRIES) -> 
 
 def _copy(source: Source, destination: Path) -> None:
     (location,) = source.locations
-    with _open(location) as (size, content):
-        if size is not None:
-            source.check_size(location, size)
-            require_free_space(destination.parent, size)
-        with (
-            destination.open("wb") as file,
-            tqdm.wrapattr(content, "read", size, desc=source.name, leave=False, disable=None) as reading,
-        ):
-            shutil.copyfileobj(reading, file, CHUNK)
-    source.check(location, destination)
-
-
-@contextmanager
-def _open(location: str) -> Iterator[tuple[int | None, IO[bytes]]]:
-    """Yield the size in bytes, or None if it is unknown, and the open file."""
-    if location.startswith(PACKAGE):
-        with _open_packaged(location) as content:
-            yield None, content
-    elif "://" in location:
-        raise InputError(f"{location}: unsupported location; give http(s)://, {PACKAGE} or a path")
-    elif not S_ISREG(local_mode(location)):
+    if "://" in location:
+        raise InputError(f"{location}: unsupported location; give http(s):// or a path")
+    if not S_ISREG(local_mode(location)):
         raise InputError(f"{location}: no such file; correct its location under `fetch` in params.yaml")
-    else:
-        with Path(location).open("rb") as content:
-            yield Path(location).stat().st_size, content
-
-
-def _open_packaged(location: str) -> IO[bytes]:
-    package, _, inside = location.removeprefix(PACKAGE).partition("/")
-    try:
-        folder = importlib.resources.files(package)
-    except ModuleNotFoundError:
-        raise InputError(f"{location}: the package {package} is not installed; run `make setup`") from None
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{location}: {package!r} is not a package; give {PACKAGE}<import name>/<file inside>"
-        ) from None
-    try:
-        return folder.joinpath(inside).open("rb")
-    except (OSError, ValueError):
-        raise InputError(f"{location}: the package {package} has no file {inside!r}") from None
+    size = Path(location).stat().st_size
+    source.check_size(location, size)
+    require_free_space(destination.parent, size)
+    with (
+        Path(location).open("rb") as content,
+        destination.open("wb") as file,
+        tqdm.wrapattr(content, "read", size, desc=source.name, leave=False, disable=None) as reading,
+    ):
+        shutil.copyfileobj(reading, file, CHUNK)
+    source.check(location, destination)
 
 
 def _download_all(sources: list[Source], retries: Retry) -> list[PartialFile]:

@@ -1,1 +1,1 @@
-"""Stable Diffusion as diffusers stores it: loading, configuration, sampling, determinism."""
+"""Stable Diffusion as diffusers stores it: loading, configuration, fp16, sampling, determinism."""

@@ -44,14 +44,14 @@ class DataCosts:
         return Cost(images.total * self._kinds[images.kind]["bytes"]["tokens"], self._seconds(images, "tokenize"))
 
     def latents(self, images: ImageCounts, shape: tuple[int, int, int]) -> Cost:
-        """Return the cost without the encoding: fp16 mean and standard deviation of the image and its mirror image."""
+        """Return the cost without the encoding: fp16 mean and standard deviation per encoded image."""
         channels, height, width = shape
-        return Cost(images.total * 2 * 2 * channels * height * width * 2, self._seconds(images, "read"))
+        return Cost(images.encoded * 2 * channels * height * width * 2, self._seconds(images, "read"))
 
     def generated(self, images: ImageCounts, count: int) -> Cost:
-        """Return the cost of storing `count` generated images as PNG, without generating them."""
+        """Return the cost of storing `count` generated images losslessly, without generating them."""
         kind = self._kinds[images.kind]
-        return Cost(count * kind["bytes"]["validation"], count * kind["seconds"]["png"])
+        return Cost(count * kind["bytes"]["validation"], count * kind["seconds"]["lossless"])
 
     def features(self, images: ImageCounts, count: int, width: int) -> Cost:
         """Return the cost without the network: `width` float32 features for each of `count` images."""

@@ -33,6 +33,11 @@ class ImageCounts:
     def total(self) -> int:
         return self.train + self.validation
 
+    @property
+    def encoded(self) -> int:
+        """Number of images that the VAE encodes: all, and the mirror image of each training image."""
+        return self.total + self.train
+
 
 def count_images(dataset: str, params: Params, images: Path = IMAGES) -> ImageCounts:
     """Count a dataset's images without downloading it. images: where preprocess-512 writes its indexes.

@@ -51,7 +51,7 @@ class ModelCosts:
 
     bytes: dict[str, int]  # in fp32, by network
     forward: int  # text encoder and UNet
-    encode: int  # the image and its mirror image
+    encode: int
     decode: int
 
     def sampling(self, steps: int) -> int:
@@ -109,7 +109,7 @@ def stage_plans(
         StagePlan(
             "latents",
             sum((costs.latents(dataset, shape) for dataset in counts), Cost()),
-            fp32_flops=sum(dataset.total for dataset in counts) * model.encode,
+            fp32_flops=sum(dataset.encoded for dataset in counts) * model.encode,
         ),
         StagePlan("train-fp16", Cost(_trained_bytes(params, model)), half_flops=_training_flops(params, model, steps)),
         StagePlan("reconstruct", generated, fp32_flops=generate.images * model.decode),
@@ -137,5 +137,5 @@ def _training_flops(params: Params, model: ModelCosts, steps: TrainingSteps) -> 
 
 
 def _trained_bytes(params: Params, model: ModelCosts) -> int:
-    """Best and last: each the full UNet, with LoRA merged, and the text encoder if it is trained."""
-    return 2 * (model.bytes["unet"] + (model.bytes["text_encoder"] if params.train.text_encoder_lr else 0))
+    """Best and last, in fp16: each the full UNet, with LoRA merged, and the text encoder if it is trained."""
+    return model.bytes["unet"] + (model.bytes["text_encoder"] if params.train.text_encoder_lr else 0)

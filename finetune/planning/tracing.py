@@ -190,14 +190,14 @@ def trace_sampling(
 
 @torch.no_grad()
 def trace_vae(vae: AutoencoderKL, shape: Shape, decode: bool) -> Trace:
-    """Trace the decoding of one image, or the encoding of an image and its mirror image, in fp32 as in the stages."""
+    """Trace the decoding or encoding of one image, in fp32 as in the stages."""
 
     def work() -> None:
         with AutocastEmulation(None):
             if decode:
                 vae.decode(torch.empty(1, *shape, device="meta"))
             else:
-                vae.encode(torch.empty(2, 3, RESOLUTION, RESOLUTION, device="meta"))
+                vae.encode(torch.empty(1, 3, RESOLUTION, RESOLUTION, device="meta"))
 
     return _traced([vae], work)
 

@@ -30,9 +30,9 @@ from finetune.params import Train
 
 @dataclass(frozen=True)
 class Batch:
-    moments: Tensor  # float16 [n, 8, h, w], unscaled
-    posterior_noise: Tensor  # float32 [n, 4, h, w]
-    noise: Tensor  # float32 [n, 4, h, w]
+    moments: Tensor  # float16 [n, 2c, h, w], unscaled
+    posterior_noise: Tensor  # float32 [n, c, h, w]
+    noise: Tensor  # float32 [n, c, h, w]
     timesteps: Tensor  # int64 [n]
     token_ids: Tensor  # int64 [n, 77]
 
@@ -56,7 +56,7 @@ class CaptionedLatents:
         return [i for i, row in enumerate(self.rows) if row["split"] == split and row["captions"] > 0]
 
     def moments(self, row: int, mirrored: bool) -> Tensor:
-        """Unscaled posterior moments of one image or of its mirror image: float16 [8, h, w]."""
+        """Unscaled posterior moments of one image or of its mirror image, as in LatentCache: float16 [2c, h, w]."""
         cache = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._caches[cache].moments(row - int(self._starts[cache]), mirrored)
 

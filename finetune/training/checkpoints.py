@@ -91,11 +91,11 @@ def checkpoint_bytes(trainable_parameters: int, optimizer: int) -> int:
 
 
 def training_bytes(denoiser: Denoiser, params: Train) -> int:
-    """Return the disk space in bytes for the checkpoints of a run and for its last and best weights."""
+    """Return the disk space in bytes for the checkpoints of a run and for its last and best weights in fp16."""
     trainable_parameters = denoiser.trainable_parameters().values()
     optimizer = sum(optimizer_bytes(weight.numel(), params.optimizer) for weight in trainable_parameters)
     written = [denoiser.unet] if params.text_encoder_lr is None else [denoiser.unet, denoiser.text_encoder]
-    weights = sum(4 * weight.numel() for part in written for weight in part.parameters())
+    weights = sum(2 * weight.numel() for part in written for weight in part.parameters())
     return checkpoint_bytes(sum(weight.nbytes for weight in trainable_parameters), optimizer) + 2 * weights
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from finetune.model.determinism import derive_seed
+from finetune.model.fp16 import fp16_copy, to_fp16
 from finetune.model.loading import LORA, load_unet
 from finetune.params import Train
 
@@ -19,7 +20,7 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention projections that
 
 
 class Denoiser(torch.nn.Module):
-    """Maps noisy latents [n, 4, h, w], timesteps [n] and token ids [n, 77] to a prediction [n, 4, h, w]."""
+    """Maps noisy latents [n, c, h, w], timesteps [n] and token ids [n, 77] to a prediction [n, c, h, w]."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, params: Train) -> None:
         """Modify both networks in place: make the parameters that `params` selects trainable, and freeze the rest."""
@@ -70,8 +71,9 @@ def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
 
 
 def save_lora(trained: UNet2DConditionModel, folder: Path) -> None:
-    """Write the LoRA matrices alone, in the format that diffusers and other programs load."""
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(trained))
+    """Write the LoRA matrices alone, as fp16, in the format that diffusers and other programs load."""
+    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(trained))
+    layers = {name: to_fp16(tensor, f"train: {folder.name}/{LORA}: {name}") for name, tensor in state.items()}
     StableDiffusionPipeline.save_lora_weights(folder, layers, weight_name=LORA)
 
 
@@ -88,11 +90,14 @@ def merge_lora(trained: UNet2DConditionModel, base: UNet2DConditionModel, rank: 
 
 
 def save_weights(denoiser: Denoiser, base: Path, params: Train, folder: Path) -> None:
-    """Write the trained networks in diffusers layout, and LoRA matrices both separately and merged into a UNet."""
+    """Write the trained networks as fp16 in diffusers layout, and LoRA matrices both separately and merged into a UNet.
+
+    Raises InputError if a weight does not fit fp16.
+    """
     unet = denoiser.unet
     if params.lora_rank is not None:
         save_lora(unet, folder)
         unet = merge_lora(unet, load_unet(base / "unet"), params.lora_rank)
-    unet.save_pretrained(folder / "unet")
+    fp16_copy(unet, f"train: {folder.name}/unet").save_pretrained(folder / "unet")
     if params.text_encoder_lr is not None:
-        denoiser.text_encoder.save_pretrained(folder / "text_encoder")
+        fp16_copy(denoiser.text_encoder, f"train: {folder.name}/text_encoder").save_pretrained(folder / "text_encoder")

@@ -52,6 +52,18 @@ def test_an_image_can_be_regenerated_from_its_file(
     assert (request.prompt, request.seed, request.num_inference_steps) == ("a star", 8, 2)
 
 
+def test_words_outside_a_small_vocabulary_are_noted_and_the_image_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "a zebra on a star", "--steps", "1", "-o", "out.png")
+    shown = capsys.readouterr()
+    assert shown.out == "out.png\n"
+    assert "note: not in this model's vocabulary: zebra, on\n" in shown.err
+    assert (folder / "out.png").exists()
+    run(monkeypatch, *STAR, "-o", "out.png")
+    assert "note:" not in capsys.readouterr().err
+
+
 def test_file_names_of_several_images_contain_the_seeds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, *STAR, "--num-images", "2", "-o", "out.png")
     assert sorted(path.name for path in folder.glob("*.png")) == ["out-7.png", "out-8.png"]

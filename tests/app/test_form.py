@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.ui.form import NO_STYLE, keywords_of, style_of, with_keywords, with_style
+from app.ui.form import NO_STYLE, keywords_of, render_vocabulary_note, style_of, with_keywords, with_style
 
 STYLES = {"realistic": "a photo of", "stylized": "an illustration of"}
 KEYWORDS = ["close-up", "golden hour"]
@@ -55,3 +55,8 @@ def test_keywords_are_case_insensitive(written: str) -> None:
 def test_keywords_are_added_and_removed_at_commas(prompt: str, chosen: list[str], edited: str) -> None:
     assert with_keywords(prompt, chosen, KEYWORDS) == edited
     assert keywords_of(edited, KEYWORDS) == chosen
+
+
+def test_a_vocabulary_note_is_escaped() -> None:
+    html = render_vocabulary_note("not in this model's vocabulary: <zebra>")
+    assert "Not in this model&#x27;s vocabulary: &lt;zebra&gt;. " in html

@@ -1,4 +1,4 @@
-"""app.model: loading the base model for comparison."""
+"""app.model: loading the base model for comparison, and words that the model does not know."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from app.model import Model
+from app.model import MAX_NAMED, Model
 from finetune.errors import InputError
+from finetune.model.tokenizer import load_tokenizer
 
 
 class Stub:
@@ -57,3 +58,12 @@ def test_running_out_of_memory_is_reported_and_the_next_use_tries_again(
         _ = model.base
     monkeypatch.setattr("app.model.load_pipeline", lambda _: Stub())
     assert model.base
+
+
+def test_a_vocabulary_note_names_some_words_and_counts_the_others(model: Model, tiny_base: Path) -> None:
+    model.pipeline.tokenizer = load_tokenizer(tiny_base / "tokenizer")
+    assert model.vocabulary_note("a star") == ""
+    assert model.vocabulary_note("a Star, a zebra") == "not in this model's vocabulary: zebra"
+    words = [f"{letter}{letter}" for letter in "abcdefghijk"]
+    named = ", ".join(words[:MAX_NAMED])
+    assert model.vocabulary_note(" ".join(words)).endswith(f": {named} and 3 more")

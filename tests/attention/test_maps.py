@@ -6,17 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from PIL import Image
 
 from finetune.attention.maps import AttentionRecord, layer_size, overlay, record_attention
-from finetune.datasets.scenes import draw_mask, make_scene
+from finetune.datasets.scenes.drawing import masks
+from finetune.datasets.scenes.world import make_scene
 from finetune.errors import InputError
 from finetune.model.loading import load_pipeline
 from finetune.model.sampling import sample_images
-from sample.attention_measures import BASE, attention_to, concentration, words_of
+from sample.attention_measures import FIRST, attention_to, concentration, reduced
 
+BASE = Path(__file__).parents[2] / "sample" / "base"
 PROMPT = "a red star"
 
 
@@ -167,13 +169,15 @@ def test_layer_size_follows_from_its_pixels(latent: tuple[int, int], pixels: int
     assert layer_size(latent, pixels) == side
 
 
-def test_attention_of_the_sample_model_finds_the_shape() -> None:
+def test_attention_of_the_sample_model_finds_the_subject_and_what_it_wears() -> None:
     """Against the masks of scenes that it was not trained on. A uniform map scores 1."""
     pipeline = load_pipeline(BASE)
-    pipeline.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    scores = []
-    for seed in range(6):
-        scene = make_scene(8_000_000 + seed, "plain")
-        attention = attention_to(scene, pipeline, seed).raw_map(words_of(scene)["shape"])
-        scores.append(concentration(attention, np.asarray(draw_mask(scene)) > 127))
-    assert np.mean(scores) > 1.5
+    scores: dict[str, list[float]] = {"subject": [], "outfit": []}
+    for seed in range(8):
+        scene = make_scene(FIRST + seed, "plain")
+        for field, values in scores.items():
+            if name := getattr(scene.combination, field):  # animals wear nothing
+                attention = attention_to(pipeline, scene, name, 400, seed)
+                values.append(concentration(attention, reduced(masks(scene)[name], pipeline.vae_scale_factor)))
+    assert min(map(len, scores.values())) > 2
+    assert all(np.mean(values) > 1.5 for values in scores.values())

@@ -1,7 +1,6 @@
 """Small datasets and image sets, as the stages write them."""
 
 import hashlib
-import io
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.artifacts import sha256_file
-from finetune.data.shards import INDEX, read_images, read_index, write_index, write_shard
+from finetune.data.shards import INDEX, encode_lossless, read_images, read_index, write_index, write_shard
 from finetune.data.transforms import RESOLUTION, perceptual_hash
 from stages.generate import SCHEMA as GENERATED_SCHEMA
 from stages.preprocess import SCHEMA as IMAGES_SCHEMA
 from stages.tokenize_captions import SCHEMA as TOKENS_SCHEMA
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def shapes(seed: int, count: int) -> list[NDArray[np.uint8]]:
@@ -42,10 +35,11 @@ def write_image_set(folder: Path, dataset: str, splits: dict[str, list[NDArray[n
     for split, images in splits.items():
         shard = folder / f"{split}-00000.tar"
         names = [f"{dataset}-{split}-{i}" for i in range(len(images))]
-        write_shard(shard, [(f"{name}.png", png(pixels)) for name, pixels in zip(names, images, strict=True)])
+        contents = (encode_lossless(Image.fromarray(pixels)) for pixels in images)
+        write_shard(shard, zip((f"{name}.webp" for name in names), contents, strict=True))
         common = {"dataset": dataset, "split": split, "shard": shard.name, "shard_sha256": sha256_file(shard)}
         for name, pixels in zip(names, images, strict=True):
-            row = common | {"id": name, "member": f"{name}.png", "width": pixels.shape[1], "height": pixels.shape[0]}
+            row = common | {"id": name, "member": f"{name}.webp", "width": pixels.shape[1], "height": pixels.shape[0]}
             row |= {"sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
             row |= {"perceptual_hash": perceptual_hash(Image.fromarray(pixels).resize((RESOLUTION, RESOLUTION)))}
             rows.append(row | {"captions": [f" a star called {name}\n", "another caption"]})
@@ -84,8 +78,9 @@ def write_generated_rows(
 ) -> None:
     """Write images in one shard, like generate and reconstruct."""
     folder.mkdir(parents=True)
-    rows = [row | {"shard": "00000.tar", "member": f"{row['dataset']}-{row['id']}.png"} for row in rows]
-    write_shard(folder / "00000.tar", [(row["member"], png(p)) for row, p in zip(rows, images, strict=True)])
+    rows = [row | {"shard": "00000.tar", "member": f"{row['dataset']}-{row['id']}.webp"} for row in rows]
+    contents = (encode_lossless(Image.fromarray(pixels)) for pixels in images)
+    write_shard(folder / "00000.tar", zip((row["member"] for row in rows), contents, strict=True))
     write_index(folder / INDEX, rows, schema)
 
 

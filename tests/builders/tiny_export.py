@@ -1,6 +1,5 @@
 """The outputs of a miniature pipeline run, ready for export."""
 
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from finetune.artifacts import write_json
-from finetune.data.shards import INDEX, shard_name, write_index, write_shard
+from finetune.data.shards import INDEX, encode_lossless, shard_name, write_index, write_shard
 from finetune.export.model_card import CardConfig, CardResults, read_card_results
 from finetune.params import load_params
 from stages.export import WEIGHTS, export
@@ -23,12 +22,14 @@ class TinyRun:
     base: Path
     tuned: Path
     generated: Path
+    qualitative: Path
     curves: dict[str, Path]
     config: CardConfig
     results: CardResults
 
     def export_to(self, output: Path) -> Path:
-        export(self.base, self.tuned, self.generated, self.curves, output, self.config, self.results)
+        inputs = self.base, self.tuned, self.generated, self.qualitative, self.curves
+        export(*inputs, output, self.config, self.results)
         return output
 
 
@@ -37,7 +38,13 @@ def make_tiny_run(base: Path, folder: Path) -> TinyRun:
     params = load_params()
     config = CardConfig(params.export, params.fetch, params.train, params.generate)
     return TinyRun(
-        base, _tune(base / "unet", folder / "tuned"), _draw(folder / "drawn"), _plot(folder), config, _measure(folder)
+        base=base,
+        tuned=_tune(base / "unet", folder / "tuned"),
+        generated=_generate(folder / "generated"),
+        qualitative=_generate_examples(folder / "qualitative"),
+        curves=_plot(folder),
+        config=config,
+        results=_measure(folder),
     )
 
 
@@ -52,18 +59,32 @@ def _tune(unet: Path, tuned: Path) -> Path:
     return tuned
 
 
-def _draw(folder: Path) -> Path:
+def _image(number: int) -> bytes:
+    return encode_lossless(Image.new("RGB", (64, 64), (80 * number, 40, 90)))
+
+
+def _generate(folder: Path) -> Path:
     folder.mkdir()
-    rows, members = [], []
-    for i, prompt in enumerate(PROMPTS):
-        buffer = io.BytesIO()
-        Image.new("RGB", (64, 64), (80 * i, 40, 90)).save(buffer, "PNG")
-        members.append((f"coco-{i}.png", buffer.getvalue()))
-        rows.append(
-            {"id": str(i), "shard": shard_name(0), "member": f"coco-{i}.png", "prompt": prompt, "seed": 100 + i}
-        )
-    write_shard(folder / shard_name(0), members)
+    rows = [
+        {"id": str(i), "shard": shard_name(0), "member": f"coco-{i}.webp", "prompt": prompt, "seed": 100 + i}
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    write_shard(folder / shard_name(0), [(row["member"], _image(i)) for i, row in enumerate(rows)])
     write_index(folder / INDEX, rows, pa.Table.from_pylist(rows).schema)
+    return folder
+
+
+def _generate_examples(folder: Path) -> Path:
+    """Like the stage qualitative."""
+    folder.mkdir()
+    examples = [
+        {"prompt": prompt, "seed": 100 + i, "base": f"base-{i:02d}.webp", "tuned": f"tuned-{i:02d}.webp"}
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    for i, example in enumerate(examples):
+        (folder / example["base"]).write_bytes(_image(0))
+        (folder / example["tuned"]).write_bytes(_image(i))
+    write_json(folder / "examples.json", examples)
     return folder
 
 

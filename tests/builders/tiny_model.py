@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
-def write_tiny_model(folder: Path) -> None:
-    """Write the model to `folder` in diffusers layout."""
+def write_tiny_model(folder: Path, latent_channels: int = 4, vae_channels: tuple[int, ...] = (8, 8, 16, 16)) -> None:
+    """Write the model to `folder` in diffusers layout. Every level of the VAE except the first halves the image."""
     tokenizer = _write_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)
     text_encoder = CLIPTextModel(
@@ -26,7 +26,9 @@ def write_tiny_model(folder: Path) -> None:
         )
     )
     unet = UNet2DConditionModel(
-        sample_size=8,
+        sample_size=64 // 2 ** (len(vae_channels) - 1),
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         block_out_channels=(16, 32),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -37,12 +39,12 @@ def write_tiny_model(folder: Path) -> None:
     )
     vae = AutoencoderKL(
         sample_size=64,
-        block_out_channels=(8, 8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * len(vae_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(vae_channels),
         layers_per_block=1,
         norm_num_groups=8,
-        latent_channels=4,
+        latent_channels=latent_channels,
     )
     text_encoder.save_pretrained(folder / "text_encoder")
     unet.save_pretrained(folder / "unet")

@@ -52,8 +52,10 @@ def write_inputs(root: Path, base: Path) -> None:
         folder.mkdir(parents=True)
         moments = rng.normal(size=(len(ids), 2, 8, 8, 8)).astype(np.float16)
         moments[:, :, 4:] = abs(moments[:, :, 4:]) / 10
-        np.save(folder / "00000.npy", moments)
-        shards = [{"file": "00000.npy", "images": len(ids), "sha256": ""}]
+        shards = []
+        for split, part in (("train", moments[:train_images]), ("validation", moments[train_images:, :1])):
+            np.save(folder / f"{split}-00000.npy", part)
+            shards.append({"file": f"{split}-00000.npy", "images": len(part), "sha256": ""})
         manifest = {"index_sha256": dataset, "shards": shards, "vae_fingerprint": vae}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         for i, image_id in enumerate(ids):

@@ -1,4 +1,3 @@
-import io
 import tarfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 
 from finetune.data.shards import (
     INDEX,
+    encode_lossless,
     index_writer,
     read_batches,
     read_images,
@@ -22,14 +22,12 @@ from finetune.data.shards import (
 from finetune.errors import InputError
 
 RNG = np.random.default_rng(0)
-PIXELS = {f"{name}.png": RNG.integers(0, 256, (6, 5, 3), np.uint8) for name in "cab"}
+PIXELS = {f"{name}.webp": RNG.integers(0, 256, (6, 5, 3), np.uint8) for name in "cab"}
 SCHEMA = pa.schema([("shard", pa.string()), ("member", pa.string())])
 
 
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+def webp(pixels: NDArray[np.uint8]) -> bytes:
+    return encode_lossless(Image.fromarray(pixels))
 
 
 def test_shard_names_sort_by_number() -> None:
@@ -38,16 +36,16 @@ def test_shard_names_sort_by_number() -> None:
 
 def test_equal_members_give_equal_bytes_without_owner_or_time(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
-        write_shard(tmp_path / name, ((member, png(pixels)) for member, pixels in PIXELS.items()))
+        write_shard(tmp_path / name, ((member, webp(pixels)) for member, pixels in PIXELS.items()))
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert {(info.mtime, info.uid, info.gid, info.uname, info.gname) for info in tar} == {(0, 0, 0, "", "")}
 
 
 def test_read_shard_yields_all_images_in_order(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a.tar", ((member, png(pixels)) for member, pixels in PIXELS.items()))
+    write_shard(tmp_path / "a.tar", ((member, webp(pixels)) for member, pixels in PIXELS.items()))
     read = list(read_shard(tmp_path / "a.tar"))
-    assert [member for member, _ in read] == ["c.png", "a.png", "b.png"]
+    assert [member for member, _ in read] == ["c.webp", "a.webp", "b.webp"]
     assert all((pixels == PIXELS[member]).all() for member, pixels in read)
 
 
@@ -61,8 +59,8 @@ def test_an_index_round_trips_and_is_reproducible(tmp_path: Path) -> None:
 
 
 def test_member_names_can_be_long_and_not_ascii(tmp_path: Path) -> None:
-    names = [f"{'cats/' * 60}é{'x' * 90}.png", "\N{SNOWMAN}.png"]
-    write_shard(tmp_path / "a.tar", [(name, png(PIXELS["a.png"])) for name in names])
+    names = [f"{'cats/' * 60}é{'x' * 90}.webp", "\N{SNOWMAN}.webp"]
+    write_shard(tmp_path / "a.tar", [(name, webp(PIXELS["a.webp"])) for name in names])
     assert [member for member, _ in read_shard(tmp_path / "a.tar")] == names
 
 
@@ -77,18 +75,18 @@ def test_read_batches_limits_rows_and_columns(tmp_path: Path) -> None:
 
 
 def test_read_images_decodes_only_the_requested_images(tmp_path: Path) -> None:
-    write_shard(tmp_path / "00000.tar", [("bad.png", b"no image"), ("a.png", png(PIXELS["a.png"]))])
-    write_shard(tmp_path / "00001.tar", [("b.png", png(PIXELS["b.png"]))])
-    rows = [{"shard": "00000.tar", "member": "a.png"}, {"shard": "00001.tar", "member": "b.png"}]
+    write_shard(tmp_path / "00000.tar", [("bad.webp", b"no image"), ("a.webp", webp(PIXELS["a.webp"]))])
+    write_shard(tmp_path / "00001.tar", [("b.webp", webp(PIXELS["b.webp"]))])
+    rows = [{"shard": "00000.tar", "member": "a.webp"}, {"shard": "00001.tar", "member": "b.webp"}]
     read = list(read_images(tmp_path, rows))
     assert [row for row, _ in read] == rows
     assert all((pixels == PIXELS[row["member"]]).all() for row, pixels in read)
 
 
 def test_a_missing_member_is_an_input_error(tmp_path: Path) -> None:
-    write_shard(tmp_path / "00000.tar", [("a.png", png(PIXELS["a.png"]))])
-    rows = [{"shard": "00000.tar", "member": member} for member in ("a.png", "b.png")]
-    with pytest.raises(InputError, match=r"00000\.tar: contains no b\.png, which index\.parquet lists"):
+    write_shard(tmp_path / "00000.tar", [("a.webp", webp(PIXELS["a.webp"]))])
+    rows = [{"shard": "00000.tar", "member": member} for member in ("a.webp", "b.webp")]
+    with pytest.raises(InputError, match=r"00000\.tar: contains no b\.webp, which index\.parquet lists"):
         list(read_images(tmp_path, rows))
 
 
@@ -97,14 +95,14 @@ def truncate(path: Path, size: int) -> None:
 
 
 def test_a_truncated_shard_is_an_input_error(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a.tar", ((member, png(pixels)) for member, pixels in PIXELS.items()))
+    write_shard(tmp_path / "a.tar", ((member, webp(pixels)) for member, pixels in PIXELS.items()))
     truncate(tmp_path / "a.tar", 2000)
     with pytest.raises(InputError, match=r"a\.tar: damaged \(unexpected end of data\); remove it and run `dvc repro`$"):
         list(read_shard(tmp_path / "a.tar"))
 
 
 def test_a_damaged_image_is_an_input_error_that_names_its_shard(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a.tar", [("bad.png", png(PIXELS["a.png"])[:50] + bytes(50))])
+    write_shard(tmp_path / "a.tar", [("bad.webp", webp(PIXELS["a.webp"])[:50] + bytes(50))])
     with pytest.raises(InputError, match=r"a\.tar: damaged"):
         list(read_shard(tmp_path / "a.tar"))
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.Image import Resampling
 
-from finetune.data.shards import encode_png
+from finetune.data.shards import encode_lossless
 from finetune.data.transforms import (
     RESOLUTION,
     Crop,
@@ -220,9 +220,9 @@ def test_perceptual_hashes_of_edited_images_are_near_and_of_different_ones_far(
     assert all(bits_apart(*pair) > 80 for pair in combinations(images, 2))
 
 
-def test_png_is_lossless_and_jpeg_has_full_color_resolution() -> None:
+def test_webp_is_lossless_and_jpeg_has_full_color_resolution() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (RESOLUTION, RESOLUTION, 3), np.uint8))
-    assert Image.open(io.BytesIO(encode_png(image))).tobytes() == image.tobytes()
+    assert Image.open(io.BytesIO(encode_lossless(image))).tobytes() == image.tobytes()
     jpeg = Image.open(io.BytesIO(encode_jpeg(image, 95)))
     assert [layer[1:3] for layer in jpeg.layer] == [(1, 1)] * 3
     assert len(encode_jpeg(image, 60)) < len(encode_jpeg(image, 95))

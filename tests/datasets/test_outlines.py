@@ -3,9 +3,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from finetune.datasets.drawing import masks
 from finetune.datasets.outlines import outlines
-from finetune.datasets.world import World, make_scene
+from finetune.datasets.scenes.drawing import masks
+from finetune.datasets.scenes.world import World, make_scene
 
 
 def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "sample_inference_steps": 1,
     },
     "generate": {"images": 4, "num_inference_steps": 1, "batch_size": 4},
+    "qualitative": {"prompts": ["a lion, sitting in a meadow"]},
     "fid": {"floor_splits": 2, "std_resamples": 2, "precision_neighbors": 1, "density_neighbors": 1},
     "sweep": {"images": 4, "guidance_scales": [1.0, 2.0]},
     "export": {"preview_images": 1},

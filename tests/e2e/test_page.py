@@ -205,6 +205,15 @@ def test_compare_shows_base_and_fine_tuned_with_a_slider(page: Page) -> None:
     expect(page.locator("#compared img")).to_have_count(2)
 
 
+def test_words_that_the_model_does_not_know_are_named_below_the_prompt(page: Page) -> None:
+    note = page.locator("#vocabulary-note")
+    fill(prompt(page), "a zebra, a star")
+    expect(note).to_contain_text("Not in this model's vocabulary: zebra. See the examples")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    fill(prompt(page), "a star")
+    expect(note).to_be_hidden()
+
+
 def test_sweep_shows_a_grid(page: Page) -> None:
     fill(prompt(page), "a star")
     page.get_by_role("tab", name="Sweep").click()

@@ -9,8 +9,8 @@ import yaml
 from tests.e2e.conftest import Copy
 
 AFTER_FID = {"fid", "export"}
-TUNED = {"generate-tuned", "features@tuned"}
-BASE = {"generate-base", "features@base"}
+TUNED = {"generate-tuned", "features@tuned", "caption-accuracy", "qualitative"}
+BASE = {"generate-base", "features@base", "caption-accuracy"}
 AFTER_TRAINING = {"train-fp16", "grounding", "sweep"} | TUNED | AFTER_FID
 AFTER_TOKENS = {"datacard", "features-real"} | AFTER_TRAINING
 AFTER_IMAGES = {"tokenize"} | BASE | AFTER_TOKENS
@@ -43,6 +43,7 @@ def reran_by(copy: Copy, *command: str) -> set[str]:
         (("tokenize", "near_duplicate_bits"), None, {"tokenize"} | AFTER_TOKENS),
         (("train", "lr"), 1e-5, AFTER_TRAINING),
         (("generate", "guidance_scale"), 4.5, {"sweep"} | BASE | TUNED | AFTER_FID),
+        (("qualitative", "prompts"), ["a dog"], {"qualitative", "export"}),
         (("fid", "density_neighbors"), 4, AFTER_FID),
         (("grounding", "timestep"), 200, {"grounding"}),
         (("sweep", "images"), 9, {"sweep"}),

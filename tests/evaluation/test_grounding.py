@@ -15,8 +15,9 @@ from finetune.attention.maps import word_map
 from finetune.data.latents import MANIFEST
 from finetune.data.shards import INDEX, read_index, write_index
 from finetune.data.transforms import RESOLUTION
-from finetune.datasets.scene_archives import draw_archive
-from finetune.datasets.scenes import draw_mask, make_scene
+from finetune.datasets.scene_archives import FIRST_SEED, draw_archive
+from finetune.datasets.scenes.drawing import masks
+from finetune.datasets.scenes.world import make_scene
 from finetune.errors import InputError
 from finetune.evaluation.coco_masks import read_masks
 from finetune.evaluation.grounding import find_tokens, pointing_hit, roc_auc
@@ -27,7 +28,7 @@ from stages.preprocess import SCHEMA
 from tests.builders.image_sets import write_image_set
 
 LOCATION = "scenes:coco?train=1&validation=6"
-FIRST = 3_000_000  # number of the first validation scene
+FIRST = FIRST_SEED["coco", "validation"]
 ARCHIVE = "annotations_trainval2017.zip"
 SPLIT = "val2017"
 
@@ -72,13 +73,13 @@ def test_word_is_found_with_all_its_tokens() -> None:
 
 def test_masks_of_scenes_match_their_objects(raw: Path) -> None:
     numbers = range(FIRST, FIRST + 6)
-    masks = read_masks(raw, SPLIT, dict.fromkeys(numbers, (RESOLUTION, RESOLUTION)), "center", 64)
-    assert masks.keys() == {*numbers}
+    read = read_masks(raw, SPLIT, dict.fromkeys(numbers, (RESOLUTION, RESOLUTION)), "center", 64)
+    assert read.keys() == {*numbers}
     for number in numbers:
-        scene = make_scene(number, "striped")
-        expected = np.asarray(draw_mask(scene).resize((64, 64), Image.Resampling.BOX)) >= 128
-        assert masks[number].keys() == {scene.shape}
-        assert (masks[number][scene.shape] != expected).mean() < 0.005
+        expected = masks(make_scene(number, "unseen"))
+        assert read[number].keys() == expected.keys()
+        for name, mask in expected.items():
+            assert (read[number][name] != (mask.reshape(64, 8, 64, 8).mean(axis=(1, 3)) >= 0.5)).mean() < 0.005
 
 
 @pytest.mark.parametrize(
@@ -130,13 +131,13 @@ def scene_set(raw: Path, tmp_path: Path) -> dict[str, Path]:
     index = tmp_path / "images" / "coco" / INDEX
     rows = read_index(index.parent)
     for i, row in enumerate(rows):
-        shape = make_scene(FIRST + i, "striped").shape
+        subject = make_scene(FIRST + i, "unseen").combination.subject
         row |= {"id": f"{FIRST + i:012d}", "width": RESOLUTION, "height": RESOLUTION}
-        row["captions"] = ["nothing of note", f"two  {shape}s in a room"] if i else ["nothing of note"]
+        row["captions"] = ["nothing of note", f"two  {subject}s in a room"] if i else ["nothing of note"]
     write_index(index, rows, SCHEMA)
     latents = tmp_path / "latents" / "coco"
     latents.mkdir(parents=True)
-    np.save(latents / "0.npy", np.random.default_rng(0).normal(size=(6, 2, 8, 8, 8)).astype(np.float16))
+    np.save(latents / "0.npy", np.random.default_rng(0).normal(size=(6, 1, 8, 8, 8)).astype(np.float16))
     (latents / MANIFEST).write_text(json.dumps({"shards": [{"file": "0.npy", "images": 6}]}))
     return {"raw": raw, "images": tmp_path / "images" / "coco", "latents": latents}
 
@@ -166,6 +167,14 @@ def test_report_compares_both_models_on_captions_that_name_an_object(
     assert set(report["gain"].values()) == {0}
     with Image.open(tmp_path / "grounding.png") as page:
         assert page.width > 1000
+
+
+def test_a_vae_of_12_channels_and_factor_16_is_measured_too(
+    scene_set: dict[str, Path], tiny_base_16: Path, tmp_path: Path
+) -> None:
+    moments = np.random.default_rng(0).normal(size=(6, 1, 24, 4, 4)).astype(np.float16)
+    np.save(scene_set["latents"] / "0.npy", moments)
+    assert run(scene_set, tiny_base_16, tmp_path)["images"] == 4  # at 4x4 positions, one object fills none
 
 
 def test_equal_inputs_give_equal_bytes(scene_set: dict[str, Path], tiny_base: Path, tmp_path: Path) -> None:

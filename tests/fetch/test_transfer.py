@@ -11,7 +11,6 @@ from finetune.errors import InputError
 from finetune.fetch.download import PartialFile
 from finetune.fetch.source import Source
 from finetune.fetch.transfer import fetch_all
-from tests.builders.archives import ROOT
 from tests.builders.http_server import Fault, Site
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -46,17 +45,10 @@ def test_files_are_fetched_from_a_path_and_a_server(folder: Path, local: str, si
     assert (folder / "a.zip").read_bytes() == (folder / "below" / "b.zip").read_bytes() == CONTENT
 
 
-def test_a_file_is_fetched_from_an_installed_package(folder: Path) -> None:
-    fetch_all([Source("errors.py", ("package:finetune/errors.py",), None, None)], folder)
-    assert (folder / "errors.py").read_bytes() == (ROOT / "finetune" / "errors.py").read_bytes()
-
-
 @pytest.mark.parametrize(
     ("location", "problem"),
     [
         ("nowhere/a.zip", r"nowhere/a\.zip: no such file; correct its location"),
-        ("package:no_such_package/a.pth", "the package no_such_package is not installed"),
-        ("package:finetune/no_such_file", "the package finetune has no file 'no_such_file'"),
         ("ftp://host/a.zip", "unsupported location"),
     ],
 )

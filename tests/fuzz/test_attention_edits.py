@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import torch
 from hypothesis import example, given, settings
@@ -11,22 +12,22 @@ from transformers import CLIPTokenizer
 from finetune.attention.prompt_to_prompt import WEIGHTS, Edit, refinement, replacement, reweighting
 from finetune.errors import InputError
 from finetune.model.loading import load_tokenizer
-from sample.attention_measures import BASE
 from tests.fuzz.answers import result_or_fault
 from tests.fuzz.test_prompts import TEXT
 
+TOKENIZER = Path(__file__).parents[2] / "sample" / "base" / "tokenizer"
 WORDS = st.lists(
-    st.sampled_from(["a", "red", "zebra", "star", "STAR", "don't", ",", "?!", "\u661f", "x" * 90]), max_size=80
+    st.sampled_from(["a", "red", "zebra", "lion", "LION", "don't", ",", "?!", "\u661f", "x" * 90]), max_size=80
 )
 PROMPTS = WORDS.map(" ".join) | TEXT
 FACTORS = st.dictionaries(
-    st.sampled_from(["star", "a", "zebra", ","]) | TEXT, st.floats(*WEIGHTS) | st.floats(), max_size=3
+    st.sampled_from(["lion", "a", "zebra", ","]) | TEXT, st.floats(*WEIGHTS) | st.floats(), max_size=3
 )
 
 
 @cache
 def tokenizer() -> CLIPTokenizer:
-    return load_tokenizer(BASE / "tokenizer")
+    return load_tokenizer(TOKENIZER)
 
 
 def is_valid(edit: Edit | InputError) -> bool:
@@ -52,9 +53,9 @@ def edit_or_error(build: Callable[..., Edit], *prompts: str, weights: dict[str, 
 
 @settings(max_examples=150)
 @given(PROMPTS, PROMPTS, FACTORS)
-@example("a star", "a \ud800", {})
-@example("a star", "a\x1fstar", {})
-@example("a " * 200, "a " * 200 + "star", {"star": 2.0})
+@example("a lion", "a \ud800", {})
+@example("a lion", "a\x1flion", {})
+@example("a " * 200, "a " * 200 + "lion", {"lion": 2.0})
 @example("a" * 500, "b" * 500, {})
 def test_any_two_prompts_give_a_valid_edit_or_an_error(original: str, edited: str, weights: dict[str, float]) -> None:
     for build in (replacement, refinement):
@@ -63,9 +64,9 @@ def test_any_two_prompts_give_a_valid_edit_or_an_error(original: str, edited: st
 
 @settings(max_examples=100)
 @given(PROMPTS, FACTORS)
-@example("a star", {"star": float("nan")})
-@example("a star", {"star": float("inf")})
-@example("a star", {"": 1.0})
+@example("a lion", {"lion": float("nan")})
+@example("a lion", {"lion": float("inf")})
+@example("a lion", {"": 1.0})
 def test_any_weights_give_a_valid_edit_or_an_error(prompt: str, weights: dict[str, float]) -> None:
     edit = edit_or_error(reweighting, prompt, weights=weights)
     assert is_valid(edit)

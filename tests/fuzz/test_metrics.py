@@ -28,7 +28,7 @@ CONFIG = CardConfig(PARAMS.export, PARAMS.fetch, PARAMS.train, PARAMS.generate)
 DATA_CARD = paths.DATA_CARD / "card.md"
 DOCUMENTS = {
     path: json.loads((ROOT / path).read_text())
-    for path in (paths.FID_METRICS, paths.TRAIN_METRICS, paths.GROUNDING_METRICS)
+    for path in (paths.FID_METRICS, paths.TRAIN_METRICS, paths.GROUNDING_METRICS, paths.CAPTION_ACCURACY)
 }
 TABLES = {
     path: (ROOT / path).read_text()
@@ -38,7 +38,7 @@ SERVING = {
     "name": "a model",
     "num_inference_steps": 10,
     "guidance_scale": 2.0,
-    "examples": [{"prompt": "a star", "seed": 1}],
+    "examples": [{"prompt": "a star", "seed": 1, "base": "base-00.webp", "tuned": "tuned-00.webp"}],
     "styles": {"realistic": "a photo of"},
     "keywords": ["close-up"],
     "headline": "kid",

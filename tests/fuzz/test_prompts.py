@@ -20,11 +20,11 @@ from app.ui.history import render
 from finetune.attention.words import find_words, prompt_words
 from finetune.errors import InputError
 from finetune.model.loading import load_tokenizer
-from sample.attention_measures import BASE
 from tests.app.test_request import GOOD
 from tests.fuzz.answers import JSON, result_or_fault
 from tests.fuzz.damage import damaged
 
+TOKENIZER = Path(__file__).parents[2] / "sample" / "base" / "tokenizer"
 TEXT = st.text() | st.text(alphabet="aA ,'-_\u2019\u0130\u00df\ufb01\u0301\u200d\x00\x1c\x85\u2028\ud800\U0001f600<|>")
 STYLES = {"realistic": "a photo of", "stylized": "an illustration of"}
 KEYWORDS = ["close-up", "golden hour"]
@@ -43,7 +43,7 @@ REQUESTS = st.builds(
 
 @cache
 def tokenizer() -> CLIPTokenizer:
-    return load_tokenizer(BASE / "tokenizer")
+    return load_tokenizer(TOKENIZER)
 
 
 @settings(max_examples=150)

@@ -13,7 +13,7 @@ SECONDS = {
     "preprocess validation": 1.5,
     "tokenize": 0.25,
     "read": 0.125,
-    "png": 2.0,
+    "lossless": 2.0,
     "resize": 1.0,
 }
 KIND = {"bytes": {"train": 100, "validation": 1000, "index": 10, "tokens": 7}, "seconds": SECONDS}
@@ -35,8 +35,8 @@ def test_tokenize_cost_grows_with_the_number_of_images(costs: DataCosts) -> None
     assert costs.tokenize(IMAGES) == Cost(10 * 7, 10 * 0.25)
 
 
-def test_latents_store_fp16_mean_and_std_of_two_views(costs: DataCosts) -> None:
-    assert costs.latents(IMAGES, (4, 64, 64)) == Cost(10 * 131_072, 10 * 0.125)
+def test_latents_store_fp16_mean_and_std_of_images_and_of_mirrored_training_images(costs: DataCosts) -> None:
+    assert costs.latents(IMAGES, (4, 64, 64)) == Cost((2 * 8 + 2) * 65_536, 10 * 0.125)
 
 
 def test_generated_images_cost_as_much_as_validation_images(costs: DataCosts) -> None:

@@ -53,6 +53,9 @@ TRAIN = {
     "validation_loss": {"base": 0.5, "tuned": 0.1},
 }
 
+SHARES = dict.fromkeys(("subject", "outfit", "pose", "background", "all"), 0.25)
+ACCURACY = {"images": 48, "base": SHARES, "tuned": SHARES | {"all": 0.875}}
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -65,6 +68,7 @@ def root(tmp_path: Path) -> Path:
         (paths.FID_METRICS, report_of()),
         (paths.TRAIN_METRICS, TRAIN),
         (paths.GROUNDING_METRICS, grounding),
+        (paths.CAPTION_ACCURACY, ACCURACY),
     ):
         (tmp_path / path).write_text(json.dumps(content))
     (tmp_path / paths.TRAIN_CURVES / "validation.csv").write_text(
@@ -72,7 +76,8 @@ def root(tmp_path: Path) -> Path:
     )
     (tmp_path / paths.FID_BY_N).write_text("n,floor,reconstructed,base,tuned\n2,9,8,99,50\n4,5,4,88,40\n")
     (tmp_path / paths.SWEEP).write_text("guidance_scale,kid,sd,key\n1.0,0.4,0.1,kid_quick\n2.0,0.3,0.1,kid_quick\n")
-    for path in (paths.GRID, paths.GROUNDING, paths.SAMPLES / "step_000000.png", paths.SAMPLES / "step_000480.png"):
+    samples = [paths.SAMPLES / f"step_{step:06d}.png" for step in (0, 480)]
+    for path in (paths.GRID, paths.GROUNDING, paths.QUALITATIVE_GRID, *samples):
         Image.new("RGB", (8, 8), "red").save(tmp_path / path)
     return tmp_path
 
@@ -81,7 +86,7 @@ def test_page_loads_nothing_external(root: Path) -> None:
     elements = Elements(render(load_params(), root))
     assert [a[:40] for a in elements.addresses if not a.startswith(("data:image/png;base64,", "#"))] == []
     assert not {"script", "link", "iframe"} & {*elements.tags}
-    assert elements.tags.count("img") == 4
+    assert elements.tags.count("img") == 5
     assert elements.tags.count("svg") == len(KEYS) + 3
 
 
@@ -205,3 +210,11 @@ def test_charts_have_labels() -> None:
 def test_committed_metrics_can_be_rendered(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parents[2] / "metrics", tmp_path / "metrics")
     assert len(render(load_params(), tmp_path)) < 8 * 2**20
+
+
+def test_caption_accuracy_is_shown_where_scenes_are_known(root: Path) -> None:
+    page = render(load_params(), root)
+    assert "caption accuracy" in page
+    assert "87.5%" in page
+    (root / paths.CAPTION_ACCURACY).write_text('{"images": 0}')
+    assert "caption accuracy" not in render(load_params(), root)

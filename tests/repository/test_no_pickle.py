@@ -22,7 +22,7 @@ from finetune.evaluation.clip import FILES, Clip
 from finetune.evaluation.efficientnet_lite import load_efficientnet_lite
 from finetune.evaluation.feature_set import FeatureSet, read_feature_set, write_feature_set
 from finetune.evaluation.features import STATE_DICT, TORCHSCRIPT, load_extractor
-from finetune.export.fp16 import write_fp16
+from finetune.model.fp16 import write_fp16
 from finetune.model.loading import load_text_encoder, load_unet, load_vae
 from finetune.model.tokenizer import load_tokenizer
 from finetune.training.batches import CaptionedLatents

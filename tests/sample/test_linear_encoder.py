@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.datasets.drawing import draw
-from finetune.datasets.world import make_scene
+from finetune.datasets.scenes.drawing import draw
+from finetune.datasets.scenes.world import make_scene
 from sample.linear_encoder import CHANNELS, latent_moments, moments
-from sample.train_decoder import Encoder, initialize, make_vae
+from sample.train_vae import Encoder, initialize, make_vae
 from sample.world_images import to_float
 
 

@@ -1,54 +1,75 @@
-"""What docs/attention.md says of the sample's model is what was measured, and no accident."""
+"""What docs/attention.md says of the sample's model is what was measured."""
 
 import json
-from math import comb
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.datasets.scenes.world import Combination
 from finetune.errors import InputError
-from sample.attention_measures import LOG, by_chance
+from sample.attention_measures import FIGURE, LOG, concentration, elsewhere, reduced, table
 from sample.early_features import FEWEST, distances, read_images
 
-LOGGED = json.loads(LOG.read_text())
+
+@pytest.fixture(scope="module")
+def log() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(LOG.read_text())
+    return content
 
 
-def test_a_sign_test_adds_up_the_outcomes_that_are_as_good() -> None:
-    assert by_chance(3, 0) == 1 / 8
-    assert by_chance(2, 1) == (comb(3, 2) + 1) / 8
-    assert by_chance(0, 5) == 1
+def test_attention_finds_subject_and_outfit_in_most_unseen_scenes(log: dict[str, Any]) -> None:
+    attention = log["attention"]
+    for field in ("subject", "outfit"):
+        assert attention["concentration"][field] > 1.5
+        assert attention["AUC"][field] > 0.8
+        assert attention["above chance"][field] > 0.9 * log["scenes"]
 
 
-def test_another_color_keeps_its_place_more_often_as_an_edit_than_by_a_second_prompt() -> None:
-    figures = LOGGED["another_color"]
-    assert figures["edit_nearer"] > figures["edit_further"]
-    assert figures["by_chance"] == pytest.approx(by_chance(figures["edit_nearer"], figures["edit_further"]), rel=0.05)
-    assert figures["by_chance"] < 0.01
-    assert figures["overlap_edited"]["mean"] > figures["overlap_plainly"]["mean"]
-    assert figures["new_color_edited"]["min"] > 0.9
+def test_an_edit_keeps_more_of_the_image_than_a_second_prompt(log: dict[str, Any]) -> None:
+    edits = log["edits"]
+    assert edits["difference elsewhere"]["edit"] < edits["difference elsewhere"]["second prompt"]
+    assert edits["closer"]["edit"] > 2 * edits["closer"]["second prompt"]
+    assert edits["only the animal is new"]["edit"] > 0.5
 
 
-def test_the_page_quotes_the_log() -> None:
-    page = " ".join((Path("docs") / "attention.md").read_text().split())
-    figures, looks, count = (
-        LOGGED["another_color"],
-        LOGGED["attention_on_the_object_over_the_average"],
-        LOGGED["scenes"],
-    )
-    shape, color = looks["shape"], looks["color"]
-    for quoted in (
-        f"the shape's word {shape['mean']:.1f} times",
-        f"mean of {count}; {shape['above_1']} are above 1",
-        f"the largest {shape['max']:.1f}, the smallest {shape['min']:.1f}",
-        f"the color's word it is {color['mean']:.1f}, and {color['above_1']} of {count} are above 1",
-        f"in {figures['edit_nearer']}, and less in {figures['edit_further']}",
-        f"a probability of {figures['by_chance']}",
-        f"{figures['overlap_edited']['mean']:.3f} and {figures['overlap_plainly']['mean']:.3f} on average",
-        f"on {figures['new_color_edited']['mean']:.1%} of the objects' pixels",
-    ):
-        assert quoted in page
+def test_the_page_quotes_the_log(log: dict[str, Any]) -> None:
+    page = (Path("docs") / "attention.md").read_text()
+    assert table(log["attention"]) in page
+    assert table(log["edits"]) in page
+    assert f"All {log['scenes']} unseen combinations" in page
+    assert f"({FIGURE.name})" in page
+
+
+def test_a_table_has_a_row_per_measure() -> None:
+    rows = {"AUC": {"subject": 0.9, "outfit": 1.0}, "closer": {"subject": 3, "outfit": 12}}
+    assert table(rows).splitlines() == [
+        "|  | subject | outfit |",
+        "| --- | --- | --- |",
+        "| AUC | 0.9 | 1 |",
+        "| closer | 3 | 12 |",
+    ]
+
+
+def test_concentration_is_the_attention_on_the_mask_over_the_average() -> None:
+    mask = np.zeros((8, 8), bool)
+    mask[:4, :4] = True
+    small = reduced(mask, 2)
+    assert small.tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
+    attention = np.ones((4, 4), np.float32)
+    assert concentration(attention, small) == 1
+    assert concentration(np.where(small, 3, 1).astype(np.float32), small) == 2
+
+
+def test_neither_animal_reaches_elsewhere() -> None:
+    lion = Combination("lion", "business suit", "standing", "stage")
+    mask = elsewhere(lion, lion._replace(subject="rabbit"))
+    assert mask[0].all()
+    assert mask[300, 256]  # the suit
+    assert not mask[160, 256]  # the head
+    assert (mask != mask[:, ::-1]).mean() < 0.01
 
 
 def write_images(folder: Path, count: int) -> Path:

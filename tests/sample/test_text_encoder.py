@@ -1,6 +1,6 @@
 import random
 
-from finetune.datasets.world import Combination, captions, combinations
+from finetune.datasets.scenes.world import Combination, captions, combinations
 from sample.train_text_encoder import MEANINGS, caption_at, make_targets, meanings, words
 
 CAT = Combination("cat", "red dress", "standing", "blue wall")

@@ -21,7 +21,8 @@ from transformers import CLIPImageProcessor
 from finetune.errors import InputError
 from finetune.export.manifest import MANIFEST, check_manifest
 from finetune.export.model_card import model_card
-from finetune.model.loading import LORA, load_pipeline
+from finetune.model.fp16 import fp16_copy
+from finetune.model.loading import LORA, load_pipeline, load_unet
 from finetune.params import Archive, Base
 from stages.export import INPUTS, WEIGHTS
 from tests.app.test_sampling import tiny_checker
@@ -95,6 +96,15 @@ def test_tuned_text_encoder_and_lora_are_exported(tiny_run: TinyRun, tmp_path: P
     assert all(torch.equal(exported[name], tensor.half()) for name, tensor in doubled.items())
     assert load_file(tmp_path / "export" / LORA)["unet.lora"].tolist() == [1.0, 1.0]
     check_manifest(tmp_path / "export", hint="")
+
+
+def test_exported_unet_is_the_tuned_file_byte_for_byte(tiny_run: TinyRun, tmp_path: Path) -> None:
+    """DVC stores both once."""
+    tuned = tmp_path / "tuned"
+    fp16_copy(load_unet(tiny_run.tuned / "unet"), "").save_pretrained(tuned / "unet")
+    replace(tiny_run, tuned=tuned).export_to(tmp_path / "export")
+    written, exported = (folder / "unet" / WEIGHTS["unet"] for folder in (tuned, tmp_path / "export"))
+    assert exported.read_bytes() == written.read_bytes()
 
 
 def test_equal_runs_export_equal_bytes(tiny_export: Path, tiny_run: TinyRun, tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from torch.nn import functional as F
 
+from finetune import errors
+from finetune.artifacts import sha256_file
 from finetune.data.shards import read_images, read_index
 from finetune.errors import InputError
 from finetune.evaluation.feature_set import FeatureSet, read_feature_set
 from finetune.evaluation.features import Extractor
+from finetune.packaged import write_reference
 from finetune.params import Fid, load_params
 from stages.features import Part, features, generated_images, reference_images
 from tests.builders.image_sets import folders, shapes, write_generated, write_generated_rows, write_token_table
@@ -83,6 +86,14 @@ def test_protocol_records_network_weights_and_resizing(images: Path, extractor: 
         "precision": "float32, TF32 off",
         "resize": "clean, 32 px",
     }
+
+
+def test_protocol_of_packaged_weights_has_their_hash(images: Path, extractor: Path, tmp_path: Path) -> None:
+    write_reference("package:finetune/errors.py", extractor)
+    extractor.unlink()
+    protocol = run(reference_parts(images, tmp_path), extractor, tmp_path).protocol
+    assert protocol["extractor"] == "quick.pth"
+    assert protocol["extractor_sha256"] == sha256_file(Path(errors.__file__))
 
 
 def test_generated_images_have_their_model_as_split(images: Path, extractor: Path, tmp_path: Path) -> None:

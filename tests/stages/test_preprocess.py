@@ -150,7 +150,7 @@ def test_flickr8k_is_converted_too(tmp_path: Path) -> None:
     _, rows = run(raw, PARAMS.model_copy(update={"format": "flickr8k"}), "flickr8k")
     assert [(row["id"], row["dataset"], row["member"]) for row in rows] == [
         ("1_a", "flickr8k", "1_a.jpg"),
-        ("2_b", "flickr8k", "2_b.png"),
+        ("2_b", "flickr8k", "2_b.webp"),
     ]
 
 

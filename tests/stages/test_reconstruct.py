@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.data.latents import LatentCache
 from finetune.data.shard_cache import ShardCache
 from finetune.data.shards import read_images, read_index
 from finetune.errors import InputError
@@ -23,6 +24,20 @@ def encoded(tiny_base: Path, images: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
+def check_last_reconstruction(reconstructed: Path, images: Path, vae_folder: Path) -> None:
+    """Compare it with the decoded mean of the posterior of the last image in `images`."""
+    ((_, original),) = read_images(images, read_index(images)[-1:])
+    ((row, actual),) = read_images(reconstructed, read_index(reconstructed)[-1:])
+    assert row["id"] == read_index(images)[-1]["id"]
+    vae = load_vae(vae_folder)
+    with torch.no_grad():
+        pixels = torch.from_numpy(original.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample[0].permute(1, 2, 0)
+    expected = ((decoded + 1) * 127.5).clamp(0, 255).numpy()
+    assert actual.shape == (64, 64, 3)
+    assert np.abs(actual - expected).max() < 2  # gray levels; latents are fp16
+
+
 def test_reconstructions_are_spread_evenly_over_the_datasets(
     images: Path, encoded: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -37,16 +52,15 @@ def test_reconstruction_is_the_decoded_mean_of_the_latents(
     images: Path, encoded: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
     reconstruct(folders(images), folders(encoded), tiny_base / "vae", tmp_path / "out", count=12)
-    reconstructed = {row["id"]: pixels for row, pixels in read_images(tmp_path / "out", read_index(tmp_path / "out"))}
-    row = read_index(images / "flickr8k")[-1]
-    ((_, original),) = read_images(images / "flickr8k", [row])
-    vae = load_vae(tiny_base / "vae")
-    with torch.no_grad():
-        pixels = torch.from_numpy(original.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample[0].permute(1, 2, 0)
-    expected = ((decoded + 1) * 127.5).clamp(0, 255).numpy()
-    assert reconstructed[row["id"]].shape == (64, 64, 3)
-    assert np.abs(reconstructed[row["id"]] - expected).max() < 2  # gray levels; latents are fp16
+    check_last_reconstruction(tmp_path / "out", images / "flickr8k", tiny_base / "vae")
+
+
+def test_a_vae_of_12_channels_and_factor_16_reconstructs_too(images: Path, tiny_base_16: Path, tmp_path: Path) -> None:
+    places = {"flickr8k": images / "flickr8k"}, {"flickr8k": tmp_path / "latents"}
+    latents(images / "flickr8k", tiny_base_16 / "vae", tmp_path / "latents", ShardCache(str(tmp_path / "cache")))
+    assert LatentCache(tmp_path / "latents").moments(0, mirrored=True).shape == (24, 4, 4)
+    reconstruct(*places, tiny_base_16 / "vae", tmp_path / "out", count=4)
+    check_last_reconstruction(tmp_path / "out", images / "flickr8k", tiny_base_16 / "vae")
 
 
 def test_equal_latents_give_equal_bytes(images: Path, encoded: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from finetune import tracking
 from finetune.artifacts import sha256_file
 from finetune.errors import InputError
+from finetune.model.fp16 import write_fp16
 from finetune.model.loading import LORA, load_pipeline
 from finetune.training.checkpoints import Checkpoints, load_checkpoint
+from finetune.training.denoiser import Denoiser, save_weights
 from finetune.training.trainer import Trainer
 from stages.train import train
 from tests.builders.tiny_training import Trained, inputs_below, outputs_below, small_params
@@ -56,11 +58,43 @@ def test_mixed_precision_on_cpu_logs_fp32_fallback(
     assert json.loads(written["metrics/train.json"])["precision"] == "fp32"
 
 
-def test_tuned_weights_are_fp32_and_differ_from_the_base(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
+@pytest.mark.parametrize("change", [{"text_encoder_lr": 1e-3}, {"lora_rank": 2}], ids=["text", "lora"])
+def test_tuned_weights_are_the_bytes_that_export_writes(
+    trained: Trained, tmp_path: Path, change: dict[str, float]
+) -> None:
+    """The exported model is the evaluated one, and DVC stores it once."""
+    trained(**change)
+    folder = tmp_path / "out/models/tuned/last"
+    other = "text_encoder/model.safetensors" if "text_encoder_lr" in change else LORA
+    files = list(folder.rglob("*.safetensors"))
+    assert {str(file.relative_to(folder)) for file in files} == {WEIGHTS, other}
+    for file in files:
+        assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
+        write_fp16(file, tmp_path / "exported")
+        assert (tmp_path / "exported").read_bytes() == file.read_bytes()
+
+
+def test_tuned_weights_differ_from_the_base(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
     trained()
     tuned, base = load_file(tmp_path / "out/models/tuned/last" / WEIGHTS), load_file(tiny_base / WEIGHTS)
-    assert {str(tensor.dtype) for tensor in tuned.values()} == {"torch.float32"}
-    assert any((tuned[key] != base[key]).any() for key in base)
+    assert any((tuned[key] != base[key].half()).any() for key in base)
+
+
+def test_weight_beyond_fp16_writes_no_output_and_keeps_the_checkpoint(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_too_large(denoiser: Denoiser, *args: Any) -> None:
+        with torch.no_grad():
+            denoiser.unet.conv_in.bias[0] = -70000
+        save_weights(denoiser, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.train.save_weights", save_too_large)
+        with pytest.raises(InputError, match=r"^train: last/unet: conv_in\.bias reaches 70000, beyond fp16's 65504"):
+            trained()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    monkeypatch.setattr(Trainer, "step", None)  # all steps have been taken
+    assert "models/tuned/best/" + WEIGHTS in trained()
 
 
 def test_resumed_run_is_one_complete_mlflow_run(
@@ -98,7 +132,7 @@ def test_best_and_last_are_the_ema_weights_of_their_validations(
     assert metrics["validation_loss"] == {"base": 0.1, "best": 0.5, "tuned": 4.0}
     for name, validation in (("best", 3), ("last", 4)):
         weights = load_file(tmp_path / "out/models/tuned" / name / WEIGHTS)
-        assert all(torch.equal(weights[key], ema[validation][key]) for key in weights)
+        assert all(torch.equal(weights[key], ema[validation][key].half()) for key in weights)
 
 
 def test_merged_lora_equals_base_plus_separate_lora_file(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
@@ -106,14 +140,14 @@ def test_merged_lora_equals_base_plus_separate_lora_file(trained: Trained, tmp_p
     tuned = tmp_path / "out/models/tuned/last"
     merged, base = load_file(tuned / WEIGHTS), load_file(tiny_base / WEIGHTS)
     assert merged.keys() == base.keys()
-    moved = {name for name in base if not torch.equal(base[name], merged[name])}
+    moved = {name for name in base if not torch.equal(base[name].half(), merged[name])}
     assert moved == {name for name in base if re.search(r"attn[12]\.to_(q|k|v|out\.0)\.weight", name)}
     pipeline = load_pipeline(tiny_base)
     pipeline.load_lora_weights(tuned, weight_name=LORA)
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
     for name, tensor in pipeline.unet.state_dict().items():
-        torch.testing.assert_close(tensor, merged[name])
+        torch.testing.assert_close(tensor, merged[name].float(), rtol=1e-3, atol=1e-3)
 
 
 def test_tuned_text_encoder_replaces_that_of_the_base(trained: Trained, tmp_path: Path, tiny_base: Path) -> None:
@@ -139,8 +173,9 @@ def test_required_space_matches_the_files_of_a_run(
     monkeypatch.setattr(Checkpoints, "require_space", lambda _, size: required.append(size))
     trained(epochs=1, validation_steps=2, **change)
     written = [(2, "root/**/step-*"), (1, "root/**/best-*"), (1, "out/models/**/*.safetensors")]
-    sizes = [times * file.stat().st_size for times, pattern in written for file in tmp_path.glob(pattern)]
-    assert required == [pytest.approx(sum(sizes), rel=0.1)]  # files have headers
+    files = [(times, file) for times, pattern in written for file in tmp_path.glob(pattern)]
+    sizes = [times * tensor.nbytes for times, file in files for tensor in load_file(file).values()]
+    assert required == [pytest.approx(sum(sizes), rel=0.01)]
 
 
 def test_run_whose_every_step_overflowed_raises_and_writes_no_output(
@@ -196,8 +231,8 @@ def poison_base(root: Path) -> None:
             lambda root: edit_json(root / "data/latents/coco/manifest.json", index_sha256="other"),
             r"data/tokens and .* list different images; run `dvc repro tokenize latents@coco`",
         ),
-        (cut("data/latents/coco/00000.npy", 1000), r"00000\.npy: damaged \(.*\); remove it and run `dvc repro`$"),
-        (cut("data/latents/coco/00000.npy", 0), r"00000\.npy: damaged \(.*\); remove it and run `dvc repro`$"),
+        (cut("data/latents/coco/train-00000.npy", 1000), r"00000\.npy: damaged \(.*\); remove it and run `dvc repro`$"),
+        (cut("data/latents/coco/train-00000.npy", 0), r"00000\.npy: damaged \(.*\); remove it and run `dvc repro`$"),
         (cut("data/tokens/images.parquet", 100), r"tokens/images\.parquet: damaged"),
         (cut("data/tokens/manifest.json", 20), r"tokens/manifest\.json: Invalid JSON"),
         (cut("data/latents/coco/manifest.json", 0), r"coco/manifest\.json: Invalid JSON"),

@@ -21,7 +21,7 @@ from types import FrameType
 
 from finetune.artifacts import sha256_file
 from finetune.data.shard_cache import ShardCache
-from finetune.data.shards import encode_png
+from finetune.data.shards import encode_lossless
 from finetune.data.transforms import RESOLUTION, crop_and_resize, decode, encode_jpeg, perceptual_hash
 from finetune.datasets.catalog import DroppedError
 from finetune.params import Archive
@@ -45,7 +45,7 @@ def try_image(rng: random.Random) -> str:
         return str(reason)
     assert (square.mode, square.size) == ("RGB", (RESOLUTION, RESOLUTION))
     encode_jpeg(square, 95)
-    encode_png(square)
+    encode_lossless(square)
     perceptual_hash(square)
     return "kept"
 
