@@ -19,6 +19,7 @@ from finetune.params import Generate, Qualitative, load_params
 from finetune.stage import run_stage
 
 LIST = "examples.json"  # in the output: prompt, seed, and the files of both models' images
+SEEDS = 2**31  # number of seeds that the demo accepts
 
 Pixels = NDArray[np.uint8]
 
@@ -37,7 +38,7 @@ def qualitative(
     Both models start from the same noise. The grid shows a real image as well where a validation caption equals the
     prompt. images: dataset -> folder.
     """
-    seeds = [derive_seed(params.seed, prompt) for prompt in params.prompts]
+    seeds = [derive_seed(params.seed, prompt) % SEEDS for prompt in params.prompts]
     models = {"base": load_pipeline(base), "tuned": load_pipeline(base, tuned)}
     generated = {name: _generate(model, params.prompts, seeds, sampling) for name, model in models.items()}
     examples: list[dict[str, Any]] = [

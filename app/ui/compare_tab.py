@@ -37,16 +37,17 @@ class ComparisonJobs(JobFactory):
 def make_compare_tab(form: Form, context: AppContext) -> None:
     """Show the first example at once: the export holds both models' images of its examples."""
     model, prompt, seed = context.model, form.settings[0], form.settings[2]
-    examples = model.serving["examples"]
+    examples = {example["prompt"]: example for example in model.serving["examples"]}
+    first, *_ = examples
 
     def pair(example: dict[str, Any]) -> tuple[Path, Path]:
         return model.folder / example["base"], model.folder / example["tuned"]
 
-    def show_example(selected: gr.SelectData) -> list[Any]:
-        example = examples[selected.index]
-        return [gr.HTML(visible=False), gr.ImageSlider(pair(example), visible=True), example["prompt"], example["seed"]]
+    def show_example(chosen: str) -> list[Any]:
+        example = examples[chosen]
+        return [gr.HTML(visible=False), gr.ImageSlider(pair(example), visible=True), chosen, example["seed"]]
 
-    slider = make_slider("Base | Fine-tuned", "compared", pair(examples[0]))
+    slider = make_slider("Base | Fine-tuned", "compared", pair(examples[first]))
     if model.has_base:
         buttons = make_buttons("Compare base and fine-tuned")
         runner = JobRunner(context, buttons, "compare-view", "", slider)
@@ -55,14 +56,12 @@ def make_compare_tab(form: Form, context: AppContext) -> None:
     else:
         view = gr.HTML(visible=False)
         gr.Markdown(NO_BASE.format(folder=model.base_folder))
-    thumbnails = gr.Gallery(
-        [(model.folder / example["tuned"], example["prompt"]) for example in examples],
+    # A gallery of thumbnails would send a file's path with each click, which the request filter refuses.
+    chips = gr.Radio(
+        [*examples],
+        value=first,
         label="Examples, generated when the model was exported",
-        columns=4,
-        height="auto",
-        allow_preview=False,
-        interactive=False,
-        buttons=[],
-        elem_id="examples",
+        elem_id="compared-examples",
+        elem_classes="chips",
     )
-    thumbnails.select(show_example, None, [view, slider, prompt, seed], **QUIET)
+    chips.input(show_example, chips, [view, slider, prompt, seed], **QUIET)
