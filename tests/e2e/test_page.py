@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from app import png_metadata
 from tests.builders.app_server import AppServer
-from tests.builders.tiny_export import make_tiny_run
+from tests.builders.tiny_export import PROMPTS, make_tiny_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
@@ -189,20 +189,34 @@ def test_settings_are_read_from_a_png_without_an_upload(page: Page, tmp_path: Pa
 
 def test_presets_edit_the_prompt_and_follow_it(page: Page) -> None:
     fill(prompt(page), "a star")
-    chip(page, "on the floor").click()
-    expect(prompt(page)).to_have_value("a star, on the floor")
+    chip(page, "on a stage").click()
+    expect(prompt(page)).to_have_value("a star, on a stage")
     chip(page, "stylized").click()
-    expect(prompt(page)).to_have_value("a drawing of a star, on the floor")
+    expect(prompt(page)).to_have_value("a drawing of a star, on a stage")
     fill(prompt(page), "a star")
-    expect(page.get_by_label("on the floor", exact=True)).not_to_be_checked()
+    expect(page.get_by_label("on a stage", exact=True)).not_to_be_checked()
     expect(page.get_by_label("no style", exact=True)).to_be_checked()
 
 
 def test_compare_shows_base_and_fine_tuned_with_a_slider(page: Page) -> None:
     fill(prompt(page), "a star")
     page.get_by_role("tab", name="Compare").click()
+    images = page.locator("#compared img")
+    expect(images).to_have_count(2)
+    before = images.first.get_attribute("src") or ""
     page.get_by_role("button", name="Compare base and fine-tuned").click()
-    expect(page.locator("#compared img")).to_have_count(2)
+    expect(images.first).not_to_have_attribute("src", before)
+    expect(images).to_have_count(2)
+
+
+def test_compare_shows_an_example_of_the_export_at_once_and_another_when_chosen(page: Page) -> None:
+    page.get_by_role("tab", name="Compare").click()
+    images = page.locator("#compared img")
+    expect(images).to_have_count(2)
+    before = images.last.get_attribute("src") or ""
+    page.locator("#compared-examples").get_by_text(PROMPTS[1], exact=True).click()
+    expect(prompt(page)).to_have_value(PROMPTS[1])
+    expect(images.last).not_to_have_attribute("src", before)
 
 
 def test_words_that_the_model_does_not_know_are_named_below_the_prompt(page: Page) -> None:

@@ -56,8 +56,9 @@ def test_official_datasets_use_published_counts(reference: Params, tmp_path: Pat
 
 
 def test_index_takes_precedence(sample: Params, tmp_path: Path) -> None:
-    write_split_index(tmp_path / "coco", 47, 20)
-    assert count_images("coco", sample, tmp_path) == ImageCounts(47, 20, "scenes", "index")
+    write_split_index(tmp_path / "coco", 143, 48)
+    params = with_archives(sample, "coco", {"train2017.zip": archive("scenes:coco?train=144&validation=48")})
+    assert count_images("coco", params, tmp_path) == ImageCounts(143, 48, "scenes", "index")
 
 
 @pytest.mark.parametrize("counts", [(144, 48), (118_288, 5_000)], ids=["different preset", "too many"])
