@@ -1,7 +1,7 @@
 """Caption accuracy: read generated images of synthetic scenes back, and compare them with their captions.
 
-The scene behind every caption is known. An image shows the combination whose scene, drawn in its regular place or
-mirrored, is nearest in mean squared error at 32x32 pixels.
+Each caption describes exactly one scene. An image counts as the scene, centered or mirrored, that is nearest to it in
+mean squared error at 32x32 pixels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

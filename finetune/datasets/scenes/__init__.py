@@ -1,1 +1,1 @@
-"""Synthetic scenes: animals and people in outfits and poses, drawn and written as COCO and Flickr8k archives."""
+"""Synthetic scenes: animals and people in outfits and poses, rendered at 512x512."""
